@@ -1,0 +1,184 @@
+"""Blocks: the repeated segments of the residual stream.
+
+A *cut point* is a value of the residual stream on which everything after it depends, side inputs (masks, position
+tables, another stack's output) apart. Between two cut points lies a segment; segments are compared by structure:
+operators, the edges between them, no names, no sizes. A stack is the longest run of segments that repeats with a
+period; one period is a block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import onnx_graphsurgeon as gs
+
+from graphclone.anatomy.groups import Group, Grouping
+from graphclone.anatomy.trace import Trace, node_key
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A cut point: the residual value made by node number ``position``, with what else is alive there."""
+
+    position: int
+    value: str
+    beside: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """The nodes between two cut points."""
+
+    entry: str
+    exit: str
+    nodes: tuple[gs.Node, ...]
+    structure: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """A stack in the raw: ``blocks[i]`` are the segments of one period."""
+
+    residual: Group
+    blocks: tuple[tuple[Segment, ...], ...]
+
+
+class Stream:
+    """The nodes that depend on one residual group, in graph order."""
+
+    def __init__(self, found: Grouping, residual: Group) -> None:
+        self.found, self.residual = found, residual
+        self.nodes = list(found.trace.model.graph.nodes)
+        self.on_stream: set[str] = set()
+        self.depends: set[str] = set()
+        self.last_use: dict[str, int] = {}
+        self._index = found.groups.index(residual)
+        for position, node in enumerate(self.nodes):
+            self._visit(position, node)
+        for tensor in found.trace.model.graph.outputs:  # the stream's end, where nothing reads it but the caller
+            if tensor.name in self.on_stream:
+                self.last_use.setdefault(tensor.name, len(self.nodes))
+
+    def _visit(self, position: int, node: gs.Node) -> None:
+        trace = self.found.trace
+        read = [t.name for t in node.inputs if t.name in self.depends]
+        for name in read:
+            if any(not self._settled(t.name) for t in node.outputs if t.name):
+                self.last_use[name] = position
+        for tensor in node.outputs:
+            value = trace.values.get(tensor.name)
+            if value is None or value.static or self._settled(tensor.name):
+                continue
+            carries = self._index in self.found.of_value[tensor.name]
+            if carries:
+                self.on_stream.add(tensor.name)
+            if carries or read:
+                self.depends.add(tensor.name)
+
+    def _settled(self, name: str) -> bool:
+        """Shapes and masks: computed without weights, available everywhere."""
+        value = self.found.trace.values.get(name)
+        return value is not None and value.data is not None
+
+    def cuts(self) -> list[Cut]:
+        alive: set[str] = set()
+        cuts = []
+        for position, node in enumerate(self.nodes):
+            alive = {name for name in alive if self.last_use[name] > position}
+            alive |= {t.name for t in node.outputs if t.name in self.depends and self.last_use.get(t.name, -1) > position}
+            made = [t.name for t in node.outputs if t.name in self.on_stream and t.name in alive]
+            if len(made) == 1:
+                cuts.append(Cut(position, made[0], frozenset(alive - {made[0]})))
+        return cuts
+
+    def segments(self, cuts: Sequence[Cut]) -> list[Segment]:
+        found = []
+        for before, after in zip(cuts, cuts[1:], strict=False):
+            nodes = tuple(
+                n
+                for n in self.nodes[before.position + 1 : after.position + 1]
+                if any(t.name in self.depends for t in n.outputs)
+            )
+            found.append(Segment(before.value, after.value, nodes, self._structure(before.value, after.value, nodes)))
+        return found
+
+    def _structure(self, entry: str, exit_: str, nodes: Sequence[gs.Node]) -> int:
+        """Hash of the expression that makes the exit from the entry."""
+        trace = self.found.trace
+        known: dict[str, int] = {entry: hash("entry")}
+        for node in nodes:
+            operands = []
+            for index, tensor in enumerate(node.inputs):
+                if tensor.name in known:
+                    operands.append(known[tensor.name])
+                else:
+                    value = trace.input(node, index)
+                    operands.append(hash("none" if value is None else "weight" if value.static else "side"))
+            attributes = tuple(sorted((k, v if isinstance(v, str | float) else "") for k, v in node.attrs.items()))
+            for k, tensor in enumerate(node.outputs):
+                known[tensor.name] = hash((node.domain, node.op, attributes, k, tuple(operands)))
+        return known.get(exit_, 0)
+
+
+def runs(found: Grouping) -> list[Run]:
+    """Every stack of the graph, in graph order."""
+    candidates = [g for g in found.groups if sum(s.kind == "weight" for s in g.slots) >= 4 and g.size > 1]
+    stacks: list[tuple[int, Run]] = []
+    taken: set[str] = set()
+    for residual in sorted(candidates, key=lambda g: -len(g.slots)):
+        stream = Stream(found, residual)
+        by_context: dict[frozenset[str], list[Cut]] = {}
+        for cut in stream.cuts():
+            by_context.setdefault(cut.beside, []).append(cut)
+        for cuts in by_context.values():
+            run = _longest_run(found, residual, stream.segments(cuts))
+            names = {node_key(n) for block in run.blocks for s in block for n in s.nodes} if run else set()
+            if run is not None and not names & taken:
+                taken |= names
+                stacks.append((cuts[0].position, run))
+    return [run for _, run in sorted(stacks, key=lambda s: s[0])]
+
+
+def _longest_run(found: Grouping, residual: Group, segments: list[Segment]) -> Run | None:
+    best: tuple[int, int, int] | None = None  # start, period, whole length of the run
+    shapes = [s.structure for s in segments]
+    for period in range(1, len(shapes) // 2 + 1):
+        start = 0
+        while start + period < len(shapes):
+            length = period
+            while start + length < len(shapes) and shapes[start + length] == shapes[start + length - period]:
+                length += 1
+            if length >= 2 * period and (best is None or length // period * period > best[2] // best[1] * best[1]):
+                best = (start, period, length)
+            start += max(1, length - period + 1)
+    if best is None:
+        return _single_block(found, residual, segments)
+    start, period, length = best
+    for shift in range(length % period + 1):  # begin with attention where the run leaves room to choose
+        if is_attention(found.trace, segments[start + shift]):
+            start += shift
+            break
+    blocks = [tuple(segments[start + k * period : start + (k + 1) * period]) for k in range(length // period)]
+    with_attention = any(is_attention(found.trace, s) for s in blocks[0])
+    return Run(residual, tuple(blocks)) if with_attention else None
+
+
+def _single_block(found: Grouping, residual: Group, segments: list[Segment]) -> Run | None:
+    """A model of one block repeats nothing: it is attention and what follows up to the last feed-forward."""
+    attends = [k for k, s in enumerate(segments) if is_attention(found.trace, s)]
+    if len(attends) != 1:
+        return None
+    writes = [k for k, s in enumerate(segments) if any(n.op in ("MatMul", "Gemm") for n in s.nodes)]
+    last = max(writes)
+    if last + 1 < len(segments) and any(n.op.endswith("Normalization") for n in segments[last + 1].nodes):
+        post_norm = any(n.op.endswith("Normalization") for n in segments[attends[0] + 1].nodes[:1])
+        last += post_norm
+    return Run(residual, (tuple(segments[attends[0] : last + 1]),))
+
+
+def is_attention(trace: Trace, segment: Segment) -> bool:
+    """Holds a softmax between two products of activations, or an operator that fuses them."""
+    names = {node_key(n) for n in segment.nodes}
+    kinds = {n.kind for n in trace.notes if node_key(n.node) in names}
+    return "attention" in kinds or ("softmax" in kinds and "product" in kinds)

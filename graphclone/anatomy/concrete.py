@@ -1,0 +1,101 @@
+"""Integers, masks and shapes, computed for real during a trace, by onnx's own reference operators."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import onnx
+import onnx.reference
+import onnx.shape_inference
+import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
+
+from graphclone.errors import UnsupportedGraph
+from graphclone.graph import Model
+
+Array = np.ndarray[Any, Any]
+
+
+class Known(Protocol):
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def data(self) -> Array | None: ...
+
+
+class Evaluator:
+    """Runs single nodes; instances of equal operators and attributes are shared, as exports repeat them thousands of times."""
+
+    def __init__(self, model: Model) -> None:
+        self.opsets = {(d.domain or ""): int(d.version) for d in model.graph.import_domains or []}
+        self.opsets.setdefault("", int(model.graph.opset))
+        self._cache: dict[tuple[Any, ...], onnx.reference.ReferenceEvaluator] = {}
+
+    def can(self, node: gs.Node) -> bool:
+        """Standard operators only, and nothing random or with a graph inside."""
+        return (
+            not node.domain
+            and not node.op.startswith("Random")
+            and not any(isinstance(a, gs.Graph) for a in node.attrs.values())
+        )
+
+    def run(self, node: gs.Node, inputs: Sequence[Known | None]) -> list[Array]:
+        names = ["" if v is None else f"i{k}" for k, v in enumerate(inputs)]
+        outputs = [f"o{k}" if t.name else "" for k, t in enumerate(node.outputs)]
+        key = (node.op, tuple(names), tuple(outputs), _frozen(node.attrs))
+        if key not in self._cache:
+            self._cache[key] = onnx.reference.ReferenceEvaluator(_proto(node, names, outputs), opsets=self.opsets)
+        feeds = {n: v.data for n, v in zip(names, inputs, strict=True) if v is not None}
+        try:
+            found = self._cache[key].run(None, feeds)
+        except Exception as reason:  # onnx.reference raises whatever NumPy raised
+            raise UnsupportedGraph(
+                f"{node.op} node {node.name!r} cannot be evaluated on {[list(v.shape) for v in inputs if v is not None]}: {reason}"
+            ) from None
+        return [np.asarray(array) for array in found]
+
+    def shapes(self, node: gs.Node, inputs: Sequence[Known | None]) -> list[tuple[int, ...]]:
+        """Output shapes of an operator that no neuron meets, by onnx's shape inference."""
+        names = ["" if v is None else f"i{k}" for k, v in enumerate(inputs)]
+        outputs = [f"o{k}" for k, _ in enumerate(node.outputs)]
+        types, data = {}, {}
+        for name, value in zip(names, inputs, strict=True):
+            if value is not None:
+                element = (
+                    onnx.TensorProto.FLOAT if value.data is None else onnx.helper.np_dtype_to_tensor_dtype(value.data.dtype)
+                )
+                types[name] = onnx.helper.make_tensor_type_proto(element, value.shape)
+                if value.data is not None:
+                    data[name] = onnx.numpy_helper.from_array(np.ascontiguousarray(value.data))
+        try:
+            schema = onnx.defs.get_schema(node.op, self.opsets.get(node.domain or "", 1), node.domain or "")
+            found = onnx.shape_inference.infer_node_outputs(
+                schema, _proto(node, names, outputs), types, data, opset_imports=_imports(self.opsets)
+            )
+            return [tuple(d.dim_value for d in found[o].tensor_type.shape.dim) for o in outputs]
+        except Exception as reason:  # unknown operator, or a shape that depends on the weights
+            raise UnsupportedGraph(
+                f"{node.op} node {node.name!r} (domain {node.domain or 'ai.onnx'!r}): its output shape cannot be inferred "
+                f"and it has no row in graphclone/anatomy/flows ({reason})"
+            ) from None
+
+
+def _imports(opsets: dict[str, int]) -> list[onnx.OperatorSetIdProto]:
+    return [onnx.helper.make_opsetid(domain, version) for domain, version in opsets.items()]
+
+
+def _proto(node: gs.Node, inputs: Sequence[str], outputs: Sequence[str]) -> onnx.NodeProto:
+    proto = onnx.helper.make_node(node.op, list(inputs), list(outputs), domain=node.domain or "")
+    proto.attribute.extend(OnnxExporter.export_attributes(node.attrs))
+    return proto
+
+
+def _frozen(attributes: dict[str, Any]) -> tuple[Any, ...]:
+    def freeze(value: Any) -> Any:
+        if isinstance(value, gs.Constant):
+            return (str(value.values.dtype), value.values.shape, value.values.tobytes())
+        return tuple(value) if isinstance(value, list) else value
+
+    return tuple(sorted((name, freeze(value)) for name, value in attributes.items()))

@@ -1,0 +1,199 @@
+"""From a trace to an Anatomy: stacks, blocks, parts, groups and the sites where neurons can be measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from graphclone.anatomy.attention import attentions
+from graphclone.anatomy.blocks import Run, Segment, runs
+from graphclone.anatomy.flows import TABLE
+from graphclone.anatomy.groups import Group, Grouping, grouping
+from graphclone.anatomy.naming import Names
+from graphclone.anatomy.normalisations import norms
+from graphclone.anatomy.parts import (
+    Anatomy,
+    AxisRef,
+    Block,
+    FeedForward,
+    Ids,
+    Linear,
+    NeuronGroup,
+    Site,
+    Stack,
+)
+from graphclone.anatomy.projections import Projection, axis_of, projections
+from graphclone.anatomy.trace import Trace, node_key, run
+from graphclone.errors import UnsupportedGraph
+from graphclone.feeds import tiny_feeds
+from graphclone.graph import Model
+
+FOLLOWS_CACHE = ("head", "kv_head", "group", "qk_dim", "v_dim")  # kinds whose inputs and outputs are a KV cache
+
+
+def inspect(model: Model) -> Anatomy:
+    """Find the blocks, parts and neuron groups of a parent.
+
+    Raises UnsupportedGraph where the graph holds an operator without a row, or no repeated block.
+    """
+    return describe(examine(model), model)
+
+
+def examine(model: Model) -> Grouping:
+    """The trace of a model, its ids grouped."""
+    return grouping(run(model, tiny_feeds(model), TABLE))
+
+
+def describe(found: Grouping, model: Model) -> Anatomy:
+    """Name everything in a grouped trace."""
+    stacks_raw = runs(found)
+    if not stacks_raw:
+        widest = max(found.groups, key=lambda g: len(g.slots), default=None)
+        what = f"; the widest neuron group has {widest.size} neurons in {len(widest.slots)} axes" if widest else ""
+        raise UnsupportedGraph(
+            f"{model.path or 'model'}: no repeated transformer block found in {len(model.graph.nodes)} nodes{what}. "
+            f"graphclone cuts stacks of equal blocks that hold attention"
+        )
+    made = projections(found)
+    taken: set[str] = set()
+    stacks, sites = [], []
+    for number, raw in enumerate(stacks_raw):
+        prefix = "" if len(stacks_raw) == 1 else f"stack{number}."
+        Names(prefix, None, taken).give(raw.residual, "residual")
+        blocks = []
+        for index, segments in enumerate(raw.blocks):
+            names = Names(prefix, index, taken)
+            block, block_sites = _block(found, raw, index, segments, made, names)
+            blocks.append(block)
+            sites += block_sites
+        stacks.append(Stack(prefix.rstrip(".") or "blocks", raw.residual.size, raw.residual.name, tuple(blocks)))
+        sites[:0] = _embedding_site(found, raw, prefix)
+    _name_the_rest(found, [r.residual for r in stacks_raw], made, taken)
+    return Anatomy(
+        fingerprint=model.sha256,
+        stacks=tuple(stacks),
+        groups={g.name: _finished(g) for g in found.groups},
+        sites=tuple(_with_names(found, s) for s in sites),
+        linears=tuple(_linear(p) for p in made),
+        axes=_axes(found),
+        parameters=sum(v.size for v in model.constants().values() if v.dtype.kind in "fV"),
+    )
+
+
+def _block(
+    found: Grouping, raw: Run, index: int, segments: Sequence[Segment], made: Sequence[Projection], names: Names
+) -> tuple[Block, list[Site]]:
+    nodes = [n for s in segments for n in s.nodes]
+    keys = {node_key(n) for n in nodes}
+    inside = [p for p in made if p.output in keys]
+    parts = attentions(found, nodes, inside, raw.residual, names)
+    outputs = {w for a in parts for w in a.o}
+    feed_forward = []
+    sites = []
+    for p in inside:
+        if raw.residual not in p.writes:
+            continue
+        role = "attention" if p.weight in outputs else "ffn"
+        if role == "ffn":
+            part = _feed_forward(p, inside, names)
+            feed_forward += [part] if part else []
+        sites += _sites(found, raw, p, f"{names.prefix}blocks.{index}.{role}", index)
+    cuts = {s.exit for s in segments}
+    reads = {s.entry for s in segments}
+    block = Block(
+        index=index,
+        entry=segments[0].entry,
+        exit=segments[-1].exit,
+        nodes=tuple(node_key(n) for n in nodes),
+        attention=tuple(parts),
+        feed_forward=tuple(feed_forward),
+        norms=tuple(norms(found, nodes, raw.residual, cuts | reads)),
+        parallel=len([s for s in segments if any(node_key(n) in {p.output for p in inside} for n in s.nodes)]) == 1,
+    )
+    return block, sites
+
+
+def _feed_forward(down: Projection, inside: Sequence[Projection], names: Names) -> FeedForward | None:
+    if not down.reads:
+        return None
+    group = down.reads[0]
+    up = [p for p in inside if group in p.writes]
+    names.give(group, "ffn")
+    gated = len({p.weight for p in up}) > 1 or any(p.width_out >= 2 * group.size for p in up)
+    weights = tuple(dict.fromkeys(p.weight for p in up))
+    return FeedForward(group.size, gated, weights, (down.weight,), group.name)
+
+
+def _sites(found: Grouping, raw: Run, p: Projection, name: str, block: int) -> list[Site]:
+    """What a projection onto the stream reads (inner) and adds (writer, its bias included)."""
+    value, axis = p.output, p.output_axis
+    tensor = p.node.outputs[0]
+    followers = tensor.outputs
+    if len(followers) == 1 and followers[0].op == "Add" and any(isinstance(t, gs.Constant) for t in followers[0].inputs):
+        value = node_key(followers[0])
+    return [
+        _site(found, f"{name}.out", "writer", value, axis, block),
+        _site(found, f"{name}.in", "inner", p.input, p.input_axis, block),
+    ]
+
+
+def _site(found: Grouping, name: str, kind: str, value: str, axis: int, block: int | None) -> Site:
+    traced = found.trace.values[value]
+    members = {str(k): v for k, v in found.members(traced.axis(axis)).items()}
+    return Site(name, kind, value, axis, traced.shape[axis], block, members)
+
+
+def _embedding_site(found: Grouping, raw: Run, prefix: str) -> list[Site]:
+    """What enters the first block was written by the embedding."""
+    entry = raw.blocks[0][0].entry
+    axis = axis_of(found.trace.values[entry], found, raw.residual)
+    return [] if axis is None else [_site(found, f"{prefix}embedding.out", "writer", entry, axis, None)]
+
+
+def _with_names(found: Grouping, site: Site) -> Site:
+    members = {found.groups[int(k)].name: v for k, v in site.members.items()}
+    return Site(site.name, site.kind, site.value, site.axis, site.width, site.block, members)
+
+
+def _name_the_rest(found: Grouping, residuals: Sequence[Group], made: Sequence[Projection], taken: set[str]) -> None:
+    """Groups outside the blocks: what is as wide as the residual and made from it follows it (tail), the rest is pinned
+    where the caller sees it."""
+    widths = {r.size for r in residuals}
+    inner: set[int] = {id(r) for r in residuals}
+    for p in made:
+        from_stream = any(id(g) in inner for g in p.reads)
+        for group in p.writes:
+            if from_stream and not group.name and group.size in widths and not group.pinned:
+                Names("", None, taken).give(group, "tail")
+                inner.add(id(group))
+    for group in found.groups:
+        follows = group in residuals or group.kind == "tail" or group.kind in FOLLOWS_CACHE
+        if group.outputs and not follows:
+            group.pinned = group.pinned or f"reaches output {group.outputs[0]}"
+        if group.inputs and group.kind not in FOLLOWS_CACHE:
+            group.pinned = group.pinned or f"comes from input {group.inputs[0]}"
+        if not group.name:
+            Names("", None, taken).give(group, "other")
+
+
+def _finished(group: Group) -> NeuronGroup:
+    axes = tuple(dict.fromkeys(AxisRef(s.tensor, s.axis) for s in group.slots))
+    return NeuronGroup(group.name, group.kind, group.size, axes, group.block, group.pinned)
+
+
+def _linear(p: Projection) -> Linear:
+    reads, writes = tuple(g.name for g in p.reads), tuple(g.name for g in p.writes)
+    return Linear(node_key(p.node), p.weight, p.in_axis, p.out_axis, reads, writes, p.input, p.output)
+
+
+def _axes(found: Grouping) -> dict[AxisRef, tuple[tuple[str, Ids], ...]]:
+    trace: Trace = found.trace
+    axes: dict[AxisRef, tuple[tuple[str, Ids], ...]] = {}
+    for slot in trace.slots:
+        ref = AxisRef(slot.tensor, slot.axis)
+        if ref not in axes:
+            members = found.members((np.arange(slot.start, slot.start + slot.size),))
+            axes[ref] = tuple((found.groups[k].name, v) for k, v in members.items())
+    return axes

@@ -1,0 +1,164 @@
+"""Products: the contracted axes are one set of neurons, the outer axes carry on."""
+
+from __future__ import annotations
+
+import onnx_graphsurgeon as gs
+
+from graphclone.anatomy.flows.elementwise import aligned, aligned_axis
+from graphclone.anatomy.flows.table import first, row
+from graphclone.anatomy.ids import Factors
+from graphclone.anatomy.trace import Trace, Value, describe
+from graphclone.errors import UnsupportedGraph
+
+
+def pair(node: gs.Node, inputs: list[Value | None]) -> tuple[Value, Value]:
+    """The two factors of a product."""
+    if len(inputs) < 2 or inputs[0] is None or inputs[1] is None:
+        raise UnsupportedGraph(f"{describe(node)}: needs two inputs")
+    return inputs[0], inputs[1]
+
+
+@row("MatMul")
+@row("FusedMatMul", domain="com.microsoft")
+def matmul(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
+    """numpy.matmul on ids: batch axes aligned, the inner axes tied."""
+    a, b = pair(node, inputs)
+    if node.attrs.get("transA"):
+        a = swapped(a)
+    if node.attrs.get("transB"):
+        b = swapped(b)
+    trace.note("product", node, [a, b])
+    vector_a, vector_b = len(a.shape) == 1, len(b.shape) == 1
+    trace.tie(node, a.axis(-1), b.axis(-1 if vector_b else -2))
+    batch = aligned(trace, node, [_outer(a), _outer(b)])
+    rows = () if vector_a else (a.shape[-2],)
+    columns = () if vector_b else (b.shape[-1],)
+    row_factors = () if vector_a else (a.axis(-2),)
+    column_factors = () if vector_b else (b.axis(-1),)
+    return [
+        Value(
+            batch.shape + rows + columns,
+            batch.factors + row_factors + column_factors,
+            static=a.static and b.static,
+        )
+    ]
+
+
+def swapped(value: Value) -> Value:
+    """The last two axes exchanged."""
+    return Value(
+        (*value.shape[:-2], value.shape[-1], value.shape[-2]),
+        (*value.factors[:-2], value.factors[-1], value.factors[-2]),
+        static=value.static,
+    )
+
+
+def _outer(value: Value) -> Value:
+    return Value(value.shape[:-2], value.factors[:-2], static=value.static)
+
+
+@row("Gemm")
+def gemm(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
+    a, b = pair(node, inputs)
+    a = swapped(a) if node.attrs.get("transA") else a
+    b = swapped(b) if node.attrs.get("transB") else b
+    trace.note("product", node, [a, b])
+    trace.tie(node, a.axis(-1), b.axis(-2))
+    out = Value((a.shape[0], b.shape[1]), (a.axis(0), b.axis(1)), static=a.static and b.static)
+    if len(inputs) > 2 and inputs[2] is not None:
+        out = aligned(trace, node, [out, inputs[2]])
+    return [out]
+
+
+@row("Einsum")
+def einsum(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
+    """Axes of one letter are aligned; letters that are not in the output are contracted."""
+    operands = [v for v in inputs if v is not None]
+    left, arrow, right = str(node.attrs["equation"]).replace(" ", "").partition("->")
+    terms = left.split(",")
+    if "." in left or not arrow or any(len(t) != len(v.shape) for t, v in zip(terms, operands, strict=True)):
+        raise UnsupportedGraph(f"{describe(node)}: equation {node.attrs['equation']!r} has an ellipsis or no output")
+    if len(operands) == 2:
+        trace.note("product", node, operands)
+    factors: dict[str, list[Factors]] = {}
+    sizes: dict[str, int] = {}
+    for term, value in zip(terms, operands, strict=True):
+        for k, letter in enumerate(term):
+            factors.setdefault(letter, []).append(value.factors[k])
+            sizes[letter] = max(sizes.get(letter, 1), value.shape[k])
+    tied = {letter: aligned_axis(trace, node, found) for letter, found in factors.items()}
+    return [Value(tuple(sizes[c] for c in right), tuple(tied[c] for c in right))]
+
+
+@row("Conv", "ConvTranspose")
+def conv(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
+    """Channels flow as through a matrix; the window's axes are not neurons. Grouped channels are not cut."""
+    x, w = pair(node, inputs)
+    groups = int(node.attrs.get("group", 1))
+    transposed = node.op == "ConvTranspose"
+    in_axis, out_axis = (0, 1) if transposed else (1, 0)
+    trace.note("product", node, [x, w], 1)
+    for axis in range(2, len(w.shape)):
+        trace.pin(w.axis(axis), f"a window of {describe(node)}")
+    out = w.axis(out_axis)
+    channels = w.shape[out_axis]
+    if groups == 1:
+        trace.tie(node, x.axis(1), w.axis(in_axis))
+    else:
+        reason = f"channels of {describe(node)} are cut in {groups} groups"
+        for factors in (x.axis(1), w.axis(0), w.axis(1)):
+            trace.pin(factors, reason)
+        out, channels = ((), channels * groups) if transposed else (out, channels)
+    if len(inputs) > 2 and inputs[2] is not None and out:
+        trace.tie(node, out, inputs[2].axis(0))
+    spatial = tuple(_window(node, x.shape[k], w.shape[k], k - 2, len(x.shape) - 2) for k in range(2, len(x.shape)))
+    return [Value((x.shape[0], channels, *spatial), (x.axis(0), out, *(() for _ in spatial)))]
+
+
+def _window(node: gs.Node, size: int, kernel: int, k: int, rank: int) -> int:
+    """Output length of a (transposed) convolution along one axis (onnx/docs/Operators.md, Conv and ConvTranspose)."""
+    stride = node.attrs.get("strides", [1] * rank)[k]
+    dilation = node.attrs.get("dilations", [1] * rank)[k]
+    pads = node.attrs.get("pads", [0] * 2 * rank)
+    reach = dilation * (kernel - 1) + 1
+    padding = pads[k] + pads[k + rank]
+    auto = str(node.attrs.get("auto_pad", "NOTSET"))
+    if auto.startswith("SAME"):
+        return int(size * stride) if node.op == "ConvTranspose" else int(-(-size // stride))
+    if node.op == "ConvTranspose":
+        extra = node.attrs.get("output_padding", [0] * rank)[k]
+        return int(stride * (size - 1) + extra + reach - padding)
+    return int((size + padding - reach) // stride + 1)
+
+
+@row("Resize", "MaxPool", "AveragePool", "GlobalAveragePool", "InstanceNormalization")
+def spatial(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
+    """Channels pass through; only their images change size."""
+    value = first(inputs)
+    outputs = _spatial_shape(node, inputs, value)
+    factors = tuple(f if k < 2 else () for k, f in enumerate(value.factors))
+    for k in range(2, len(value.shape)):
+        trace.pin(value.axis(k), f"resampled by {describe(node)}")
+    if node.op == "InstanceNormalization":
+        for weight in inputs[1:]:
+            if weight is not None:
+                trace.tie(node, value.axis(1), weight.axis(0))
+    return [Value(outputs, factors)]
+
+
+def _spatial_shape(node: gs.Node, inputs: list[Value | None], value: Value) -> tuple[int, ...]:
+    lead, images = value.shape[:2], value.shape[2:]
+    if node.op == "InstanceNormalization":
+        return value.shape
+    if node.op == "GlobalAveragePool":
+        return lead + tuple(1 for _ in images)
+    if node.op == "Resize":
+        sizes = inputs[3] if len(inputs) > 3 else None
+        if sizes is not None and sizes.data is not None:
+            return tuple(int(d) for d in sizes.data)
+        scales = inputs[2]
+        if scales is None or scales.data is None:
+            raise UnsupportedGraph(f"{describe(node)}: neither sizes nor scales are known")
+        return tuple(int(d * s) for d, s in zip(value.shape, scales.data, strict=True))
+    kernel = node.attrs["kernel_shape"]
+    return lead + tuple(_window(node, d, kernel[k], k, len(images)) for k, d in enumerate(images))

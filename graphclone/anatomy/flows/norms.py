@@ -1,0 +1,92 @@
+"""Reductions over neurons: where they happen over the residual stream stands a normalisation."""
+
+from __future__ import annotations
+
+import onnx_graphsurgeon as gs
+
+from graphclone.anatomy.flows.table import first, ints, row
+from graphclone.anatomy.ids import Factors
+from graphclone.anatomy.trace import Trace, Value, describe
+
+REDUCTIONS = (
+    "ReduceMean ReduceSum ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceSumSquare"
+).split()
+
+
+@row(*REDUCTIONS)
+def reduction(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
+    value = first(inputs)
+    rank = len(value.shape)
+    axes = ints(node, inputs, "axes", 1)
+    if not axes:
+        axes = [] if node.attrs.get("noop_with_empty_axes") else list(range(rank))
+    gone = {a % rank for a in axes}
+    for axis in sorted(gone):
+        if value.axis(axis):
+            trace.note("reduction", node, [value], axis)
+    keep = bool(node.attrs.get("keepdims", 1))
+    kept = [i for i in range(rank) if keep or i not in gone]
+    shape = tuple(1 if i in gone else value.shape[i] for i in kept)
+    factors: tuple[Factors, ...] = tuple(() if i in gone else value.factors[i] for i in kept)
+    return [Value(shape, factors, static=value.static)]
+
+
+@row("ArgMax", "ArgMin", "TopK")
+def ranking(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
+    """A rank among neurons is a statement about all of them."""
+    value = first(inputs)
+    axis = int(node.attrs.get("axis", 0 if node.op != "TopK" else -1)) % len(value.shape)
+    trace.pin(value.axis(axis), f"ranked by {describe(node)}")
+    size = 1
+    if node.op == "TopK":
+        size = (ints(node, inputs, "k", 1) or [1])[0]
+    keep = node.op == "TopK" or bool(node.attrs.get("keepdims", 1))
+    kept = [i for i in range(len(value.shape)) if keep or i != axis]
+    shape = tuple(size if i == axis else value.shape[i] for i in kept)
+    factors: tuple[Factors, ...] = tuple(() if i == axis else value.factors[i] for i in kept)
+    return [Value(shape, factors)] * len(node.outputs)
+
+
+@row("LayerNormalization", "RMSNormalization")
+def normalization(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
+    """Gain and bias align with the normalised axes."""
+    value = first(inputs)
+    rank = len(value.shape)
+    axis = int(node.attrs.get("axis", -1)) % rank
+    for k in range(axis, rank):
+        trace.note("norm", node, [v for v in inputs if v is not None], k)
+    for parameter in inputs[1:]:
+        if parameter is not None:
+            for k in range(1, len(parameter.shape) + 1):
+                trace.tie(node, value.axis(-k), parameter.axis(-k))
+    statistics = Value(
+        tuple(1 if k >= axis else d for k, d in enumerate(value.shape)),
+        tuple(() if k >= axis else f for k, f in enumerate(value.factors)),
+    )
+    out = Value(value.shape, value.factors)
+    return [out] + [statistics] * (sum(1 for t in node.outputs if t.name) - 1)
+
+
+@row("LpNormalization", "MeanVarianceNormalization")
+def plain_normalization(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
+    value = first(inputs)
+    axes = node.attrs.get("axes", [node.attrs.get("axis", -1)])
+    for axis in axes:
+        trace.note("norm", node, [value], axis % len(value.shape))
+    return [Value(value.shape, value.factors)]
+
+
+@row("BatchNormalization")
+def batch_normalization(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
+    value = first(inputs)
+    for parameter in inputs[1:5]:
+        if parameter is not None:
+            trace.tie(node, value.axis(1), parameter.axis(0))
+    return [Value(value.shape, value.factors)]
+
+
+@row("GroupNormalization")
+def group_normalization(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
+    value = first(inputs)
+    trace.pin(value.axis(1), f"normalised in groups by {describe(node)}")
+    return [Value(value.shape, value.factors)]

@@ -1,0 +1,146 @@
+"""The nouns: what the trace and the block finder report, frozen and printable."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+Ids = np.ndarray[Any, np.dtype[np.int64]]
+
+
+@dataclass(frozen=True, order=True)
+class AxisRef:
+    """One axis of one initializer."""
+
+    tensor: str
+    axis: int
+
+    def __str__(self) -> str:
+        return f"{self.tensor}[{self.axis}]"
+
+
+@dataclass(frozen=True)
+class NeuronGroup:
+    """Neurons that stand in the same axes and so are cut with the same indices.
+
+    kind: residual, ffn, head, kv_head, group (query heads of one KV head), qk_dim, v_dim, tail (as wide as the
+    residual, outside the stacks), other. ``pinned`` says why the group cannot be cut, or is None.
+    """
+
+    name: str
+    kind: str
+    size: int
+    axes: tuple[AxisRef, ...]
+    block: int | None = None
+    pinned: str | None = None
+
+
+@dataclass(frozen=True)
+class Site:
+    """A place whose activations say how much neurons matter.
+
+    ``value`` is a tensor of the graph, float, whose axis ``axis`` (negative) has ``width`` positions.
+    kind: ``writer`` (what a block adds to the residual stream: output of a projection onto it) or ``inner`` (input of
+    such a projection: FFN hidden, attention context) or ``norm`` (input of a normalisation over the residual).
+    ``members[group][i]`` is the neuron of ``group`` at position i of the axis, -1 for none.
+    """
+
+    name: str
+    kind: str
+    value: str
+    axis: int
+    width: int
+    block: int | None
+    members: Mapping[str, Ids]
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A weight that a MatMul, Gemm or Conv multiplies by: which axes are read and written."""
+
+    node: str
+    weight: str
+    in_axis: int
+    out_axis: int
+    reads: tuple[str, ...]  # names of the groups along the input axis
+    writes: tuple[str, ...]
+    input: str  # the activation it reads
+    output: str  # the activation it writes
+
+
+@dataclass(frozen=True)
+class Attention:
+    """heads = kv_heads x group; head_dim of queries and keys, v_dim of values."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    v_dim: int
+    rotary: bool
+    q: tuple[str, ...]  # weight names; equal ones mean a packed projection
+    k: tuple[str, ...]
+    v: tuple[str, ...]
+    o: tuple[str, ...]
+    head_groups: tuple[str, ...]  # NeuronGroups along the head axis
+
+
+@dataclass(frozen=True)
+class FeedForward:
+    ffn: int
+    gated: bool
+    up: tuple[str, ...]
+    down: tuple[str, ...]
+    group: str
+
+
+@dataclass(frozen=True)
+class Norm:
+    kind: str  # LayerNorm or RMSNorm
+    placement: str  # pre, post or qk
+    gain: str | None
+    bias: str | None
+    width: int
+    input: str = ""
+    output: str = ""
+
+
+@dataclass(frozen=True)
+class Block:
+    """One repeated segment of a stack: joining ``entry`` and ``exit`` removes it."""
+
+    index: int
+    entry: str
+    exit: str
+    nodes: tuple[str, ...] = field(repr=False)
+    attention: tuple[Attention, ...]
+    feed_forward: tuple[FeedForward, ...]
+    norms: tuple[Norm, ...]
+    parallel: bool = False
+
+
+@dataclass(frozen=True)
+class Stack:
+    name: str
+    hidden: int
+    residual: str  # name of the residual NeuronGroup
+    blocks: tuple[Block, ...]
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """Everything a planner needs to know about a parent; picklable, holds no weights.
+
+    ``axes[AxisRef]`` lists the factors of an initializer's axis: pairs (group name, neuron index per position, -1
+    where the position belongs to no neuron of the group). A position is kept when every factor keeps its neuron.
+    """
+
+    fingerprint: str
+    stacks: tuple[Stack, ...]
+    groups: Mapping[str, NeuronGroup]
+    sites: tuple[Site, ...]
+    linears: tuple[Linear, ...]
+    axes: Mapping[AxisRef, tuple[tuple[str, Ids], ...]] = field(repr=False)
+    parameters: int = 0

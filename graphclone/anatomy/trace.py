@@ -1,0 +1,246 @@
+"""Neuron tracing: run the graph once on ids instead of numbers.
+
+Shapes are concrete (one tiny batch), integers and masks are computed for real, and every other value carries, per
+axis, the neurons it varies over. What each operator does to them is one row of ``flows.TABLE``; an operator without
+a row that meets a traced value is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from graphclone.anatomy.concrete import Evaluator
+from graphclone.anatomy.ids import Factors, IdSpace
+from graphclone.anatomy.parts import Ids
+from graphclone.errors import UnsupportedGraph
+from graphclone.graph import Model
+
+Array = np.ndarray[Any, Any]
+Shape = tuple[int, ...]
+KNOWN_UP_TO = 1 << 20  # elements: larger values are never computed for real
+
+
+@dataclass(frozen=True)
+class Value:
+    """What the trace knows of a tensor: its concrete shape, the factors of each axis, and its numbers where they are
+    independent of the weights. ``static``: the same whatever is fed."""
+
+    shape: Shape
+    factors: tuple[Factors, ...]
+    data: Array | None = None
+    static: bool = False
+
+    @property
+    def labelled(self) -> bool:
+        return any(self.factors)
+
+    def axis(self, index: int) -> Factors:
+        return self.factors[index]
+
+
+def plain(shape: Sequence[int], data: Array | None = None, static: bool = False) -> Value:
+    """A value without neurons."""
+    return Value(tuple(shape), tuple(() for _ in shape), data, static)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One axis of one tensor (initializer, input, or table computed from constants) as one place uses it."""
+
+    tensor: str
+    axis: int
+    start: int
+    size: int
+    kind: str  # weight, input, table
+    use: tuple[str, int] | None  # node and input index; None where all uses share the ids
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something the block finder wants to know: a contraction, a reduction over neurons, a softmax."""
+
+    kind: str
+    node: gs.Node
+    inputs: tuple[Value, ...]
+    axis: int = -1
+
+
+@dataclass(frozen=True)
+class Pin:
+    ids: Ids
+    reason: str
+
+
+@dataclass
+class Trace:
+    """The record of one run on ids."""
+
+    model: Model
+    ids: IdSpace = field(default_factory=IdSpace)
+    values: dict[str, Value] = field(default_factory=dict)
+    slots: list[Slot] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
+    pins: list[Pin] = field(default_factory=list)
+    constants: dict[tuple[str, int] | str, Value] = field(default_factory=dict)
+    shared: frozenset[str] = frozenset()
+
+    def label(self, tensor: str, value: Value, kind: str, use: tuple[str, int] | None, axes: Sequence[int]) -> Value:
+        """Give each of ``axes`` longer than 1 its own ids."""
+        factors = list(value.factors)
+        for axis in axes:
+            size = value.shape[axis]
+            if size > 1:
+                ids = self.ids.fresh(size)
+                self.slots.append(Slot(tensor, axis, int(ids[0]), size, kind, use))
+                factors[axis] = (ids,)
+        return Value(value.shape, tuple(factors), value.data, value.static)
+
+    def pin(self, factors: Factors, reason: str) -> None:
+        """These neurons cannot be cut, and why."""
+        self.pins.extend(Pin(f, reason) for f in factors)
+
+    def note(self, kind: str, node: gs.Node, inputs: Sequence[Value], axis: int = -1) -> None:
+        self.notes.append(Note(kind, node, tuple(inputs), axis))
+
+    def tie(self, node: gs.Node, first: Factors, second: Factors) -> None:
+        """Two aligned axes: one neuron a position. What has no counterpart meets plain numbers and stays whole."""
+        for left in self.ids.same(first, second):
+            self.pin(left, f"meets values without neurons at {describe(node)}")
+
+    def input(self, node: gs.Node, index: int) -> Value | None:
+        """The value that a node reads; an initializer as this use sees it."""
+        if index >= len(node.inputs) or node.inputs[index].is_empty():
+            return None
+        tensor = node.inputs[index]
+        if not isinstance(tensor, gs.Constant):
+            try:
+                return self.values[tensor.name]
+            except KeyError:
+                raise UnsupportedGraph(
+                    f"{describe(node)}: reads {tensor.name!r}, which no node before it makes"
+                ) from None
+        use = None if tensor.name in self.shared else (node_key(node), index)
+        key = tensor.name if use is None else use
+        if key not in self.constants:
+            value = plain(tensor.values.shape, tensor.values, static=True)
+            weighty = is_weight(tensor.values)
+            axes = range(len(value.shape)) if weighty else ()
+            self.constants[key] = self.label(tensor.name, value, "weight", use, axes)
+        return self.constants[key]
+
+
+def is_weight(values: Array) -> bool:
+    """Floating point, or 8 bits wide (quantised): what may hold neurons. Wider integers count and index."""
+    return values.dtype.kind in "fV" or values.dtype.itemsize == 1 and values.dtype.kind in "iu"
+
+
+def node_key(node: gs.Node) -> str:
+    """A node's identity: its first output's name, as node names may be empty or repeat."""
+    return str(next(t.name for t in node.outputs if t.name))
+
+
+def describe(node: gs.Node) -> str:
+    """A node as an error names it."""
+    return f"{node.domain + '.' if node.domain else ''}{node.op} node {node.name or node_key(node)!r}"
+
+
+Flow = Callable[[Trace, gs.Node, list[Value | None]], list[Value]]
+Hook = Callable[[Trace, gs.Node], None]
+
+
+def run(
+    model: Model,
+    feeds: Mapping[str, Array],
+    table: Mapping[tuple[str, str], Flow],
+    before: Hook | None = None,
+) -> Trace:
+    """Trace a model whose nodes are in topological order. ``before`` may edit a node about to be traced."""
+    trace = Trace(model, shared=_really_shared(model))
+    evaluator = Evaluator(model)
+    _label_inputs(trace, feeds)
+    for node in model.graph.nodes:
+        if before is not None:
+            before(trace, node)
+        inputs = [trace.input(node, i) for i in range(len(node.inputs))]
+        for tensor, value in zip(node.outputs, _outputs(trace, node, inputs, table, evaluator), strict=False):
+            trace.values[tensor.name] = value
+    return trace
+
+
+def _label_inputs(trace: Trace, feeds: Mapping[str, Array]) -> None:
+    for tensor in trace.model.graph.inputs:
+        fed = feeds[tensor.name]
+        if fed.dtype.kind in "iub" and fed.dtype != np.uint8:
+            trace.values[tensor.name] = plain(fed.shape, fed)
+            continue
+        declared = list(tensor.shape or [])
+        fixed = [i for i, d in enumerate(declared) if isinstance(d, int) and d > 1]
+        trace.values[tensor.name] = trace.label(tensor.name, plain(fed.shape), "input", None, fixed)
+
+
+def _outputs(
+    trace: Trace,
+    node: gs.Node,
+    inputs: list[Value | None],
+    table: Mapping[tuple[str, str], Flow],
+    evaluator: Evaluator,
+) -> list[Value]:
+    given = [v for v in inputs if v is not None]
+    static = all(v.static for v in given)
+    labelled = any(v.labelled for v in given)
+    known = all(v.data is not None and v.data.size <= KNOWN_UP_TO for v in given)
+    if known and not labelled and evaluator.can(node):
+        return [_computed(trace, node, i, a, static) for i, a in enumerate(evaluator.run(node, inputs))]
+    flow = table.get((node.domain or "", node.op))
+    if flow is not None:
+        return flow(trace, node, inputs)
+    if labelled:
+        shapes = ", ".join("-" if v is None else str(list(v.shape)) for v in inputs)
+        raise UnsupportedGraph(
+            f"{describe(node)} (inputs {shapes}) meets traced neurons and has no row in graphclone/anatomy/flows: "
+            f"add one (docs/extending.md) or export without it"
+        )
+    return [plain(shape) for shape in evaluator.shapes(node, inputs)]
+
+
+def _computed(trace: Trace, node: gs.Node, index: int, array: Array, static: bool) -> Value:
+    """A value computed for real; a float table made from constants alone is a source of neurons like a weight."""
+    value = plain(array.shape, array, static)
+    if static and array.dtype.kind == "f" and array.size > 1:
+        return trace.label(node.outputs[index].name, value, "table", None, range(array.ndim))
+    return value
+
+
+def _really_shared(model: Model) -> frozenset[str]:
+    """Initializers whose uses are one weight. Exporters merge equal tensors (zero biases, unit gains), so vectors and
+    constant matrices used twice are taken apart; a matrix of varied numbers used twice is tied on purpose."""
+    uses: dict[str, int] = {}
+    arrays: dict[str, Array] = {}
+    for node in model.graph.nodes:
+        for tensor in node.inputs:
+            if isinstance(tensor, gs.Constant):
+                uses[tensor.name] = uses.get(tensor.name, 0) + 1
+                arrays[tensor.name] = tensor.values
+    tied = (n for n, count in uses.items() if count > 1 and sum(s > 1 for s in arrays[n].shape) > 1)
+    return frozenset(n for n in tied if is_weight(arrays[n]) and _varied(arrays[n]))
+
+
+def _varied(values: Array) -> bool:
+    sample = values.reshape(-1)[:4096]
+    return bool((sample != sample[0]).any())
+
+
+def opset(model: Model, domain: str = "") -> int:
+    """The model's version of an operator set."""
+    for imported in model.graph.import_domains or []:
+        if (imported.domain or "").replace("ai.onnx", "") == domain or imported.domain == domain:
+            return int(imported.version)
+    return int(model.graph.opset) if domain == "" else 1
+
+
+__all__ = ["Flow", "Note", "Pin", "Slot", "Trace", "Value", "describe", "node_key", "opset", "plain", "run"]

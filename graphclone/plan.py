@@ -1,0 +1,65 @@
+"""Plan: what is kept and what is dropped. The waist of graphclone: everything left of it reads, right of it writes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from graphclone.errors import BadData, InvalidTarget
+
+FORMAT = 1
+METHODS = ("paper", "none")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """keep: group name -> neurons kept, ascending (a permutation is allowed: order is the clone's order).
+    Groups that are not named are kept whole. drop_blocks: stack name -> block indices removed.
+    ``method`` names the weight correction; ``target`` records what was asked for.
+    """
+
+    parent: str  # sha256
+    keep: Mapping[str, tuple[int, ...]]
+    drop_blocks: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    method: str = "paper"
+    importance: str = "paper"
+    target: Mapping[str, int | str] = field(default_factory=dict)
+    format: int = FORMAT
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise InvalidTarget(f"method {self.method!r} is not one of {', '.join(METHODS)}")
+        if self.format != FORMAT:
+            raise InvalidTarget(f"plan format {self.format}, this graphclone reads {FORMAT}")
+        for name, kept in self.keep.items():
+            if not kept or len(set(kept)) != len(kept) or min(kept) < 0:
+                raise InvalidTarget(f"plan: group {name} keeps {len(kept)} neurons with repeats, negatives or none")
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str, where: str = "plan") -> Plan:
+        """Read a plan; unknown keys are errors."""
+        try:
+            held = json.loads(text)
+        except json.JSONDecodeError as reason:
+            raise BadData(f"{where}: not JSON ({reason})") from None
+        known = {f.name for f in fields(cls)}
+        if not isinstance(held, dict) or not {"parent", "keep"} <= held.keys() or held.keys() - known:
+            raise BadData(f"{where}: not a plan: expected the keys {', '.join(sorted(known))}")
+        return cls(**{**held, "keep": _tuples(held["keep"]), "drop_blocks": _tuples(held.get("drop_blocks", {}))})
+
+    @classmethod
+    def read(cls, path: str | Path) -> Plan:
+        try:
+            return cls.from_json(Path(path).read_text(), str(path))
+        except (OSError, UnicodeDecodeError) as reason:
+            raise BadData(f"{path}: cannot be read ({reason})") from None
+
+
+def _tuples(held: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(int(i) for i in indices) for name, indices in held.items()}
