@@ -1,0 +1,177 @@
+"""inspect, measure, plan, clone and verify."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from graphclone import outputs, pipeline
+from graphclone.cli import describe, show
+from graphclone.cli import options as o
+from graphclone.cli.app import app
+
+if TYPE_CHECKING:
+    from graphclone.anatomy.parts import Anatomy
+    from graphclone.graph import Model
+    from graphclone.statistics.store import Statistics
+
+
+@app.command(
+    epilog="Examples:\n\n  graphclone inspect smollm2.onnx\n\n  graphclone inspect smollm2.onnx --json | jq .stacks"
+)
+def inspect(model: o.ModelPath, json: o.Json = False) -> None:
+    """What is in a model: its stacks of blocks, what can be cut, and what is pinned and why."""
+    anatomy = pipeline.inspect(pipeline.load(model))
+    if json:
+        return show.as_json({"model": str(model), **describe.as_dict(anatomy)})
+    describe.print_anatomy(str(model), anatomy)
+
+
+@app.command(
+    epilog="Examples:\n\n  graphclone measure smollm2.onnx --data python-docs --tokenizer tokenizer.json"
+    " -o stats.safetensors\n\n  graphclone measure --merge stats-1.safetensors stats-2.safetensors -o stats.safetensors"
+)
+def measure(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="MODEL", help="An ONNX file (with --merge: statistics).", show_default=False)
+    ],
+    output: o.Output,
+    data: o.Data = None,
+    merge: Annotated[bool, typer.Option("--merge", help="Add up statistics of the same parent.")] = False,
+    tokenizer: o.Tokenizer = None,
+    length: o.Length = 128,
+    batch_size: o.BatchSize = 8,
+    limit: o.Limit = None,
+    seed: o.Seed = 0,
+    provider: o.Provider = "auto",
+    threads: o.Threads = None,
+    json: o.Json = False,
+) -> None:
+    """Which neurons and blocks matter on your data: run the parent on it and keep sums."""
+    outputs.refuse_same_file(output, *files)
+    if merge:
+        held = pipeline.merge_statistics(files)
+    else:
+        if len(files) != 1 or data is None:
+            raise typer.BadParameter("measure takes one MODEL and --data (or --merge and files of statistics)")
+        model = pipeline.load(files[0])
+        calibration = pipeline.Calibration(data, tokenizer, length, batch_size, limit, seed, provider, threads)
+        held = _measured(model, pipeline.inspect(model), calibration)
+    with outputs.staged(output) as draft:
+        held.save(draft)
+    summary = {"output": str(output), "sites": len(held.sites), "count": held.count, "parent": held.parent}
+    if json:
+        return show.as_json(summary)
+    print(f"{output}: {len(held.sites)} sites of the parent {held.parent[:12]}, {held.count:,} tokens")
+
+
+@app.command(
+    epilog="Examples:\n\n  graphclone plan smollm2.onnx --stats stats.safetensors --hidden 50% --layers 15 -o plan.json"
+    "\n\n  graphclone plan smollm2.onnx --stats stats.safetensors --heads 3 --kv-heads 1 --json"
+)
+def plan(
+    model: o.ModelPath,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Where to write the plan.")] = None,
+    stats: o.Stats = None,
+    hidden: o.Hidden = None,
+    heads: o.Heads = None,
+    kv_heads: o.KvHeads = None,
+    head_dim: o.HeadDim = None,
+    ffn: o.Ffn = None,
+    layers: o.Layers = None,
+    importance: o.Importance = "paper",
+    method: o.Method = "paper",
+    depth: o.Depth = "paper",
+    json: o.Json = False,
+) -> None:
+    """What a clone of that shape would keep and drop; writes no model."""
+    outputs.refuse_same_file(output or "", model, stats)
+    parent = pipeline.load(model)
+    anatomy = pipeline.inspect(parent)
+    target = pipeline.target(hidden, heads, kv_heads, head_dim, ffn, layers)
+    held = pipeline.read_statistics(stats) if stats else None
+    made = pipeline.plan(anatomy, held, target, importance=importance, method=method, depth=depth)
+    if output:
+        with outputs.staged(output) as draft:
+            draft.write_text(made.to_json() + "\n")
+    if json:
+        return show.as_json({"output": str(output) if output else None, **describe.planned(anatomy, made)})
+    describe.print_plan(anatomy, made)
+
+
+@app.command(
+    epilog="Examples:\n\n  graphclone clone smollm2.onnx small.onnx --hidden 192 --heads 3 --kv-heads 1 --ffn 512"
+    " --layers 10 --data python-docs --tokenizer tokenizer.json\n\n  graphclone clone smollm2.onnx small.onnx --plan plan.json"
+)
+def clone(
+    model: o.ModelPath,
+    out: o.OutPath,
+    hidden: o.Hidden = None,
+    heads: o.Heads = None,
+    kv_heads: o.KvHeads = None,
+    head_dim: o.HeadDim = None,
+    ffn: o.Ffn = None,
+    layers: o.Layers = None,
+    data: o.Data = None,
+    stats: o.Stats = None,
+    plan: Annotated[
+        Path | None, typer.Option("--plan", help="What `plan` wrote, instead of a target.", show_default=False)
+    ] = None,
+    importance: o.Importance = "paper",
+    method: o.Method = "paper",
+    depth: o.Depth = "paper",
+    tokenizer: o.Tokenizer = None,
+    length: o.Length = 128,
+    batch_size: o.BatchSize = 8,
+    limit: o.Limit = None,
+    seed: o.Seed = 0,
+    provider: o.Provider = "auto",
+    threads: o.Threads = None,
+    json: o.Json = False,
+) -> None:
+    """Write a smaller model of exactly the asked shape, examined before it gets its name."""
+    outputs.refuse_same_file(out, model, stats, plan)
+    target = pipeline.target(hidden, heads, kv_heads, head_dim, ffn, layers)
+    if plan and (target != pipeline.target() or data or stats):
+        raise typer.BadParameter("--plan already says what is kept: give it alone, without a target, --data or --stats")
+    if data and stats:
+        raise typer.BadParameter("--data measures, --stats was measured: give one of them")
+    parent = pipeline.load(model)
+    anatomy = pipeline.inspect(parent)
+    held = pipeline.read_statistics(stats) if stats else None
+    if plan:
+        chosen = pipeline.read_plan(plan)
+    else:
+        pipeline.check_target(anatomy, target, importance=importance, method=method, depth=depth)
+        if data:
+            calibration = pipeline.Calibration(data, tokenizer, length, batch_size, limit, seed, provider, threads)
+            held = _measured(parent, anatomy, calibration)
+        chosen = pipeline.plan(anatomy, held, target, importance=importance, method=method, depth=depth)
+    made = pipeline.clone(parent, chosen, held, anatomy=anatomy)
+    report = pipeline.save_verified(parent, made, out, chosen)
+    after = pipeline.inspect(pipeline.load(out))
+    if json:
+        return show.as_json({"output": str(out), **describe.compared(anatomy, after), "verification": report.to_dict()})
+    describe.print_comparison(str(model), anatomy, str(out), after)
+    show.report(report)
+
+
+@app.command(
+    epilog="Examples:\n\n  graphclone verify smollm2.onnx small.onnx"
+    "\n\n  graphclone verify smollm2.onnx small.onnx --json"
+)
+def verify(parent: o.ParentPath, clone: o.ClonePath, json: o.Json = False) -> None:
+    """Examine a clone against its parent: the file, each weight, the numbers. Exit code 4 where a check fails."""
+    report = pipeline.verify(pipeline.load(parent), pipeline.load(clone))
+    if json:
+        show.as_json(report.to_dict())
+    else:
+        show.report(report)
+    report.raise_if_failed()
+
+
+def _measured(model: Model, anatomy: Anatomy, calibration: pipeline.Calibration) -> Statistics:
+    with show.progress("measuring") as tick:
+        return pipeline.calibrate(model, anatomy, calibration, progress=tick)

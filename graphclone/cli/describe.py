@@ -1,0 +1,128 @@
+"""Anatomies and plans as tables and as plain values."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from graphclone.cli import show
+
+if TYPE_CHECKING:
+    from graphclone.anatomy.parts import Anatomy, Block, Stack
+    from graphclone.plan import Plan
+
+SHAPE = ("hidden", "layers", "heads", "kv_heads", "head_dim", "ffn")
+
+
+def as_dict(anatomy: Anatomy) -> dict[str, Any]:
+    """Stacks, groups and parameters as plain values."""
+    groups = [
+        {"name": g.name, "kind": g.kind, "size": g.size, "axes": [str(a) for a in g.axes], "pinned": g.pinned}
+        for g in anatomy.groups.values()
+    ]
+    stacks = [{"name": s.name, **shape(s), "norms": norms(s), "parts": _parts(s)} for s in anatomy.stacks]
+    return {"parameters": anatomy.parameters, "parent": anatomy.fingerprint, "stacks": stacks, "groups": groups}
+
+
+def shape(stack: Stack) -> dict[str, Any]:
+    """The sizes a target names; a list where blocks differ, None where there is no such part."""
+    attention = [a for block in stack.blocks for a in block.attention]
+    forward = [f for block in stack.blocks for f in block.feed_forward]
+    return {
+        "hidden": stack.hidden,
+        "layers": len(stack.blocks),
+        "heads": _one([a.heads for a in attention]),
+        "kv_heads": _one([a.kv_heads for a in attention]),
+        "head_dim": _one([a.head_dim for a in attention]),
+        "ffn": _one([f.ffn for f in forward]),
+    }
+
+
+def _one(sizes: list[int]) -> int | list[int] | None:
+    return (sizes[0] if len(set(sizes)) == 1 else sizes) if sizes else None
+
+
+def norms(stack: Stack) -> str:
+    """``RMSNorm (pre)``, or the several kinds that occur."""
+    kinds = Counter(f"{n.kind} ({n.placement})" for block in stack.blocks for n in block.norms)
+    return ", ".join(sorted(kinds)) or "none"
+
+
+def _parts(stack: Stack) -> list[str]:
+    return sorted({part for block in stack.blocks for part in block_parts(block)})
+
+
+def block_parts(block: Block) -> list[str]:
+    """What a block is made of, in words."""
+    attention = [
+        f"attention, {a.heads} heads"
+        + (f" on {a.kv_heads} KV heads" if a.kv_heads != a.heads else "")
+        + f" of {a.head_dim}"
+        + (", rotary" if a.rotary else "")
+        for a in block.attention
+    ]
+    forward = [f"feed-forward of {f.ffn}" + (", gated" if f.gated else "") for f in block.feed_forward]
+    return attention + forward + (["attention and feed-forward in parallel"] if block.parallel else [])
+
+
+def print_anatomy(name: str, anatomy: Anatomy) -> None:
+    """What `inspect` shows."""
+    print(f"{name}: {anatomy.parameters:,} parameters, {len(anatomy.stacks)} stack(s) of blocks\n")
+    rows = [(s.name, *shape(s).values(), norms(s), "; ".join(_parts(s))) for s in anatomy.stacks]
+    show.table(("stack", *SHAPE, "norms", "parts"), rows)
+    free = Counter((g.kind, g.size, len(g.axes)) for g in anatomy.groups.values() if g.pinned is None)
+    print()
+    rows = [(kind, count, size, axes) for (kind, size, axes), count in sorted(free.items())]
+    show.table(("can be cut", "groups", "neurons each", "weight axes each"), rows)
+    pinned = [(g.name, g.kind, g.size, g.pinned) for g in anatomy.groups.values() if g.pinned is not None]
+    if pinned:
+        print()
+        show.table(("pinned", "kind", "neurons", "why"), pinned)
+
+
+def planned(anatomy: Anatomy, plan: Plan) -> dict[str, Any]:
+    """The plan as plain values, with the counts of what it keeps."""
+    kinds: dict[str, dict[str, int]] = {}
+    for name, kept in plan.keep.items():
+        group = anatomy.groups[name]
+        entry = kinds.setdefault(group.kind, {"groups": 0, "found": 0, "kept": 0})
+        entry["groups"] += 1
+        entry["found"] += group.size
+        entry["kept"] += len(kept)
+    blocks = {
+        stack.name: {"found": len(stack.blocks), "dropped": list(plan.drop_blocks.get(stack.name, ()))}
+        for stack in anatomy.stacks
+    }
+    return {"target": dict(plan.target), "method": plan.method, "neurons": kinds, "blocks": blocks}
+
+
+def print_plan(anatomy: Anatomy, plan: Plan) -> None:
+    """What `plan` shows."""
+    held = planned(anatomy, plan)
+    rows: list[tuple[object, ...]] = [
+        (kind, n["groups"], n["found"], n["kept"], n["found"] - n["kept"]) for kind, n in held["neurons"].items()
+    ]
+    rows += [
+        (f"blocks of {name}", 1, b["found"], b["found"] - len(b["dropped"]), len(b["dropped"]))
+        for name, b in held["blocks"].items()
+    ]
+    show.table(("neurons", "groups", "found", "kept", "dropped"), rows)
+
+
+def compared(before: Anatomy, after: Anatomy) -> dict[str, Any]:
+    """Parent's and clone's shapes side by side."""
+    return {
+        name: {"parameters": anatomy.parameters, "stacks": [shape(stack) for stack in anatomy.stacks]}
+        for name, anatomy in (("parent", before), ("clone", after))
+    }
+
+
+def print_comparison(parent: str, before: Anatomy, clone: str, after: Anatomy) -> None:
+    """What `clone` shows."""
+    rows = [
+        (name, stack.name, *shape(stack).values(), anatomy.parameters)
+        for name, anatomy in ((parent, before), (clone, after))
+        for stack in anatomy.stacks
+    ]
+    show.table(("model", "stack", *SHAPE, "parameters"), rows)
+    print()

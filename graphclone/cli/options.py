@@ -1,0 +1,82 @@
+"""The options that several commands share, each declared once."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def size(text: str) -> int | str:
+    """``384`` or ``50%``.
+
+    >>> size("384"), size("50%")
+    (384, '50%')
+    """
+    if re.fullmatch(r"\d{1,9}", text):
+        return int(text)
+    if re.fullmatch(r"\d{1,3}(\.\d+)?%", text):
+        return text
+    raise typer.BadParameter(f"{text!r} is neither a number nor a percentage such as 50%")
+
+
+def _size(flag: str, what: str) -> typer.models.OptionInfo:
+    panel = "Target (a number, or a share of the parent's such as 50%)"
+    option = typer.Option(flag, parser=size, metavar="N|N%", help=what, rich_help_panel=panel, show_default=False)
+    assert isinstance(option, typer.models.OptionInfo)
+    return option
+
+
+ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file.", show_default=False)]
+ClonePath = Annotated[Path, typer.Argument(metavar="CLONE", help="A clone that graphclone wrote.", show_default=False)]
+ParentPath = Annotated[
+    Path, typer.Argument(metavar="PARENT", help="The ONNX file it was cut from.", show_default=False)
+]
+OutPath = Annotated[Path, typer.Argument(metavar="OUT", help="Where to write the clone.", show_default=False)]
+Output = Annotated[Path, typer.Option("-o", "--output", help="Where to write.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="One line of JSON on standard output.")]
+
+# typer reads a parsed option's type from its parser; the annotation only says that it may be absent
+Hidden = Annotated[str | None, _size("--hidden", "Width of the residual stream.")]
+Heads = Annotated[str | None, _size("--heads", "Query heads a block.")]
+KvHeads = Annotated[str | None, _size("--kv-heads", "Key/value heads a block.")]
+HeadDim = Annotated[str | None, _size("--head-dim", "Width of one head.")]
+Ffn = Annotated[str | None, _size("--ffn", "Feed-forward neurons a block.")]
+Layers = Annotated[str | None, _size("--layers", "Blocks kept.")]
+
+_DATA = "Calibration"
+Data = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        help="A folder or file of .npz batches; text, .jsonl or .parquet (with --tokenizer); python-docs; random:N.",
+        rich_help_panel=_DATA,
+        show_default=False,
+    ),
+]
+Tokenizer = Annotated[
+    str | None, typer.Option("--tokenizer", help="A tokenizer.json.", rich_help_panel=_DATA, show_default=False)
+]
+Length = Annotated[int, typer.Option("--length", min=1, help="Tokens a sequence.", rich_help_panel=_DATA)]
+BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Sequences a batch.", rich_help_panel=_DATA)]
+Limit = Annotated[
+    int | None,
+    typer.Option("--limit", min=1, help="Stop after this many batches.", rich_help_panel=_DATA, show_default=False),
+]
+Seed = Annotated[int, typer.Option("--seed", help="For everything that is drawn at random.")]
+Provider = Annotated[str, typer.Option("--provider", help="auto, cpu or cuda.", rich_help_panel=_DATA)]
+Threads = Annotated[
+    int | None,
+    typer.Option("--threads", min=1, help="ONNX Runtime's threads.", rich_help_panel=_DATA, show_default=False),
+]
+Stats = Annotated[
+    Path | None,
+    typer.Option("--stats", help="What `measure` wrote.", rich_help_panel=_DATA, show_default=False),
+]
+Importance = Annotated[str, typer.Option("--importance", help="How neurons are ranked.", rich_help_panel="Method")]
+Method = Annotated[
+    str, typer.Option("--method", help="How weights are corrected: paper or none.", rich_help_panel="Method")
+]
+Depth = Annotated[str, typer.Option("--depth", help="Which blocks go.", rich_help_panel="Method")]

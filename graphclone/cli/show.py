@@ -1,0 +1,96 @@
+"""What the commands print: tables on standard output, progress on standard error, one line of JSON where asked."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from graphclone.verification import Report
+
+PIPE_WIDTH = 140  # columns where there is no terminal to ask
+PLAIN_INTERVAL = 5.0  # seconds between progress lines in a pipe
+
+MARKS = {"passed": "[green]passed[/]", "failed": "[bold red]failed[/]", "not applicable": "[yellow]not applicable[/]"}
+
+
+def console() -> Console:
+    """Standard output: coloured on a terminal (NO_COLOR is honoured), plain in a pipe."""
+    from rich.console import Console
+
+    return Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+
+
+def say(message: str) -> None:
+    """A line about what is going on, on standard error."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def as_json(held: Mapping[str, Any]) -> None:
+    print(json.dumps(held, sort_keys=True, default=str))
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]], title: str | None = None) -> None:
+    """Print a table; all columns but the first are set to the right where every cell is a number."""
+    from rich.table import Table
+
+    made = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold", title_style="bold")
+    cells = [[_cell(cell) for cell in row] for row in rows]
+    for i, name in enumerate(head):
+        numbers = all(isinstance(row[i], int | float) or row[i] is None for row in rows)
+        made.add_column(name, justify="right" if numbers else "left", overflow="fold")
+    for row in cells:
+        made.add_row(*row)
+    console().print(made)
+
+
+def _cell(cell: object) -> str:
+    if cell is None:
+        return "-"
+    if isinstance(cell, bool):
+        return "yes" if cell else "no"
+    if isinstance(cell, int):
+        return f"{cell:,}"
+    return f"{cell:.3g}" if isinstance(cell, float) else str(cell)
+
+
+def report(found: Report) -> None:
+    """The examiner's table."""
+    rows = [(c.name, c.value, c.tolerance, MARKS[c.verdict], c.detail) for c in found.checks]
+    table(("check", "value", "tolerance", "verdict", "detail"), rows, "Verification")
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Callable[[int, int | None], None]]:
+    """A bar on a terminal, a line every few seconds in a pipe; call it with (done, total or None)."""
+    if not sys.stderr.isatty():
+        yield _PlainProgress(what)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+class _PlainProgress:
+    """At most one line each PLAIN_INTERVAL, and one at the end."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self.said = time.monotonic()
+
+    def __call__(self, done: int, total: int | None) -> None:
+        now = time.monotonic()
+        if done != total and now - self.said < PLAIN_INTERVAL:
+            return
+        self.said = now
+        say(f"{self.what}: {done}" + (f" of {total}" if total is not None else ""))

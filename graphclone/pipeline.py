@@ -1,0 +1,197 @@
+"""The whole story on one screen: file -> anatomy -> statistics -> plan -> clone -> verified -> PyTorch -> file.
+
+Each function is one step, and the whole public interface. Rooms are imported where they are entered, so that
+``import graphclone`` loads neither ONNX Runtime nor PyTorch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from graphclone.errors import BadData, InvalidTarget
+from graphclone.outputs import staged
+from graphclone.plan import Plan
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from graphclone.anatomy.parts import Anatomy
+    from graphclone.graph import Model
+    from graphclone.planner import Target
+    from graphclone.statistics.calibration import Source
+    from graphclone.statistics.store import Statistics
+    from graphclone.verification import Report
+
+    Batch = Mapping[str, np.ndarray[Any, Any]]
+
+Progress = Callable[[int, int | None], None]
+
+
+def load(path: str | Path) -> Model:
+    """Open an ONNX file; its weights stay on disk. Raises BadModel."""
+    from graphclone import graph
+
+    return graph.load(path)
+
+
+def save(model: Model, path: str | Path) -> None:
+    """Write a model atomically; weights above 1 GB go to ``<name>.data`` beside it. Raises BadModel."""
+    from graphclone import graph
+
+    graph.save(model, path)
+
+
+def inspect(model: Model) -> Anatomy:
+    """Trace the graph: its stacks of blocks, their parts, and what can be cut. Raises UnsupportedGraph."""
+    from graphclone.anatomy import inspect as trace
+
+    return trace(model)
+
+
+def measure(
+    model: Model,
+    batches: Iterable[Batch],
+    *,
+    anatomy: Anatomy | None = None,
+    provider: str = "auto",
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Statistics:
+    """Run the parent on calibration batches, keeping sums only. Raises BadData for batches that do not fit."""
+    from graphclone.statistics import probe
+
+    anatomy = anatomy or inspect(model)
+    return probe.measure(model, anatomy, batches, provider=provider, threads=threads, progress=progress)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Where calibration batches come from and where they run; ``data`` as in statistics.calibration."""
+
+    data: str
+    tokenizer: str | None = None
+    length: int = 128
+    batch_size: int = 8
+    limit: int | None = None
+    seed: int = 0
+    provider: str = "auto"
+    threads: int | None = None
+
+
+def calibrate(model: Model, anatomy: Anatomy, asked: Calibration, progress: Progress | None = None) -> Statistics:
+    """Open the data and measure on it. Raises BadData where there is none, or where it does not fit the model."""
+    batches = open_data(model, asked)
+    return measure(model, batches, anatomy=anatomy, provider=asked.provider, threads=asked.threads, progress=progress)
+
+
+def open_data(model: Model, asked: Calibration) -> Source:
+    """The batches that ``asked`` names, fitted to the model's inputs. Raises BadData."""
+    from graphclone.statistics import calibration
+
+    return calibration.open_source(
+        asked.data,
+        model,
+        tokenizer=asked.tokenizer,
+        length=asked.length,
+        batch_size=asked.batch_size,
+        limit=asked.limit,
+        seed=asked.seed,
+    )
+
+
+def merge_statistics(paths: Sequence[Path]) -> Statistics:
+    """Add up statistics of one parent. Raises BadData."""
+    first, *others = [read_statistics(path) for path in paths]
+    for other in others:
+        first = first.merge(other)
+    return first
+
+
+def read_plan(path: str | Path) -> Plan:
+    """Raises BadData for a file that is no plan."""
+    return Plan.read(path)
+
+
+def read_statistics(path: str | Path) -> Statistics:
+    """Raises BadData for a file that holds no statistics."""
+    from graphclone.statistics.store import Statistics
+
+    return Statistics.read(path)
+
+
+def plan(anatomy: Anatomy, stats: Statistics | None, target: Target, **options: str) -> Plan:
+    """Choose what is kept; options: ``importance``, ``method``, ``depth``.
+
+    Raises InvalidTarget for a shape that cannot be reached.
+    """
+    from graphclone import planner
+
+    return planner.plan(anatomy, stats, target, **options)
+
+
+def clone(model: Model, plan: Plan, stats: Statistics | None = None, *, anatomy: Anatomy | None = None) -> Model:
+    """Cut the parent to the plan. ``stats`` serves the methods that correct weights with them; today's need none.
+
+    Raises InvalidTarget for a plan of another parent, UnsupportedGraph for a graph that cannot be cut so.
+    """
+    from graphclone.surgery import operate
+
+    if plan.parent != model.sha256:
+        where = model.path or "the model"
+        raise InvalidTarget(f"{where}: the plan was made for another parent (sha256 {plan.parent[:12]}...)")
+    return operate.clone(model, anatomy or inspect(model), plan)
+
+
+def verify(parent: Model, clone: Model, plan: Plan | None = None) -> Report:
+    """Examine a clone: the file, each weight against the parent's, the numbers."""
+    from graphclone import verification
+
+    return verification.verify(parent, clone, plan)
+
+
+def to_torch(model: Model) -> torch.nn.Module:
+    """The graph as a module: every weight a Parameter, ties stay ties."""
+    from graphclone.pytorch import module
+
+    return module.to_torch(model)
+
+
+def from_torch(model: Model, module: torch.nn.Module) -> Model:
+    """The module's weights in the model's graph: the exact inverse of ``to_torch``."""
+    from graphclone.pytorch import write_back
+
+    return write_back.from_torch(model, module)
+
+
+def pack(model: Model, tensors: Mapping[str, np.ndarray[Any, Any]]) -> Model:
+    """Weights trained elsewhere, by initializer name, in the model's graph."""
+    from graphclone.pytorch import write_back
+
+    return write_back.pack(model, tensors)
+
+
+def save_verified(parent: Model, result: Model, path: str | Path, plan: Plan | None = None) -> Report:
+    """Write a clone, examine the file as written, and only then give it its name.
+
+    Raises VerificationFailed, leaving nothing behind.
+    """
+    with staged(path) as draft:
+        save(result, draft)
+        report = verify(parent, load(draft), plan)
+        report.raise_if_failed()
+    return report
+
+
+def read_tensors(path: str | Path) -> dict[str, np.ndarray[Any, Any]]:
+    """The arrays of a safetensors file by name. Raises BadData."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError, ValueError, KeyError) as reason:
+        raise BadData(f"{path}: not a readable safetensors file ({' '.join(str(reason).split())})") from None

@@ -1,0 +1,73 @@
+"""What a clone's metadata says about itself: parent, plan, and for each initializer the slice of the parent it is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from graphclone.errors import BadData, VerificationFailed
+from graphclone.graph import Model
+from graphclone.plan import Plan
+
+Indices = np.ndarray[Any, np.dtype[np.int64]]
+
+PREFIX = "graphclone."
+
+
+@dataclass(frozen=True)
+class Slice:
+    """initializer = take(parent initializer, each axis) x scale, where None keeps an axis whole.
+
+    Without a parent it is a constant that encodes a size.
+    """
+
+    parent: str | None
+    take: tuple[Indices | None, ...] = ()
+    scale: float = 1.0
+
+    @property
+    def shape_constant(self) -> bool:
+        return self.parent is None
+
+
+@dataclass(frozen=True)
+class Claims:
+    """The metadata, read. ``trained``: the weights were changed by training after the cut."""
+
+    plan: Plan
+    parent_sha256: str
+    method: str
+    version: str
+    slices: Mapping[str, Slice]
+    trained: bool = False
+
+
+def read(clone: Model) -> Claims:
+    """Parse the metadata of a clone.
+
+    Raises VerificationFailed where it is absent or malformed: a file that does not say what it is cannot be examined.
+    """
+    held = {key.removeprefix(PREFIX): text for key, text in clone.metadata.items() if key.startswith(PREFIX)}
+    missing = sorted({"plan", "parent_sha256", "version", "method", "slices"} - held.keys())
+    if missing:
+        keys = ", ".join(PREFIX + key for key in missing)
+        raise VerificationFailed(f"{clone.path or 'the clone'}: no metadata {keys}: was it written by graphclone?")
+    try:
+        slices = {name: _slice(claim) for name, claim in json.loads(held["slices"]).items()}
+        plan = Plan.from_json(held["plan"], PREFIX + "plan")
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, BadData) as reason:
+        raise VerificationFailed(f"{clone.path or 'the clone'}: malformed metadata ({reason})") from None
+    return Claims(plan, held["parent_sha256"], held["method"], held["version"], slices, "trained" in held)
+
+
+def _slice(claim: Mapping[str, Any]) -> Slice:
+    if claim.get("shape_constant"):
+        return Slice(None)
+    take = tuple(None if axis is None else np.asarray(axis, dtype=np.int64) for axis in claim["take"])
+    if any(axis is not None and axis.ndim != 1 for axis in take):
+        raise ValueError("an axis of a slice is a flat list of indices")
+    return Slice(str(claim["parent"]), take, float(claim.get("scale", 1.0)))

@@ -1,0 +1,117 @@
+"""The zeroed parent: a neuron or head whose weights are all zero contributes exactly nothing.
+
+So a clone that drops only feed-forward neurons and heads, at full residual width and depth and without rescaling,
+computes what the parent computes with the dropped positions of its weights set to zero. A narrower residual stream has
+no such oracle (its norms average over fewer channels), nor has a shorter stack here: those are not applicable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from graphclone import feeds as tiny
+from graphclone.errors import UnsupportedGraph
+from graphclone.graph import Model
+from graphclone.verification.claims import Claims, Slice
+from graphclone.verification.report import Check
+from graphclone.verification.sessions import open_session
+
+Array = np.ndarray[Any, Any]
+
+NAME = "equals the zeroed parent"
+
+# largest |difference| over largest |parent output|, by the coarsest float type among the weights: sums are taken in
+# another order, so this grows with the type's rounding (2^-24, 2^-11, 2^-8) and not with the cut
+TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
+
+
+def examine(parent: Model, clone: Model, claims: Claims, sizes: tuple[int, int] = (2, 7)) -> Check:
+    """Compare the clone's outputs with the zeroed parent's on one batch of ``sizes`` (batch, length)."""
+    reason = _not_applicable(parent, claims)
+    if reason:
+        return Check.skipped(NAME, reason)
+    fed = tiny.tiny_feeds(parent, batch=sizes[0], length=sizes[1])
+    own = tiny.tiny_feeds(clone, batch=sizes[0], length=sizes[1])  # its caches are narrower
+    try:
+        expected = open_session(zeroed(parent, claims)).run(fed)
+        shared = {name: array for name, array in fed.items() if name in own and array.shape == own[name].shape}
+        actual = open_session(clone).run({**own, **shared})
+    except UnsupportedGraph as problem:
+        return Check.of(NAME, [str(problem)], "")
+    worst, where = difference(expected, actual)
+    types = {str(array.dtype) for array in parent.constants().values()}
+    tolerance = max([TOLERANCE[dtype] for dtype in types & TOLERANCE.keys()] or [TOLERANCE["float64"]])
+    return Check.measured(NAME, worst, tolerance, f"largest relative difference, in output {where}")
+
+
+def _not_applicable(parent: Model, claims: Claims) -> str | None:
+    """Why this clone is not the parent with something zeroed, or None."""
+    if claims.trained:
+        return "the clone was trained after the cut"
+    if claims.method != "none" or any(claim.scale != 1.0 for claim in claims.slices.values()):
+        return f"the weights were rescaled (method {claims.method})"
+    if any(claims.plan.drop_blocks.values()):
+        return "blocks were dropped"
+    target = claims.plan.target
+    for what in ("hidden", "head_dim"):
+        if target.get(what) is not None:
+            return f"the plan sets {what}, which changes what norms and attention divide by"
+    return None
+
+
+def zeroed(parent: Model, claims: Claims) -> Model:
+    """The parent with every position that no slice of it keeps set to zero; its own arrays stay as they are."""
+    uses: dict[str, list[Slice]] = {}
+    for claim in claims.slices.values():
+        if claim.parent is not None:
+            uses.setdefault(claim.parent, []).append(claim)
+    copy = parent.copy()
+    for name, tensor in copy.graph.tensors().items():
+        dropped = _dropped(tensor.values, uses[name]) if name in uses else {}
+        if not dropped or not _is_float(tensor.values):
+            continue
+        values = np.array(tensor.values)
+        for axis, positions in dropped.items():
+            values[(slice(None),) * axis + (positions,)] = 0
+        tensor.values = values
+    return copy
+
+
+def _is_float(array: Array) -> bool:
+    return str(array.dtype) in TOLERANCE
+
+
+def _dropped(array: Array, uses: list[Slice]) -> dict[int, Array]:
+    """Positions of each axis that all uses of an initializer drop."""
+    result = {}
+    for axis, size in enumerate(array.shape):
+        kept = np.zeros(size, dtype=bool)
+        for use in uses:
+            indices = use.take[axis]
+            kept[slice(None) if indices is None else indices] = True
+        if not kept.all():
+            result[axis] = np.flatnonzero(~kept)
+    return result
+
+
+def difference(expected: Mapping[str, Array], actual: Mapping[str, Array]) -> tuple[float, str]:
+    """Largest |difference| / largest |expected| over the outputs that keep their shape, and the output it is in.
+
+    Outputs whose shape follows the cut (caches of dropped heads) are left out; infinity where none is left, or where
+    either is not finite.
+    """
+    worst, where = -1.0, ""
+    for name, wanted in expected.items():
+        found = actual.get(name)
+        if found is None or found.shape != wanted.shape:
+            continue
+        a, b = np.asarray(wanted, dtype=np.float64), np.asarray(found, dtype=np.float64)
+        if not (np.isfinite(a).all() and np.isfinite(b).all()):
+            return float("inf"), name
+        distance = float(np.abs(a - b).max(initial=0.0)) / max(float(np.abs(a).max(initial=0.0)), 1e-12)
+        if distance > worst:
+            worst, where = distance, name
+    return (worst, where) if where else (float("inf"), "(none kept its shape)")
