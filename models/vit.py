@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from graphclone.errors import BadModel
+from models import pretrained
 from models.packages import file_inside
 from models.recipe import Options, Parent, Recipe, Shape
 
@@ -66,15 +67,13 @@ def load(options: Options) -> Parent:
         image_size=PATCH * TABLE_SIDE,
         attn_implementation=options.attention,
     )
-    module = Dinov2Model(config)
     weights = state_dict(shipped())
-    mask_token = "embeddings.mask_token"  # for pre-training only, so no export carries it
-    weights[mask_token] = module.state_dict()[mask_token]
-    module.load_state_dict(weights)
+    weights["embeddings.mask_token"] = torch.zeros(1, HIDDEN)  # for pre-training only, so no export carries it
+    module = pretrained.load(Dinov2Model, None, config=config, state_dict=weights)
     pixels = torch.randn(2, 3, IMAGE, IMAGE, generator=torch.Generator().manual_seed(0))
     outputs = ("last_hidden_state", "pooler_output")
-    axes = dict.fromkeys(["pixel_values", *outputs], {0: "batch"})
-    return Parent(module.eval(), {"pixel_values": pixels}, outputs, axes)
+    axes = {name: {0: "batch"} for name in ("pixel_values", *outputs)}
+    return Parent(module, {"pixel_values": pixels}, outputs, axes)
 
 
 VIT = Recipe(

@@ -1,0 +1,51 @@
+# Every target does its own set-up, in .venv, and needs nothing but Python 3.11 or newer.
+#   make demo    the whole story on a real model
+#   make test    the tests
+#   make check   lint, format, types, import directions, line budget
+#   make format  write what `make check` would ask for
+#   make clean   remove .venv and what the tools cache
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.PHONY: demo test check format setup clean
+
+PYTHON ?= python3
+BIN := .venv/bin
+HARDWARE := $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
+READY := .venv/ready-$(HARDWARE)
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
+TEST ?=
+DEMO ?=
+
+demo: $(READY)
+	$(BIN)/python -m graphclone demo $(DEMO)
+
+test: $(READY)
+	$(BIN)/python -m pytest $(TEST)
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict graphclone models tools
+	$(BIN)/lint-imports
+	$(BIN)/python tools/line_budget.py
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+setup: $(READY)
+
+# ready-cpu or ready-gpu, so that a driver that appears later brings its own set-up. The venv is made anew: onnxruntime
+# and onnxruntime-gpu install the same module, and leftovers of one break the other.
+$(READY): pyproject.toml constraints/$(HARDWARE).txt constraints/parents.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "graphclone needs Python 3.11 or newer, not %d.%d: make PYTHON=python3.11" % sys.version_info[:2])'
+	@echo "setting up .venv ($(HARDWARE)): a few minutes, mostly PyTorch" >&2
+	$(PYTHON) -m venv --clear .venv
+	$(PIP) -c constraints/$(HARDWARE).txt -e '.[$(HARDWARE),dev]'
+	$(PIP) --no-deps -r constraints/parents.txt
+	touch $@
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build *.egg-info
