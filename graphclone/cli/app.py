@@ -45,6 +45,8 @@ def graphclone(
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code; whatever is refused becomes one line on standard error."""
+    from graphclone.cli import commands, training  # noqa: F401  (their decorators register the commands)
+
     try:
         code = app(args=None if arguments is None else list(arguments), prog_name="graphclone", standalone_mode=False)
         sys.stdout.flush()
@@ -73,6 +75,4 @@ def _refused(message: str, code: int) -> int:
 
 def main() -> None:
     """Entry point of the ``graphclone`` command."""
-    from graphclone.cli import commands  # noqa: F401  (its decorators register the commands)
-
     sys.exit(run())

@@ -15,6 +15,7 @@ from graphclone.cli.app import app
 if TYPE_CHECKING:
     from graphclone.anatomy.parts import Anatomy
     from graphclone.graph import Model
+    from graphclone.planner import Target
     from graphclone.statistics.store import Statistics
 
 
@@ -90,7 +91,7 @@ def plan(
     outputs.refuse_same_file(output or "", model, stats)
     parent = pipeline.load(model)
     anatomy = pipeline.inspect(parent)
-    target = pipeline.target(hidden, heads, kv_heads, head_dim, ffn, layers)
+    target = _target(hidden, heads, kv_heads, head_dim, ffn, layers)
     held = pipeline.read_statistics(stats) if stats else None
     made = pipeline.plan(anatomy, held, target, importance=importance, method=method, depth=depth)
     if output:
@@ -103,7 +104,8 @@ def plan(
 
 @app.command(
     epilog="Examples:\n\n  graphclone clone smollm2.onnx small.onnx --hidden 192 --heads 3 --kv-heads 1 --ffn 512"
-    " --layers 10 --data python-docs --tokenizer tokenizer.json\n\n  graphclone clone smollm2.onnx small.onnx --plan plan.json"
+    " --layers 10 --data python-docs --tokenizer tokenizer.json"
+    "\n\n  graphclone clone smollm2.onnx small.onnx --plan plan.json"
 )
 def clone(
     model: o.ModelPath,
@@ -133,8 +135,8 @@ def clone(
 ) -> None:
     """Write a smaller model of exactly the asked shape, examined before it gets its name."""
     outputs.refuse_same_file(out, model, stats, plan)
-    target = pipeline.target(hidden, heads, kv_heads, head_dim, ffn, layers)
-    if plan and (target != pipeline.target() or data or stats):
+    target = _target(hidden, heads, kv_heads, head_dim, ffn, layers)
+    if plan and (target != _target() or data or stats):
         raise typer.BadParameter("--plan already says what is kept: give it alone, without a target, --data or --stats")
     if data and stats:
         raise typer.BadParameter("--data measures, --stats was measured: give one of them")
@@ -144,7 +146,6 @@ def clone(
     if plan:
         chosen = pipeline.read_plan(plan)
     else:
-        pipeline.check_target(anatomy, target, importance=importance, method=method, depth=depth)
         if data:
             calibration = pipeline.Calibration(data, tokenizer, length, batch_size, limit, seed, provider, threads)
             held = _measured(parent, anatomy, calibration)
@@ -170,6 +171,13 @@ def verify(parent: o.ParentPath, clone: o.ClonePath, json: o.Json = False) -> No
     else:
         show.report(report)
     report.raise_if_failed()
+
+
+def _target(*sizes: str | int | None) -> Target:
+    """In the order of the options: hidden, heads, kv_heads, head_dim, ffn, layers."""
+    from graphclone.planner import Target
+
+    return Target(**dict(zip(("hidden", "heads", "kv_heads", "head_dim", "ffn", "layers"), sizes, strict=False)))
 
 
 def _measured(model: Model, anatomy: Anatomy, calibration: pipeline.Calibration) -> Statistics:

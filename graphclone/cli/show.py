@@ -33,6 +33,7 @@ def say(message: str) -> None:
 
 
 def as_json(held: Mapping[str, Any]) -> None:
+    """One line on standard output."""
     print(json.dumps(held, sort_keys=True, default=str))
 
 

@@ -31,6 +31,7 @@ class Slice:
 
     @property
     def shape_constant(self) -> bool:
+        """True for a constant that encodes a size, which is no slice of anything."""
         return self.parent is None
 
 

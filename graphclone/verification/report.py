@@ -30,6 +30,7 @@ class Check:
 
     @property
     def passed(self) -> bool:
+        """True for PASSED alone."""
         return self.verdict is Verdict.PASSED
 
     @classmethod
@@ -49,6 +50,7 @@ class Check:
 
     @classmethod
     def skipped(cls, name: str, reason: str) -> Check:
+        """Not applicable, for ``reason``."""
         return cls(name, Verdict.NOT_APPLICABLE, reason)
 
 
@@ -65,6 +67,7 @@ class Report:
 
     @property
     def failures(self) -> tuple[Check, ...]:
+        """The checks that failed."""
         return tuple(check for check in self.checks if check.verdict is Verdict.FAILED)
 
     def raise_if_failed(self) -> None:

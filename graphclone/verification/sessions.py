@@ -39,7 +39,7 @@ class Session:
         wanted = {value.name for value in self.runtime.get_inputs()}
         try:
             results = self.runtime.run(names, {name: array for name, array in feeds.items() if name in wanted})
-        except Exception as reason:  # ONNX Runtime's exceptions share no base but Exception
+        except Exception as reason:  # noqa: BLE001  ONNX Runtime's exceptions share no base but Exception
             raise UnsupportedGraph(f"ONNX Runtime fails to run it: {_one_line(reason)}") from None
         return dict(zip(names, results, strict=True))
 
@@ -72,7 +72,7 @@ def open_session(model: Model, *, threads: int | None = None, optimise: bool = T
         options.add_external_initializers(names, values)
     try:
         session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except Exception as reason:  # as above
+    except Exception as reason:  # noqa: BLE001  as above
         raise UnsupportedGraph(f"ONNX Runtime refuses to load it: {_one_line(reason)}") from None
     return Session(session, (contiguous, values))
 

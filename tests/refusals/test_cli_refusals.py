@@ -1,0 +1,208 @@
+"""Bad input through the real command line: one line on standard error, the right exit code, no output, no traceback."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+import models
+from graphclone.cli.app import run
+
+USAGE, GRAPH, VERIFICATION, FILE = 2, 3, 4, 5
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """What a refused command line left behind."""
+
+    code: int
+    line: str
+
+
+Refused = Callable[..., Refusal]
+
+
+@pytest.fixture
+def refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Refused:
+    """Run a command line that has to fail without leaving a file in its folder ``tmp_path / "out"``."""
+    out = tmp_path / "out"
+    out.mkdir()
+
+    def attempt(*arguments: str | Path) -> Refusal:
+        code = run([str(argument) for argument in arguments])
+        said = capfd.readouterr()
+        assert list(out.iterdir()) == []
+        assert "Traceback" not in said.err
+        lines = [line for line in said.err.splitlines() if not line.startswith("measuring")]
+        assert len(lines) == 1, said.err
+        assert lines[0].startswith("graphclone: ")
+        return Refusal(code, lines[0])
+
+    return attempt
+
+
+@pytest.fixture
+def llama(tmp_path: Path) -> Path:
+    return models.cached("llama", exporter="torchscript")
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    return tmp_path / "out" / "clone.onnx"
+
+
+TARGET = ("--hidden", "32", "--data", "random:2")
+
+
+def test_a_missing_file(refused: Refused, tmp_path: Path, clone: Path) -> None:
+    got = refused("clone", tmp_path / "nowhere.onnx", clone, *TARGET)
+    assert (got.code, "no such file" in got.line) == (FILE, True)
+
+
+@pytest.mark.parametrize("keep", [0, 10, 5000, -40])
+def test_a_truncated_file(refused: Refused, llama: Path, tmp_path: Path, clone: Path, keep: int) -> None:
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(llama.read_bytes()[:keep])
+    assert refused("clone", broken, clone, *TARGET).code == FILE
+    assert refused("inspect", broken).code == FILE
+
+
+@pytest.mark.parametrize("content", [b"not a model\n", b"PK\x03\x04" + bytes(100), b"\x08\x07", bytes(range(256))])
+def test_not_an_onnx_file(refused: Refused, tmp_path: Path, clone: Path, content: bytes) -> None:
+    wrong = tmp_path / "wrong.onnx"
+    wrong.write_bytes(content)
+    assert refused("clone", wrong, clone, *TARGET).code == FILE
+    assert refused("inspect", wrong).code == FILE
+    assert refused("verify", wrong, wrong).code == FILE
+
+
+def test_a_folder_is_no_model(refused: Refused, tmp_path: Path) -> None:
+    assert refused("inspect", tmp_path).code == FILE
+
+
+def test_external_data_that_is_missing(refused: Refused, llama: Path, tmp_path: Path, clone: Path) -> None:
+    apart = tmp_path / "apart.onnx"
+    onnx.save(onnx.load(llama), apart, save_as_external_data=True, location="apart.bin", size_threshold=0)
+    (tmp_path / "apart.bin").unlink()
+    got = refused("clone", apart, clone, *TARGET)
+    assert (got.code, "apart.bin" in got.line) == (FILE, True)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        ("--hidden", "4096"),
+        ("--hidden", "0"),
+        ("--hidden", "0%"),
+        ("--hidden", "150%"),
+        ("--heads", "3"),
+        ("--kv-heads", "3"),
+        ("--ffn", "100000"),
+        ("--layers", "0"),
+        ("--layers", "99"),
+        ("--head-dim", "512"),
+        ("--hidden", "-5"),
+        ("--hidden", "many"),
+        ("--hidden", "1.5"),
+        (),
+    ],
+)
+def test_a_shape_out_of_reach(refused: Refused, llama: Path, clone: Path, target: tuple[str, ...]) -> None:
+    assert refused("clone", llama, clone, *target, "--data", "random:2").code == USAGE
+    assert refused("plan", llama, *target, "-o", clone.with_name("plan.json")).code == USAGE
+
+
+def test_a_wrong_tokenizer(refused: Refused, llama: Path, tmp_path: Path, clone: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("The quick brown fox jumps over the lazy dog.\n" * 200)
+    other = tmp_path / "tokenizer.json"
+    words = {f"w{i}": i for i in range(400_000)} | {
+        word: 400_000 + i for i, word in enumerate(text.read_text().split())
+    }
+    held = {"version": "1.0", "added_tokens": [], "pre_tokenizer": {"type": "Whitespace"}}
+    other.write_text(json.dumps(held | {"model": {"type": "WordLevel", "vocab": words, "unk_token": "w0"}}))
+    common = ("clone", llama, clone, "--hidden", "32", "--data", text)
+    assert refused(*common, "--tokenizer", other).code == FILE  # ids beyond the embedding's rows
+    other.write_text("{}")
+    assert refused(*common, "--tokenizer", other).code == FILE
+    assert refused(*common, "--tokenizer", tmp_path / "nowhere.json").code == FILE
+    assert refused(*common).code in (USAGE, FILE)  # text without any tokenizer
+
+
+def test_empty_data(refused: Refused, llama: Path, tmp_path: Path, clone: Path) -> None:
+    empty, folder = tmp_path / "empty.txt", tmp_path / "folder"
+    empty.touch()
+    folder.mkdir()
+    zero = tmp_path / "zero.npz"
+    np.savez(zero, input_ids=np.zeros((0, 4), np.int64))
+    for data in (empty, folder, zero, tmp_path / "nowhere", "random:0", "unheard-of"):
+        assert refused("clone", llama, clone, "--hidden", "32", "--data", data).code in (USAGE, FILE)
+        assert refused("measure", llama, "--data", data, "-o", clone.with_name("stats")).code in (USAGE, FILE)
+
+
+def test_data_that_does_not_fit(refused: Refused, llama: Path, tmp_path: Path, clone: Path) -> None:
+    wrong = tmp_path / "wrong.npz"
+    np.savez(wrong, pixel_values=np.zeros((2, 3, 8, 8), np.float32))
+    got = refused("clone", llama, clone, "--hidden", "32", "--data", wrong)
+    assert (got.code, "pixel_values" in got.line) == (FILE, True)
+
+
+def test_files_of_another_kind(refused: Refused, llama: Path, tmp_path: Path, clone: Path) -> None:
+    wrong = tmp_path / "wrong"
+    for content in (b"", b"{}", b"[1]", b'{"parent": 3, "keep": {"a": 1}}', b"\xff\xfe" * 9):
+        wrong.write_bytes(content)
+        assert refused("clone", llama, clone, "--plan", wrong).code in (USAGE, FILE)
+        assert refused("clone", llama, clone, "--hidden", "32", "--stats", wrong).code == FILE
+        assert refused("pack", llama, wrong, "-o", clone).code == FILE
+
+
+def test_a_plan_of_another_parent(refused: Refused, llama: Path, tmp_path: Path, clone: Path) -> None:
+    plan = tmp_path / "plan.json"
+    assert run(["plan", str(llama), "--hidden", "32", "--importance", "first", "-o", str(plan)]) == 0
+    held = json.loads(plan.read_text())
+    plan.write_text(json.dumps(held | {"parent": "0" * 64}))
+    got = refused("clone", llama, clone, "--plan", plan)
+    assert (got.code, "another parent" in got.line) == (USAGE, True)
+
+
+def test_an_output_that_is_an_input(refused: Refused, llama: Path, tmp_path: Path) -> None:
+    copy, link = tmp_path / "copy.onnx", tmp_path / "link.onnx"
+    copy.write_bytes(llama.read_bytes())
+    link.symlink_to(copy)
+    for out in (copy, link, tmp_path / "out" / ".." / "copy.onnx"):
+        assert refused("clone", copy, out, *TARGET).code == USAGE
+    assert copy.read_bytes() == llama.read_bytes()
+
+
+def test_a_folder_that_is_not_there(refused: Refused, llama: Path, tmp_path: Path) -> None:
+    got = refused("clone", llama, tmp_path / "no" / "clone.onnx", *TARGET)
+    assert (got.code, "no such folder" in got.line) == (FILE, True)
+
+
+def test_a_parent_is_no_clone(refused: Refused, llama: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert refused("verify", llama, llama).code == VERIFICATION
+
+
+def test_a_graph_without_blocks(refused: Refused, tmp_path: Path, clone: Path) -> None:
+    value = onnx.helper.make_tensor_value_info
+    node = onnx.helper.make_node("Relu", ["x"], ["y"])
+    made = onnx.helper.make_graph([node], "one", [value("x", 1, ["n", 4])], [value("y", 1, ["n", 4])])
+    path = tmp_path / "relu.onnx"
+    opset = onnx.helper.make_opsetid("", 17)
+    onnx.save(onnx.helper.make_model(made, opset_imports=[opset], ir_version=9), path)  # noqa: TID251  as a user's
+    assert refused("inspect", path).code == GRAPH
+    assert refused("clone", path, clone, *TARGET).code == GRAPH
+
+
+@pytest.mark.parametrize(
+    "line",
+    [("unheard-of",), ("clone",), ("clone", "a", "b", "--unheard-of"), ("measure", "a", "-o", "b"), ("verify", "a")],
+)
+def test_usage(refused: Refused, line: tuple[str, ...]) -> None:
+    assert refused(*line).code == USAGE
