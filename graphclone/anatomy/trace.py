@@ -150,7 +150,7 @@ def describe(node: gs.Node) -> str:
 
 
 Flow = Callable[[Trace, gs.Node, list[Value | None]], list[Value]]
-Hook = Callable[[Trace, gs.Node], None]
+Hook = Callable[[Trace, gs.Node], Sequence[gs.Node]]
 
 
 def run(
@@ -159,16 +159,18 @@ def run(
     table: Mapping[tuple[str, str], Flow],
     before: Hook | None = None,
 ) -> Trace:
-    """Trace a model whose nodes are in topological order. ``before`` may edit a node about to be traced."""
+    """Trace a model whose nodes are in topological order.
+
+    ``before`` may edit a node about to be traced and return new nodes to trace ahead of it (it adds them to the graph).
+    """
     trace = Trace(model, shared=_really_shared(model))
     evaluator = Evaluator(model)
     _label_inputs(trace, feeds)
     for node in model.graph.nodes:
-        if before is not None:
-            before(trace, node)
-        inputs = [trace.input(node, i) for i in range(len(node.inputs))]
-        for tensor, value in zip(node.outputs, _outputs(trace, node, inputs, table, evaluator), strict=False):
-            trace.values[tensor.name] = value
+        for step in (*before(trace, node), node) if before else (node,):
+            inputs = [trace.input(step, i) for i in range(len(step.inputs))]
+            for tensor, value in zip(step.outputs, _outputs(trace, step, inputs, table, evaluator), strict=False):
+                trace.values[tensor.name] = value
     return trace
 
 
@@ -198,14 +200,20 @@ def _outputs(
         return [_computed(trace, node, i, a, static) for i, a in enumerate(evaluator.run(node, inputs))]
     flow = table.get((node.domain or "", node.op))
     if flow is not None:
-        return flow(trace, node, inputs)
+        try:
+            return flow(trace, node, inputs)
+        except ValueError as reason:  # NumPy found sizes that do not fit each other
+            raise UnsupportedGraph(f"{describe(node)} (inputs {_shapes(inputs)}): {reason}") from None
     if labelled:
-        shapes = ", ".join("-" if v is None else str(list(v.shape)) for v in inputs)
         raise UnsupportedGraph(
-            f"{describe(node)} (inputs {shapes}) meets traced neurons and has no row in graphclone/anatomy/flows: "
+            f"{describe(node)} (inputs {_shapes(inputs)}) meets traced neurons and has no row in graphclone/anatomy/flows: "
             f"add one (docs/extending.md) or export without it"
         )
     return [plain(shape) for shape in evaluator.shapes(node, inputs)]
+
+
+def _shapes(inputs: Sequence[Value | None]) -> str:
+    return ", ".join("-" if v is None else str(list(v.shape)) for v in inputs)
 
 
 def _computed(trace: Trace, node: gs.Node, index: int, array: Array, static: bool) -> Value:

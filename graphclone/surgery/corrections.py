@@ -1,0 +1,80 @@
+"""Corrections of the weights for what was cut away. Each is a row: name -> scale of every weight that is read.
+
+``paper`` (arXiv 2312.09299): a weight whose fan-in shrinks from d to d' is multiplied by sqrt(d/d'), so that what it
+writes keeps its deviation; gains and biases stay. A head tied to the embedding cannot be scaled, as the embedding
+would be scaled too: the final norm's gain and bias take the factor, which is the same function.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import onnx_graphsurgeon as gs
+
+from graphclone.anatomy.normalisations import FAR_ENOUGH
+from graphclone.anatomy.projections import Projection, projections
+from graphclone.anatomy.trace import Trace, node_key
+from graphclone.surgery.cut import Cut
+from graphclone.surgery.slice_weights import Use
+
+
+def paper(cut: Cut) -> dict[Use, float]:
+    """Scale of each use of a weight."""
+    scales: dict[Use, float] = {}
+    for p in projections(cut.found):
+        full = cut.trace.values[p.input].shape[p.input_axis]
+        kept = cut.size(p.input_factors, full)
+        if kept == full:
+            continue
+        scale = math.sqrt(full / kept)
+        if p.weight in cut.trace.shared:
+            scales |= {use: scale for use in _norm_before(cut.trace, p)}
+        else:
+            scales |= {use: scale for use in _uses(p)}
+    return scales
+
+
+def none(cut: Cut) -> dict[Use, float]:
+    """Slices as they are."""
+    return {}
+
+
+METHODS: dict[str, Callable[[Cut], dict[Use, float]]] = {"paper": paper, "none": none}
+
+
+def _uses(p: Projection) -> list[Use]:
+    """Where the weight enters: at the product, or before the Transpose or Cast that it passes first."""
+    node = p.node
+    for _ in range(FAR_ENOUGH):
+        for position, tensor in enumerate(node.inputs):
+            if isinstance(tensor, gs.Constant) and tensor.name == p.weight:
+                return [(node_key(node), position)]
+        above = [t.inputs[0] for t in node.inputs if t.inputs and t.name != p.input]
+        if not above:
+            break
+        node = above[0]
+    return []
+
+
+def _norm_before(trace: Trace, p: Projection) -> list[Use]:
+    """Gain and bias of the norm whose output the projection alone reads; empty where there is none."""
+    tensor = next(t for t in p.node.inputs if t.name == p.input)
+    uses: list[Use] = []
+    for _ in range(FAR_ENOUGH):
+        if not tensor.inputs or len(tensor.outputs) > 1:
+            return []
+        node = tensor.inputs[0]
+        if node.op.endswith("Normalization") and len(node.inputs) > 1:
+            return [*uses, *((node_key(node), k) for k in range(1, len(node.inputs)))]
+        vectors = [
+            k for k, t in enumerate(node.inputs) if isinstance(t, gs.Constant) and t.values.ndim and t.values.size > 1
+        ]
+        if node.op in ("Mul", "Add") and len(vectors) == 1:
+            uses.append((node_key(node), vectors[0]))
+            if node.op == "Mul":
+                return uses
+        elif node.op not in ("Cast", "Identity"):
+            return []
+        tensor = next(t for t in node.inputs if isinstance(t, gs.Variable))
+    return []

@@ -1,0 +1,83 @@
+"""What a plan means position by position: which ids live, where each kept position comes from, and the sizes expected."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+
+from graphclone.anatomy.flows import TABLE
+from graphclone.anatomy.groups import Grouping
+from graphclone.anatomy.ids import Factors
+from graphclone.anatomy.parts import Ids
+from graphclone.anatomy.trace import Slot, Trace, run
+from graphclone.errors import InvalidTarget
+from graphclone.feeds import tiny_feeds
+from graphclone.plan import Plan
+
+OTHER_BATCH, OTHER_LENGTH = 3, 11  # a second tiny run: sizes that differ from the first are not constants
+
+
+class Cut:
+    """A plan over a grouped trace of the parent."""
+
+    def __init__(self, found: Grouping, plan: Plan) -> None:
+        self.found, self.trace = found, found.trace
+        self.alive = np.ones(self.trace.ids.size, bool)
+        self.source = np.arange(self.trace.ids.size)  # class that fills the place of a class: differs in a permutation
+        by_name = {g.name: g for g in found.groups}
+        for name, kept in plan.keep.items():
+            group = by_name.get(name)
+            if group is None or max(kept) >= group.size:
+                has = "is not in this parent" if group is None else f"has {group.size} neurons, not {max(kept) + 1}"
+                raise InvalidTarget(f"plan: group {name} {has}")
+            if group.pinned and len(kept) < group.size:
+                raise InvalidTarget(f"plan: group {name} cannot be cut: {group.pinned}")
+            self.alive[group.classes] = False
+            chosen = group.classes[np.asarray(kept)]
+            self.alive[chosen] = True
+            self.source[np.sort(chosen)] = chosen
+
+    def size(self, factors: Factors, full: int) -> int:
+        """Positions that live along an axis of ``full``."""
+        return int(self.living(factors, full).sum())
+
+    def living(self, factors: Factors, full: int) -> np.ndarray:  # type: ignore[type-arg]
+        alive = np.ones(full, bool)
+        for factor in self.trace.ids.resolve(factors):
+            alive &= self.alive[factor]
+        return alive
+
+    def take(self, factors: Factors, full: int) -> Ids | None:
+        """For each position of the clone's axis the parent's position, or None where the axis stays as it is."""
+        resolved = self.trace.ids.resolve(factors)
+        places = np.flatnonzero(self.living(factors, full))
+        if places.size == full and all((self.source[f] == f).all() for f in resolved):
+            return None
+        if not resolved:
+            return None
+        here = np.stack([f[places] for f in resolved])
+        there = self.source[here]
+        taken = np.empty(places.size, np.int64)
+        # the k-th place with given neurons is filled by the k-th position that holds the neurons chosen for it
+        taken[np.lexsort(there[::-1])] = places[np.lexsort(here[::-1])]
+        return taken
+
+    def take_slot(self, slot: Slot) -> Ids | None:
+        return self.take((np.arange(slot.start, slot.start + slot.size),), slot.size)
+
+    def expected(self, name: str) -> tuple[int, ...] | None:
+        """The shape a tensor of the parent has in the clone, on the tiny batch."""
+        value = self.trace.values.get(name)
+        if value is None:
+            return None
+        return tuple(self.size(f, d) for f, d in zip(value.factors, value.shape, strict=True))
+
+    @cached_property
+    def other(self) -> Trace:
+        """The parent traced on another batch and length."""
+        return run(self.trace.model, tiny_feeds(self.trace.model, OTHER_BATCH, OTHER_LENGTH), TABLE)
+
+    def varies(self, name: str, axis: int) -> bool:
+        """Does the size of a tensor's axis depend on the batch?"""
+        return self.other.values[name].shape[axis] != self.trace.values[name].shape[axis]

@@ -1,0 +1,71 @@
+"""Depth: a block is removed by joining its two cut points."""
+
+from __future__ import annotations
+
+import onnx_graphsurgeon as gs
+
+from graphclone.anatomy.parts import Anatomy, Block
+from graphclone.anatomy.trace import Trace, node_key
+from graphclone.errors import InvalidTarget, UnsupportedGraph
+from graphclone.graph import Model
+from graphclone.plan import Plan
+
+
+def drop_blocks(model: Model, anatomy: Anatomy, plan: Plan, trace: Trace) -> bool:
+    """Remove the plan's blocks from ``model`` in place; True where anything changed."""
+    dropped = [b for s in anatomy.stacks for b in _chosen(s.name, s.blocks, plan)]
+    known = {s.name for s in anatomy.stacks}
+    if unknown := set(plan.drop_blocks) - known:
+        raise InvalidTarget(f"plan: no stack named {', '.join(sorted(unknown))}; the parent has {', '.join(sorted(known))}")
+    if not dropped:
+        return False
+    graph = model.graph
+    tensors = graph.tensors()
+    doomed = {key for block in dropped for key in block.nodes}
+    # later blocks first: the entry of a block may be the exit of a dropped one before it, which is joined next
+    for block in reversed(dropped):
+        _join(graph, tensors[block.entry], tensors[block.exit], doomed)
+    _move_shape_readers(graph, dropped, trace, doomed)
+    graph.outputs[:] = [t for t in graph.outputs if not (t.inputs and node_key(t.inputs[0]) in doomed)]
+    graph.cleanup()
+    if left := [n for n in graph.nodes if node_key(n) in doomed]:
+        raise UnsupportedGraph(
+            f"dropping blocks {sorted(b.index for b in dropped)}: {left[0].op} node {left[0].name!r} of a dropped block is still "
+            f"read by a kept one"
+        )
+    return True
+
+
+def _chosen(stack: str, blocks: tuple[Block, ...], plan: Plan) -> list[Block]:
+    chosen = set(plan.drop_blocks.get(stack, ()))
+    if chosen and (max(chosen) >= len(blocks) or min(chosen) < 0 or len(chosen) == len(blocks)):
+        raise InvalidTarget(f"plan: cannot drop blocks {sorted(chosen)} of the {len(blocks)} in stack {stack}")
+    return [b for b in blocks if b.index in chosen]
+
+
+def _join(graph: gs.Graph, entry: gs.Tensor, exit_: gs.Tensor, doomed: set[str]) -> None:
+    for node in list(exit_.outputs):
+        if node_key(node) not in doomed or node.op == "Shape":
+            for position, tensor in enumerate(node.inputs):
+                if tensor.name == exit_.name:
+                    node.inputs[position] = entry
+    for position, tensor in enumerate(graph.outputs):
+        if tensor.name == exit_.name:  # the caller keeps the name
+            exit_.inputs.clear()
+            graph.nodes.append(gs.Node("Identity", f"{exit_.name}_joined", inputs=[entry], outputs=[exit_]))
+            graph.outputs[position] = exit_
+
+
+def _move_shape_readers(graph: gs.Graph, dropped: list[Block], trace: Trace, doomed: set[str]) -> None:
+    """Kept nodes may read sizes off a value inside a dropped block; its entry has the same."""
+    tensors = graph.tensors()
+    for block in dropped:
+        entry_shape = trace.values[block.entry].shape
+        inside = set(block.nodes)
+        for node in [n for n in graph.nodes if n.op == "Shape" and n.inputs[0].inputs]:
+            maker = node.inputs[0].inputs[0]
+            if node_key(maker) in inside and trace.values[node.inputs[0].name].shape == entry_shape:
+                source = tensors[block.entry]
+                while source.inputs and node_key(source.inputs[0]) in doomed:
+                    source = tensors[next(b.entry for b in dropped if b.exit == source.name)]
+                node.inputs[0] = source

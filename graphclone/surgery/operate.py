@@ -1,0 +1,119 @@
+"""Surgery, pass by pass: depth, width, sizes, clean-up, and the record that the clone carries."""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import PackageNotFoundError, version
+
+import onnx_graphsurgeon as gs
+
+from graphclone.anatomy.describe import describe, examine
+from graphclone.anatomy.flows import TABLE
+from graphclone.anatomy.parts import Anatomy
+from graphclone.anatomy.trace import Trace, run
+from graphclone.errors import InvalidTarget, UnsupportedGraph
+from graphclone.feeds import tiny_feeds
+from graphclone.graph import Model
+from graphclone.plan import Plan
+from graphclone.surgery.corrections import METHODS
+from graphclone.surgery.cut import Cut
+from graphclone.surgery.drop_blocks import drop_blocks
+from graphclone.surgery.shapes import Resizer
+from graphclone.surgery.slice_weights import Slices, slice_weights
+
+
+def clone(model: Model, anatomy: Anatomy, plan: Plan) -> Model:
+    """The parent cut to the plan: a new model, the parent untouched.
+
+    Raises InvalidTarget for a plan of another parent or one that the groups cannot meet, UnsupportedGraph where a size
+    cannot be rewritten.
+    """
+    if plan.parent != anatomy.fingerprint or anatomy.fingerprint != model.sha256:
+        raise InvalidTarget(f"the plan is for parent {plan.parent[:12]}, this one is {model.sha256[:12]}: plan again")
+    _refuse_head_dim(anatomy, plan)
+    found = examine(model)
+    describe(found, model)  # names the groups, as the plan does
+    cut = Cut(found, plan)
+    made = model.copy()
+    made.path, made.external_files = None, ()
+    made.__dict__.pop("sha256", None)
+    drop_blocks(made, anatomy, plan, found.trace)
+    slices = slice_weights(made, cut, METHODS[plan.method](cut))
+    sizes = _resize(made, cut)
+    _clean(made, cut, model)
+    _record(made, plan, slices, sizes)
+    return made
+
+
+def _refuse_head_dim(anatomy: Anatomy, plan: Plan) -> None:
+    for name, kept in plan.keep.items():
+        group = anatomy.groups.get(name)
+        if group and group.kind == "qk_dim" and len(kept) < group.size:
+            raise InvalidTarget(f"plan: {name} cuts head_dim, whose attention scale is not rewritten yet: cut heads instead")
+
+
+def _resize(made: Model, cut: Cut) -> list[str]:
+    """Trace the clone, mending sizes as they come; then every shape must be the expected one."""
+    resizer = Resizer(cut)
+    trace = run(made, tiny_feeds(made), TABLE, resizer)
+    resizer.place(made.graph)
+    _audit(trace, cut)
+    return resizer.constants
+
+
+def _audit(trace: Trace, cut: Cut) -> None:
+    for name, value in trace.values.items():
+        expected = cut.expected(name)
+        if expected is not None and value.shape != expected and not _follows_other(cut, name):
+            maker = next((n for n in trace.model.graph.nodes if any(t.name == name for t in n.outputs)), None)
+            what = f"{maker.op} node {maker.name!r}" if maker is not None else "input"
+            raise UnsupportedGraph(
+                f"{what}: {name!r} would be {list(value.shape)}, the plan needs {list(expected)}: "
+                f"no row of graphclone/surgery/shapes.py covers it"
+            )
+
+
+def _follows_other(cut: Cut, name: str) -> bool:
+    """Integers and shapes may change freely; what counts is what they shape."""
+    value = cut.trace.values[name]
+    return value.data is not None and value.data.dtype.kind in "iub"
+
+
+def _clean(made: Model, cut: Cut, parent: Model) -> None:
+    used = {t.name for t in parent.graph.inputs if t.outputs}
+    graph = made.graph
+    graph.cleanup()
+    graph.inputs[:] = [t for t in graph.inputs if t.outputs or t.name not in used]
+    inputs = {t.name for t in graph.inputs}
+    for name, tensor in graph.tensors().items():
+        if isinstance(tensor, gs.Variable) and tensor.shape is not None and name not in inputs:
+            tensor.shape = _declared(cut, name, list(tensor.shape))
+
+
+def _declared(cut: Cut, name: str, shape: list[int | str | None]) -> list[int | str | None]:
+    """Fixed sizes that a value declares follow the plan."""
+    value, expected = cut.trace.values.get(name), cut.expected(name)
+    if value is None or expected is None or len(expected) != len(shape):
+        return shape
+    return [e if isinstance(d, int) and d == v else d for d, v, e in zip(shape, value.shape, expected, strict=True)]
+
+
+def _record(made: Model, plan: Plan, slices: Slices, sizes: list[str]) -> None:
+    kept = {n for n, t in made.graph.tensors().items() if isinstance(t, gs.Constant)}
+    claims = {name: claim for name, claim in slices.claims.items() if name in kept}
+    claims |= {name: {"shape_constant": True} for name in sizes if name in kept}
+    try:
+        release = version("graphclone")
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        release = "0"
+    made.metadata |= {
+        "graphclone.plan": plan.to_json(),
+        "graphclone.parent_sha256": plan.parent,
+        "graphclone.method": plan.method,
+        "graphclone.version": release,
+        "graphclone.slices": json.dumps(claims, sort_keys=True),
+        "graphclone.takes": json.dumps(slices.takes),
+    }
+
+
+__all__ = ["clone"]
