@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,17 +58,27 @@ def read(clone: Model) -> Claims:
         keys = ", ".join(PREFIX + key for key in missing)
         raise VerificationFailed(f"{clone.path or 'the clone'}: no metadata {keys}: was it written by graphclone?")
     try:
-        slices = {name: _slice(claim) for name, claim in json.loads(held["slices"]).items()}
+        takes = [_indices(take) for take in json.loads(held.get("takes", "[]"))]
+        slices = {name: _slice(claim, takes) for name, claim in json.loads(held["slices"]).items()}
         plan = Plan.from_json(held["plan"], PREFIX + "plan")
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, BadData) as reason:
+    except (ValueError, TypeError, LookupError, AttributeError, OverflowError, BadData) as reason:
         raise VerificationFailed(f"{clone.path or 'the clone'}: malformed metadata ({reason})") from None
     return Claims(plan, held["parent_sha256"], held["method"], held["version"], slices, "trained" in held)
 
 
-def _slice(claim: Mapping[str, Any]) -> Slice:
+def _indices(take: Any) -> Indices:
+    array = np.asarray(take)
+    if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
+        raise ValueError("the indices kept along an axis are a flat list of whole numbers")
+    return array.astype(np.int64)
+
+
+def _slice(claim: Mapping[str, Any], takes: Sequence[Indices]) -> Slice:
+    """An axis is null (whole), the number of a list in ``takes``, or a list of indices itself."""
     if claim.get("shape_constant"):
         return Slice(None)
-    take = tuple(None if axis is None else np.asarray(axis, dtype=np.int64) for axis in claim["take"])
-    if any(axis is not None and axis.ndim != 1 for axis in take):
-        raise ValueError("an axis of a slice is a flat list of indices")
+    take = tuple(
+        None if axis is None else takes[axis] if isinstance(axis, int) and axis >= 0 else _indices(axis)
+        for axis in claim["take"]
+    )
     return Slice(str(claim["parent"]), take, float(claim.get("scale", 1.0)))

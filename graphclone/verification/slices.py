@@ -145,10 +145,22 @@ def _unused_keeps(before: Mapping[str, Array], claims: Claims) -> Iterator[str]:
     shown: set[bytes] = set()
     for _, _, indices, size in _cut_axes(before, claims):
         shown |= factors(indices, size, frozenset(kept), known) or frozenset()
+    gone = _prefixes_of_dropped_blocks(claims.plan)
     for group, neurons in sorted(claims.plan.keep.items()):
+        if group.startswith(gone):
+            continue
         array = np.asarray(neurons, dtype=np.int64)
         if array.tobytes() not in shown and not np.array_equal(array, np.arange(array.size)):
             yield f"group {group} keeps {array.size} neurons in the plan, and no weight is cut so"
+
+
+def _prefixes_of_dropped_blocks(plan: Plan) -> tuple[str, ...]:
+    """Groups are named ``blocks.3.ffn``, with the stack before it where there are several; a lone stack is ``blocks``."""
+    return tuple(
+        f"{'' if stack == 'blocks' else stack + '.'}blocks.{index}."
+        for stack, indices in plan.drop_blocks.items()
+        for index in indices
+    )
 
 
 def factors(
