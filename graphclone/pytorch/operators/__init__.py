@@ -1,0 +1,19 @@
+"""TABLE (domain, operator, since_version) -> how torch computes it, one file a theme."""
+
+from graphclone.pytorch.operators import convolution, elementwise, indexing, linear, movement, norms, sizes
+from graphclone.pytorch.operators.rows import ON_SIZES, TABLE, Call, Lookup, Row
+
+__all__ = [
+    "ON_SIZES",
+    "TABLE",
+    "Call",
+    "Lookup",
+    "Row",
+    "convolution",
+    "elementwise",
+    "indexing",
+    "linear",
+    "movement",
+    "norms",
+    "sizes",
+]

@@ -1,0 +1,176 @@
+"""Picking and placing by index, sorting, and tensors made from numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from graphclone.pytorch.operators.rows import Call, row
+from graphclone.pytorch.recorder import Scalar, Symbol
+
+
+@row("Gather", 1, 11, 13)
+def gather(call: Call, x: Any, indices: Any) -> Any:
+    """Indices of any shape take the place of the axis; negative ones count from the end.
+
+    Along axis 0 of a matrix this is an embedding, as long as the indices cannot be negative.
+    """
+    axis = int(call.attr("axis", 0))
+    if isinstance(indices, torch.Tensor) and indices.dim() == 0:
+        return x.select(axis, int(indices))
+    if axis == 0 and call.rank(x) == 2 and _never_negative(call, indices):
+        return F.embedding(indices, x)
+    return x[(slice(None),) * (axis % call.rank(x)) + (indices,)]
+
+
+def _never_negative(call: Call, indices: Any) -> bool:
+    """Token ids are not: an input of the graph is used as ids of a vocabulary."""
+    if isinstance(indices, torch.Tensor):
+        return bool((indices >= 0).all())
+    return bool(indices.node.op == "placeholder")
+
+
+@row("GatherElements", 11, 13)
+def gather_elements(call: Call, x: Any, indices: Any) -> Any:
+    axis = int(call.attr("axis", 0))
+    return torch.gather(x, axis, _from_start(call, indices, call.size(x, axis)))
+
+
+def _from_start(call: Call, indices: Any, size: Scalar) -> Any:
+    """torch.gather and scatter take no negative index."""
+    return torch.where(indices < 0, indices + size, indices)
+
+
+@row("GatherND", 11, 12, 13)
+def gather_nd(call: Call, x: Any, indices: Any) -> Any:
+    """The last axis of ``indices`` holds a position in the leading axes that follow the batch axes."""
+    batch, depth = int(call.attr("batch_dims", 0)), _depth(call, indices)
+    positions = [indices.select(-1, i) for i in range(depth)]
+    if not batch:
+        return x[tuple(positions)]
+    rank = call.rank(indices) - 1
+    grids = []
+    for axis in range(batch):
+        count = call.recorder.call(torch.arange, call.size(x, axis), device=call.recorder.device)
+        grids.append(count.reshape([-1 if i == axis else 1 for i in range(rank)]))
+    return x[tuple(grids + positions)]
+
+
+def _depth(call: Call, indices: Any) -> int:
+    """The size of the last axis: part of the operator's meaning, so it must be fixed."""
+    if isinstance(indices, torch.Tensor):
+        return int(indices.shape[-1])
+    declared = call.node.inputs[1].shape
+    known = declared[-1] if declared else None
+    return known if isinstance(known, int) else int(call.example(indices).shape[-1])
+
+
+@row("ScatterND", 11, 13, 16, 18)
+def scatter_nd(call: Call, x: Any, indices: Any, updates: Any) -> Any:
+    """Replaces, or accumulates with reduction (onnx ScatterND-18)."""
+    reduction, depth = call.attr("reduction", "none"), _depth(call, indices)
+    positions = tuple(indices.select(-1, i) for i in range(depth))
+    if reduction not in ("none", "add"):
+        raise call.refuse(f"reduction {reduction!r} (none and add are supported)")
+    return torch.index_put(x, positions, updates, accumulate=reduction == "add")
+
+
+SCATTER = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
+
+
+@row("ScatterElements", 11, 13, 16, 18)
+def scatter_elements(call: Call, x: Any, indices: Any, updates: Any) -> Any:
+    axis, reduction = int(call.attr("axis", 0)), call.attr("reduction", "none")
+    indices = _from_start(call, indices, call.size(x, axis))
+    if reduction == "none":
+        return torch.scatter(x, axis, indices, updates)
+    return torch.scatter_reduce(x, axis, indices, updates, SCATTER[reduction])
+
+
+@row("NonZero", 9, 13)
+def non_zero(call: Call, x: Any) -> Any:
+    return torch.nonzero(x).t()
+
+
+@row("TopK", 10, 11, 24, numbers=(1,))
+def top_k(call: Call, x: Any, k: list[Scalar]) -> Any:
+    found = torch.topk(x, k[0], int(call.attr("axis", -1)), bool(call.attr("largest", 1)), bool(call.attr("sorted", 1)))
+    return found[0], found[1]
+
+
+def _arg(call: Call, x: Any, function: Any) -> Any:
+    axis, keep = int(call.attr("axis", 0)), bool(call.attr("keepdims", 1))
+    if not call.attr("select_last_index", 0):
+        return function(x, dim=axis, keepdim=keep)
+    return call.size(x, axis) - 1 - function(torch.flip(x, [axis]), dim=axis, keepdim=keep)
+
+
+@row("ArgMax", 1, 11, 12, 13)
+def arg_max(call: Call, x: Any) -> Any:
+    return _arg(call, x, torch.argmax)
+
+
+@row("ArgMin", 1, 11, 12, 13)
+def arg_min(call: Call, x: Any) -> Any:
+    return _arg(call, x, torch.argmin)
+
+
+@row("CumSum", 11, 14, numbers=(1,))
+def cum_sum(call: Call, x: Any, axis: list[Scalar]) -> Any:
+    where = (call.ints(axis, "axis") or [0])[0]
+    turned = torch.flip(x, [where]) if call.attr("reverse", 0) else x
+    total = torch.cumsum(turned, where, dtype=call.dtype(x))
+    if call.attr("exclusive", 0):
+        total = total - turned
+    return torch.flip(total, [where]) if call.attr("reverse", 0) else total
+
+
+@row("OneHot", 9, 11, numbers=(1,))
+def one_hot(call: Call, indices: Any, depth: list[Scalar], values: Any) -> Any:
+    """values = [off, on]; an index outside [-depth, depth) gives a row of off."""
+    axis, classes = int(call.attr("axis", -1)), depth[0]
+    wanted = torch.where(indices < 0, indices + classes, indices).unsqueeze(axis)
+    rank = call.rank(indices) + 1
+    shape = [1] * rank
+    shape[axis] = -1
+    each = call.recorder.call(torch.arange, classes, device=call.recorder.device).reshape(shape)
+    return torch.where(wanted == each, values[1], values[0])
+
+
+@row("Range", 11, numbers=(0, 1, 2))
+def range_(call: Call, start: list[Scalar], limit: list[Scalar], delta: list[Scalar]) -> Any:
+    """The element type is that of the inputs."""
+    dtype = call.dtype(call.inputs[0])
+    numbers = (start[0], limit[0], delta[0])
+    if any(isinstance(n, Symbol) for n in numbers):
+        return call.recorder.call(torch.arange, *numbers, dtype=dtype, device=call.recorder.device)
+    return torch.arange(*numbers, dtype=dtype)
+
+
+@row("ConstantOfShape", 9, 20, 21, 23, 24, 25, numbers=(0,))
+def constant_of_shape(call: Call, shape: list[Scalar]) -> Any:
+    value = call.attr("value")
+    held = 0.0 if value is None else value.values.reshape(-1)[0].item()
+    dtype = torch.float32 if value is None else torch.from_numpy(value.values.reshape(-1)[:1].copy()).dtype
+    if any(isinstance(n, Symbol) for n in shape):
+        return call.recorder.call(torch.full, shape, held, dtype=dtype, device=call.recorder.device)
+    return torch.full([int(n) for n in shape], held, dtype=dtype)
+
+
+@row("EyeLike", 9, 22)
+def eye_like(call: Call, x: Any) -> Any:
+    dtype = call.torch_type(int(call.attr("dtype"))) if "dtype" in call.node.attrs else call.dtype(x)
+    rows, columns = call.sizes(x)
+    ones = torch.ones_like(x, dtype=dtype)
+    k = int(call.attr("k", 0))
+    return torch.tril(torch.triu(ones, k), k)
+
+
+@row("Compress", 9, 11)
+def compress(call: Call, x: Any, condition: Any) -> Any:
+    """The condition may be shorter than the axis: what it does not name is dropped."""
+    axis = call.attr("axis")
+    kept = torch.nonzero(condition).reshape(-1)
+    return torch.index_select(x.reshape(-1) if axis is None else x, axis or 0, kept)

@@ -1,0 +1,198 @@
+"""Reductions, softmax and normalisation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from graphclone.pytorch.operators.rows import CONTRIB, Call, row
+from graphclone.pytorch.recorder import Scalar
+
+REDUCTIONS: tuple[tuple[str, tuple[int, ...], Any], ...] = (
+    ("ReduceL1", (1, 11, 13, 18), lambda x, dim, keepdim: x.abs().sum(dim, keepdim)),
+    ("ReduceL2", (1, 11, 13, 18), lambda x, dim, keepdim: x.square().sum(dim, keepdim).sqrt()),
+    ("ReduceLogSum", (1, 11, 13, 18), lambda x, dim, keepdim: x.sum(dim, keepdim).log()),
+    ("ReduceLogSumExp", (1, 11, 13, 18), torch.logsumexp),
+    ("ReduceMax", (1, 11, 12, 13, 18, 20), torch.amax),
+    ("ReduceMean", (1, 11, 13, 18), torch.mean),
+    ("ReduceMin", (1, 11, 12, 13, 18, 20), torch.amin),
+    ("ReduceSum", (1, 11, 13), torch.sum),
+    ("ReduceSumSquare", (1, 11, 13, 18), lambda x, dim, keepdim: x.square().sum(dim, keepdim)),
+)
+
+
+def _reduce(call: Call, function: Any, x: Any, axes: list[Scalar] | None) -> Any:
+    """No axes means all of them, or none with noop_with_empty_axes (onnx ReduceSum-13). The type stays."""
+    where = call.axes(axes)
+    if not where and call.attr("noop_with_empty_axes", 0):
+        return function(x.unsqueeze(0), dim=0, keepdim=False)
+    where = where or list(range(call.rank(x)))
+    if not where:
+        return function(x.unsqueeze(0), dim=0, keepdim=False)
+    reduced = function(x, dim=where, keepdim=bool(call.attr("keepdims", 1)))
+    dtype = call.dtype(x)
+    return reduced if dtype.is_floating_point else reduced.to(dtype)
+
+
+for _op, _since, _function in REDUCTIONS:
+    row(_op, *_since, numbers=(1,))(lambda call, x, axes=None, f=_function: _reduce(call, f, x, axes))
+
+
+@row("ReduceProd", 1, 11, 13, 18, numbers=(1,))
+def reduce_prod(call: Call, x: Any, axes: list[Scalar] | None = None) -> Any:
+    """torch multiplies along one axis at a time."""
+    where = call.axes(axes)
+    if not where and call.attr("noop_with_empty_axes", 0):
+        return x
+    rank, keep = call.rank(x), bool(call.attr("keepdims", 1))
+    dtype = call.dtype(x)
+    for axis in sorted((a % rank for a in (where or range(rank))), reverse=True):
+        x = torch.prod(x, dim=axis, keepdim=keep, dtype=dtype)
+    return x
+
+
+def _softmax(call: Call, x: Any, function: Any) -> Any:
+    """Before opset 13 everything from the axis on was one axis (onnx Softmax-11)."""
+    if call.version >= 13:
+        return function(x, dim=int(call.attr("axis", -1)))
+    axis, rank = int(call.attr("axis", 1)), call.rank(x)
+    if axis % max(rank, 1) == rank - 1:
+        return function(x, dim=-1)
+    return function(torch.flatten(x, axis % rank), dim=-1).reshape(call.sizes(x))
+
+
+@row("Softmax", 1, 11, 13)
+def softmax(call: Call, x: Any) -> Any:
+    return _softmax(call, x, torch.softmax)
+
+
+@row("LogSoftmax", 1, 11, 13)
+def log_softmax(call: Call, x: Any) -> Any:
+    return _softmax(call, x, torch.log_softmax)
+
+
+@row("Hardmax", 13)
+def hardmax(call: Call, x: Any) -> Any:
+    axis = int(call.attr("axis", -1))
+    best = torch.argmax(x, dim=axis, keepdim=True)
+    return torch.zeros_like(x).scatter(axis, best, 1.0)
+
+
+def _normalised_sizes(call: Call, x: Any, gain: Any) -> list[Scalar]:
+    """The sizes from the axis on; read from the gain, whose shape is fixed, where it spans them."""
+    rank, axis = call.rank(x), int(call.attr("axis", -1))
+    spanned = rank - axis % rank
+    shape = list(call.example(gain).shape)
+    return shape if len(shape) == spanned and 1 not in shape else call.sizes(x)[rank - spanned :]
+
+
+@row("LayerNormalization", 17, gains=(1,), biases=(2,))
+def layer_normalization(call: Call, x: Any, gain: Any, bias: Any = None) -> Any:
+    """The statistics are computed in float32 (stash_type) as torch's kernels do for narrower types."""
+    if len(call.node.outputs) > 1:
+        raise call.refuse("the Mean and InvStdDev outputs")
+    sizes = _normalised_sizes(call, x, gain)
+    if len(sizes) == call.rank(gain):
+        return F.layer_norm(x, sizes, gain, bias, call.attr("epsilon", 1e-5))
+    scaled = F.layer_norm(x, sizes, None, None, call.attr("epsilon", 1e-5)) * gain
+    return scaled if bias is None else scaled + bias
+
+
+def _rms(call: Call, x: Any, gain: Any) -> Any:
+    sizes = _normalised_sizes(call, x, gain)
+    return F.rms_norm(x, sizes, gain, call.attr("epsilon", 1e-5))
+
+
+@row("RMSNormalization", 23, gains=(1,))
+@row("SimplifiedLayerNormalization", 1, gains=(1,))
+def rms_normalization(call: Call, x: Any, gain: Any) -> Any:
+    """SimplifiedLayerNormalization is ONNX Runtime's name for it, in the default domain."""
+    if len(call.node.outputs) > 1:
+        raise call.refuse("the InvStdVar output")
+    return _rms(call, x, gain)
+
+
+def _skip(call: Call, x: Any, skip: Any, bias: Any) -> Any:
+    total = x + skip
+    return total if bias is None else total + bias
+
+
+def _with_sum(call: Call, normalised: Any, total: Any) -> Any:
+    """Outputs: normalised, mean, inverse deviation, sum. The statistics are for a training graph only."""
+    outputs = call.node.outputs
+    if any(o.name for o in outputs[1:3]):
+        raise call.refuse("the mean and inv_std_var outputs")
+    return (normalised, None, None, total)[: len(outputs)]
+
+
+@row("SkipLayerNormalization", 1, domain=CONTRIB, gains=(2,), biases=(3, 4))
+def skip_layer_normalization(call: Call, x: Any, skip: Any, gain: Any, beta: Any = None, bias: Any = None) -> Any:
+    total = _skip(call, x, skip, bias)
+    normalised = F.layer_norm(total, _normalised_sizes(call, x, gain), gain, beta, call.attr("epsilon", 1e-12))
+    return _with_sum(call, normalised, total)
+
+
+@row("SkipSimplifiedLayerNormalization", 1, domain=CONTRIB, gains=(2,), biases=(3,))
+def skip_rms_normalization(call: Call, x: Any, skip: Any, gain: Any, bias: Any = None) -> Any:
+    total = _skip(call, x, skip, bias)
+    return _with_sum(call, _rms(call, total, gain), total)
+
+
+@row("EmbedLayerNormalization", 1, domain=CONTRIB, gains=(5,), biases=(6,))
+def embed_layer_normalization(
+    call: Call,
+    ids: Any,
+    segments: Any,
+    words: Any,
+    positions: Any,
+    segment_table: Any = None,
+    gain: Any = None,
+    beta: Any = None,
+    mask: Any = None,
+    position_ids: Any = None,
+) -> Any:
+    """BERT's three embeddings and their norm; the second output counts the mask (onnxruntime contrib)."""
+    if position_ids is None:
+        position_ids = call.recorder.call(torch.arange, call.size(ids, 1), device=call.recorder.device).unsqueeze(0)
+    total = F.embedding(ids.long(), words) + F.embedding(position_ids.long(), positions)
+    if segment_table is not None:
+        total = total + F.embedding(segments.long(), segment_table)
+    normalised = F.layer_norm(total, list(call.example(gain).shape), gain, beta, call.attr("epsilon", 1e-12))
+    zeros = call.recorder.call(torch.zeros, [call.size(ids, 0)], dtype=torch.int32, device=call.recorder.device)
+    lengths = zeros if mask is None else mask.sum(dim=1, dtype=torch.int32)
+    return (normalised, lengths, total)[: len(call.node.outputs)]
+
+
+@row("InstanceNormalization", 6, 22, gains=(1,), biases=(2,))
+def instance_normalization(call: Call, x: Any, gain: Any, bias: Any) -> Any:
+    return F.instance_norm(x, weight=gain, bias=bias, eps=call.attr("epsilon", 1e-5))
+
+
+@row("GroupNormalization", 21, gains=(1,), biases=(2,))
+def group_normalization(call: Call, x: Any, gain: Any, bias: Any) -> Any:
+    return F.group_norm(x, int(call.attr("num_groups")), gain, bias, call.attr("epsilon", 1e-5))
+
+
+@row("BatchNormalization", 9, 14, 15, gains=(1,), biases=(2,), fixed=(3, 4))
+def batch_normalization(call: Call, x: Any, gain: Any, bias: Any, mean: Any, variance: Any) -> Any:
+    """With the running statistics of the file, which stay as they are."""
+    if call.attr("training_mode", 0) or len(call.node.outputs) > 1:
+        raise call.refuse("exported in training mode: export the model with model.eval()")
+    return F.batch_norm(x, mean, variance, gain, bias, False, 0.0, call.attr("epsilon", 1e-5))
+
+
+@row("LpNormalization", 1, 22)
+def lp_normalization(call: Call, x: Any) -> Any:
+    axis, p = int(call.attr("axis", -1)), int(call.attr("p", 2))
+    return x / torch.linalg.vector_norm(x, p, dim=axis, keepdim=True)
+
+
+@row("MeanVarianceNormalization", 9, 13)
+def mean_variance_normalization(call: Call, x: Any) -> Any:
+    axes = list(call.attr("axes", [0, 2, 3]))
+    centred = x - x.mean(dim=axes, keepdim=True)
+    return centred / (torch.sqrt(centred.square().mean(dim=axes, keepdim=True)) + 1e-9)
+
+

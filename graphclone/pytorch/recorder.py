@@ -1,0 +1,247 @@
+"""Recording: the rows of the operator table are ordinary torch code; given symbols they record, given tensors they run.
+
+What an ONNX value can be while a module is built:
+
+- ``Symbol``: computed at run time, a node of the torch.fx graph;
+- ``torch.Tensor``: known already (integer tables, masks, frequencies), so that operators on it are folded by running;
+- ``Sizes``: the numbers of a shape or of arithmetic on shapes, each an int or a scalar Symbol. Shape chains thus become
+  ``x.size(1) * 4`` in the module's code, not small tensors, and stay dynamic.
+
+Each node carries an *example*, its result on the meta device for one small set of input sizes. Only ranks and dtypes
+are read from it, never sizes.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+from torch.fx.node import map_arg
+from torch.fx.proxy import GraphAppendingTracer
+
+UNKNOWN = object()  # the example of a node whose example could not be computed
+Scalar = Any  # int, float, bool or Symbol
+RANDOM: frozenset[Any] = frozenset({torch.nn.functional.dropout, torch.rand, torch.randn})
+
+
+class Symbol(fx.Proxy):
+    """A value of the module's forward; operators and torch functions on it are recorded."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__array"):  # NumPy asks; a symbol is an opaque element to it
+            raise AttributeError(name)
+        return super().__getattr__(name)
+
+    @property
+    def example(self) -> Any:
+        """The meta tensor or number that stands for it, or UNKNOWN."""
+        return self.node.meta.get("example", UNKNOWN)
+
+
+@dataclass(frozen=True, eq=False)
+class Sizes:
+    """Numbers known to be few and on the host: an array of int, float, bool or scalar Symbol."""
+
+    elements: np.ndarray[Any, np.dtype[Any]]
+    dtype: torch.dtype
+
+    @staticmethod
+    def of(values: Sequence[Scalar], dtype: torch.dtype = torch.int64) -> Sizes:
+        """A vector of numbers."""
+        elements = np.empty(len(values), dtype=object)
+        elements[:] = values
+        return Sizes(elements, dtype)
+
+    @staticmethod
+    def of_tensor(tensor: torch.Tensor) -> Sizes:
+        elements = np.empty(tuple(tensor.shape), dtype=object)
+        elements[...] = np.array(tensor.tolist(), dtype=object)
+        return Sizes(elements, tensor.dtype)
+
+    @property
+    def known(self) -> bool:
+        return not any(isinstance(e, Symbol) for e in self.elements.reshape(-1))
+
+    def tensor(self) -> torch.Tensor:
+        """As a tensor, where every number is known."""
+        return torch.tensor(self.elements.tolist(), dtype=self.dtype)
+
+
+Value = Symbol | torch.Tensor | Sizes
+
+
+class Recorder(GraphAppendingTracer):
+    """Appends to a torch.fx graph, computing examples and recording equal calls once."""
+
+    def __init__(self, root: torch.nn.Module) -> None:
+        super().__init__(fx.Graph())
+        self.root = root
+        self.device_of: Symbol | None = None
+        self._calls: dict[Hashable, Symbol] = {}
+        self._constants: dict[int, tuple[torch.Tensor, Symbol]] = {}
+
+    def proxy(self, node: fx.Node) -> Symbol:
+        return Symbol(node, self)
+
+    def create_arg(self, a: Any) -> Any:
+        if isinstance(a, torch.Tensor):
+            return self.constant(a).node
+        if isinstance(a, np.generic):
+            return a.item()
+        if isinstance(a, fx.Node):
+            return a
+        return super().create_arg(a)
+
+    def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **named: Any) -> Symbol:
+        args, kwargs = self.create_arg(args), self.create_arg(kwargs)
+        pure = kind in ("call_function", "call_method") and target not in RANDOM
+        key = (kind, target, _frozen(args), _frozen(kwargs)) if pure else None
+        if key is not None and key in self._calls:
+            return self._calls[key]
+        symbol = super().create_proxy(kind, target, args, kwargs, *rest, **named)
+        assert isinstance(symbol, Symbol)
+        symbol.node.meta["example"] = _run_example(symbol.node)
+        if key is not None:
+            self._calls[key] = symbol
+        return symbol
+
+    def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Record a call of a function that torch cannot intercept (factories, arithmetic on numbers), or run it."""
+        if any(isinstance(a, fx.Proxy) for a in _flat([*args, *kwargs.values()])):
+            return self.create_proxy("call_function", function, args, kwargs)
+        return function(*args, **kwargs)
+
+    def input(self, name: str, example: torch.Tensor) -> Symbol:
+        symbol = super().create_proxy("placeholder", name, (), {})
+        assert isinstance(symbol, Symbol)
+        symbol.node.meta["example"] = example
+        if self.device_of is None:
+            self.device_of = symbol
+        return symbol
+
+    def attribute(self, path: str, tensor: torch.Tensor) -> Symbol:
+        """The parameter or buffer at ``path`` of the root."""
+        symbol = super().create_proxy("get_attr", path, (), {})
+        assert isinstance(symbol, Symbol)
+        symbol.node.meta["example"] = tensor.detach().to("meta")
+        return symbol
+
+    def constant(self, tensor: torch.Tensor) -> Symbol:
+        """A tensor known at build time becomes a buffer, once."""
+        if id(tensor) not in self._constants:
+            name = f"constant_{len(self._constants)}"
+            self.root.register_buffer(name, tensor, persistent=False)
+            self._constants[id(tensor)] = (tensor, self.attribute(name, tensor))
+        return self._constants[id(tensor)][1]
+
+    @property
+    def device(self) -> Any:
+        """Where new tensors go: the device of the first graph input."""
+        return torch.device("cpu") if self.device_of is None else self.device_of.device
+
+    def tensor(self, value: Value) -> Any:
+        """Sizes as an integer tensor; tensors and symbols as they are."""
+        if not isinstance(value, Sizes):
+            return value
+        if value.known:
+            return value.tensor()
+        return self.call(torch.tensor, _nested(value.elements), dtype=value.dtype, device=self.device)
+
+    def size(self, value: Symbol, axis: int) -> Scalar:
+        """One size of a run-time tensor."""
+        size = value.size(axis)
+        size.node.meta["nonnegative"] = True
+        if size.node.meta["example"] is UNKNOWN:
+            size.node.meta["example"] = 1
+        return size
+
+    def numbers(self, value: Value, count: int | None = None) -> list[Scalar]:
+        """The elements of a rank 0 or rank 1 value as numbers on the host; a run-time tensor is read with tolist."""
+        if isinstance(value, Sizes):
+            return list(value.elements.reshape(-1))
+        if isinstance(value, torch.Tensor):
+            return list(value.reshape(-1).tolist())
+        if count is None:
+            count = int(value.example.numel())
+        listed = value.reshape(-1).tolist()
+        listed.node.meta["example"] = [1] * count
+        return [listed[i] for i in range(count)]
+
+
+def _run_example(node: fx.Node) -> Any:
+    """The node's result on meta tensors; UNKNOWN where an operand is unknown or the sizes happen not to fit."""
+    operands: list[Any] = []
+    map_arg((node.args, node.kwargs), lambda n: operands.append(n.meta.get("example", UNKNOWN)))
+    if any(o is UNKNOWN for o in operands):
+        return UNKNOWN
+    args, kwargs = map_arg((node.args, node.kwargs), lambda n: n.meta["example"])
+    try:
+        with torch.no_grad():
+            if node.op == "call_method":
+                return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+            return node.target(*args, **kwargs)  # type: ignore[operator]
+    except (RuntimeError, IndexError, ValueError, TypeError, NotImplementedError, ZeroDivisionError):
+        return UNKNOWN  # a true mistake shows at run time; sizes of an example prove nothing
+
+
+def _frozen(a: Any) -> Hashable:
+    """A hashable key that tells 1 from 1.0 and True."""
+    if isinstance(a, (list, tuple)):
+        return (type(a), *map(_frozen, a))
+    if isinstance(a, dict):
+        return tuple((k, _frozen(v)) for k, v in a.items())
+    if isinstance(a, slice):
+        return ("slice", _frozen(a.start), _frozen(a.stop), _frozen(a.step))
+    if isinstance(a, float) and math.isnan(a):
+        return (float, "nan")
+    return (type(a), a, math.copysign(1.0, a) if isinstance(a, float) else None)
+
+
+def _flat(a: Any) -> list[Any]:
+    if isinstance(a, (list, tuple)):
+        return [leaf for element in a for leaf in _flat(element)]
+    return [a]
+
+
+def _nested(elements: np.ndarray[Any, np.dtype[Any]]) -> Any:
+    return elements.item() if elements.ndim == 0 else elements.tolist()
+
+
+def nonnegative(a: Scalar) -> bool:
+    """Whether a number is proved not to be negative: sizes, and what is added, multiplied or divided from them."""
+    return bool(a.node.meta.get("nonnegative")) if isinstance(a, Symbol) else a >= 0
+
+
+def _proved(result: Scalar, *operands: Scalar) -> Scalar:
+    if isinstance(result, Symbol) and all(map(nonnegative, operands)):
+        result.node.meta["nonnegative"] = True
+    return result
+
+
+def add(r: Recorder, a: Scalar, b: Scalar) -> Scalar:
+    if _is(a, 0) or _is(b, 0):
+        return b if _is(a, 0) else a
+    return _proved(r.call(operator.add, a, b), a, b)
+
+
+def multiply(r: Recorder, a: Scalar, b: Scalar) -> Scalar:
+    if _is(a, 1) or _is(b, 1):
+        return b if _is(a, 1) else a
+    return _proved(r.call(operator.mul, a, b), a, b)
+
+
+def _is(a: Scalar, number: int) -> bool:
+    return type(a) is int and a == number
+
+
+def product(r: Recorder, numbers: Sequence[Scalar]) -> Scalar:
+    total: Scalar = 1
+    for number in numbers:
+        total = multiply(r, total, number)
+    return total

@@ -1,0 +1,199 @@
+"""Which constants are weights, what they are called in the module, and which are one.
+
+A float constant is a **weight** (an nn.Parameter), unless it is one of these, which become buffers or literals:
+
+1. a single number, except where it is the gain or bias of an operator by role;
+2. a mask: it holds a value that is not finite or as large as 10,000;
+3. handed over as numbers (scales of Resize) or as running statistics (BatchNormalization);
+4. a table over positions: it only meets values computed from integer inputs, shapes and other tables (rotary
+   frequencies times positions, ALiBi slopes times distances). Rows picked by Gather or one-hot are embeddings: weights;
+5. one of a cosine and a sine table: two tables of one shape whose squares add up to one constant everywhere;
+6. a mean or deviation of image channels: at most four numbers applied to a graph input.
+
+Exporters write a tied weight twice when one use is transposed: matrices with the same bytes, or the same bytes
+transposed, are one parameter, and both initializers are written back from it.
+"""
+
+from __future__ import annotations
+
+import keyword
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnx_graphsurgeon as gs
+import torch
+
+from graphclone.errors import UnsupportedGraph
+from graphclone.graph import Model
+from graphclone.pytorch.operators import Lookup
+from graphclone.pytorch.usage import Usage, uses
+
+MASKED = 1e4
+FLOATS = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64), np.dtype(ml_dtypes.bfloat16))
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One parameter. role: matrix, gain (a vector that multiplies) or bias (a vector that is added).
+
+    ``initializers``: (name in the graph, whether the graph holds it transposed); the first gives the parameter's shape.
+    """
+
+    name: str
+    role: str
+    shape: tuple[int, ...]
+    initializers: tuple[tuple[str, bool], ...]
+
+
+@dataclass(frozen=True)
+class WeightMap:
+    """Parameters of the module <-> initializers of the graph, in the order of their first use."""
+
+    weights: tuple[Weight, ...]
+
+    def __iter__(self) -> Iterator[Weight]:
+        return iter(self.weights)
+
+    def parameter_of(self) -> dict[str, tuple[Weight, bool]]:
+        """initializer -> its parameter, and whether it is the transposed one."""
+        return {name: (weight, turned) for weight in self.weights for name, turned in weight.initializers}
+
+
+def to_tensor(array: Array, where: str) -> torch.Tensor:
+    """A tensor with its own memory; bfloat16 stays bfloat16."""
+    copied = np.array(array, order="C", copy=True)
+    if copied.dtype == ml_dtypes.bfloat16:
+        return torch.from_numpy(copied.view(np.int16)).view(torch.bfloat16)
+    try:
+        return torch.from_numpy(copied)
+    except TypeError:
+        raise UnsupportedGraph(f"{where}: element type {copied.dtype} is not one PyTorch computes with") from None
+
+
+def to_array(tensor: torch.Tensor) -> Array:
+    """The inverse of to_tensor."""
+    held = tensor.detach().cpu().contiguous()
+    return held.view(torch.int16).numpy().view(ml_dtypes.bfloat16) if held.dtype == torch.bfloat16 else held.numpy()
+
+
+def weight_map(model: Model) -> WeightMap:
+    """Decide what is a weight and name it; the same model always gives the same map."""
+    lookup = Lookup({"": model.graph.opset, **_opsets(model)})
+    constants = {t.name: t for t in model.graph.tensors().values() if isinstance(t, gs.Constant)}
+    candidates = {name: t for name, t in constants.items() if t.values.dtype in FLOATS and t.values.size}
+    tables = {name for name, t in candidates.items() if _is_mask(t.values)}
+    tables |= _angle_tables({name: t.values for name, t in candidates.items() if name not in tables})
+    usage = uses(model.graph, lookup, {name: t for name, t in candidates.items() if name not in tables})
+    kept = [name for name in usage if usage[name].role is not None]
+    return WeightMap(tuple(_named(_tied(kept, constants, usage), constants, usage)))
+
+
+def _opsets(model: Model) -> dict[str, int]:
+    return {d.domain: d.version for d in model.graph.import_domains or () if d.domain not in ("", "ai.onnx")}
+
+
+def _is_mask(values: Array) -> bool:
+    if values.dtype == ml_dtypes.bfloat16:
+        values = values.astype(np.float32)
+    return not (values.min() > -MASKED and values.max() < MASKED)  # a NaN makes both comparisons false
+
+
+def _angle_tables(arrays: dict[str, Array]) -> set[str]:
+    """Pairs that are a cosine and a sine of the same angles."""
+    by_shape: dict[tuple[Any, ...], list[str]] = defaultdict(list)
+    for name in sorted(arrays):
+        values = arrays[name]
+        if values.ndim >= 2 and values.size > 4 and abs(float(values.flat[0])) <= 16:
+            by_shape[(values.shape, values.dtype)].append(name)
+    found: set[str] = set()
+    for names in by_shape.values():
+        heads = {name: arrays[name].reshape(-1)[:64].astype(np.float64) for name in names}
+        for i, one in enumerate(names):
+            for other in names[i + 1 :]:
+                if _one_circle(heads[one], heads[other]) and _one_circle(
+                    arrays[one].astype(np.float64), arrays[other].astype(np.float64)
+                ):
+                    found |= {one, other}
+    return found
+
+
+def _one_circle(a: Array, b: Array) -> bool:
+    """cos² + sin² is one constant, and neither is constant alone in the whole."""
+    total = a * a + b * b
+    return bool(np.ptp(total) <= 0.02 * max(float(total.mean()), 1e-12) and (np.ptp(a) > 0 or np.ptp(b) > 0))
+
+
+def _tied(
+    names: list[str], constants: dict[str, gs.Constant], usage: dict[str, Usage]
+) -> list[list[tuple[str, bool]]]:
+    """Groups of initializers that hold one matrix."""
+    groups: list[list[tuple[str, bool]]] = []
+    by_content: dict[tuple[Any, ...], list[int]] = defaultdict(list)
+    for name in names:
+        values = constants[name].values
+        if values.ndim != 2 or values.size < 64 or values.flat[0] == values.flat[-1] == values.flat[values.size // 2]:
+            groups.append([(name, False)])
+            continue
+        corner = np.ascontiguousarray(values[:4, :4]), np.ascontiguousarray(values[:4, :4].T)
+        key = (values.dtype, tuple(sorted(values.shape)), *sorted(c.tobytes() for c in corner))
+        for group in by_content[key]:
+            first = constants[groups[group][0][0]].values
+            turned = next((t for t in (False, True) if _same_bytes(first, values.T if t else values)), None)
+            if turned is not None:
+                groups[group].append((name, turned))
+                break
+        else:
+            by_content[key].append(len(groups))
+            groups.append([(name, False)])
+    return groups
+
+
+def _same_bytes(a: Array, b: Array) -> bool:
+    if a.shape != b.shape:
+        return False
+    width = np.dtype(f"u{a.dtype.itemsize}")
+    return bool(np.array_equal(np.asarray(a).view(width), np.ascontiguousarray(b).view(width)))
+
+
+ANONYMOUS = re.compile(r"^(onnx::.*|_?val_?\d*|_?\d+|initializer_\d+|constant_\d+|.*_output_\d+)$")
+
+
+def _named(
+    groups: list[list[tuple[str, bool]]], constants: dict[str, gs.Constant], usage: dict[str, Usage]
+) -> Iterator[Weight]:
+    leaves: set[str] = set()
+    modules: set[str] = set()
+    for group in groups:
+        spoken = next((name for name, _ in group if not ANONYMOUS.match(name)), None)
+        first = group[0][0]
+        path = _path(spoken if spoken is not None else _from_node(first, usage[first]))
+        prefixes = {".".join(path[:i]) for i in range(1, len(path))}
+        if prefixes & leaves or ".".join(path) in modules:
+            path, prefixes = ["_".join(path)], set()
+        name = ".".join(path)
+        while name in leaves or name in modules:
+            name += "_"
+        leaves.add(name)
+        modules |= prefixes
+        yield Weight(name, usage[first].role or "matrix", tuple(constants[first].values.shape), tuple(group))
+
+
+def _from_node(initializer: str, usage: Usage) -> str:
+    """TorchScript folds a transposed weight into a nameless one, but the node's name still tells the module."""
+    parts = [p for p in usage.node.split("/") if p]
+    return ".".join([*parts[:-1], "weight"]) if usage.node.startswith("/") and len(parts) > 1 else initializer
+
+
+_PLAIN = torch.nn.Module()
+
+
+def _path(name: str) -> list[str]:
+    """Attribute names: what nn.Module has already, and Python's keywords, get an underscore."""
+    parts = [re.sub(r"\W", "_", part) for part in re.split(r"[./]+|::", name) if part]
+    return [p + "_" if hasattr(_PLAIN, p) or keyword.iskeyword(p) else p for p in parts] or ["weight"]
