@@ -57,6 +57,7 @@ class Input:
 
     @property
     def primary(self) -> bool:
+        """Whether only data can give it."""
         return self.role.make is None
 
     def __str__(self) -> str:

@@ -1,0 +1,147 @@
+"""Statistics: sums over a run, additive, on disk as safetensors, good for one parent only."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as serialise
+
+from graphclone.errors import BadData, InvalidTarget
+
+Array = np.ndarray[Any, Any]
+FORMAT = 1
+COUNT = "count"  # the statistic that says how many positions the others sum over
+_KEY = "graphclone"  # one metadata entry holds everything as sorted JSON: safetensors does not keep an order of several
+_FIELDS = {"format", "parent", "data", "batches", "providers"}
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Sums per site; means are made when they are asked for, so that runs add up.
+
+    parent: sha256 of the model. sites: site name -> statistic -> float64 [width] sums, and ``count``, int64 scalar,
+    the positions summed. data: sha256 of what each merged run was fed. providers: where ONNX Runtime ran.
+    """
+
+    parent: str
+    sites: Mapping[str, Mapping[str, Array]]
+    batches: int
+    data: tuple[str, ...]
+    providers: tuple[str, ...] = ()
+
+    @property
+    def count(self) -> int:
+        """Positions (tokens, patches) measured: the most that any site has."""
+        return max((int(held[COUNT]) for held in self.sites.values()), default=0)
+
+    def mean(self, site: str, statistic: str) -> Array:
+        """float64 [width]: the mean of a statistic over the positions of a site."""
+        held = self.sites[site]
+        return np.asarray(held[statistic] / max(int(held[COUNT]), 1), dtype=np.float64)
+
+    def merge(self, other: Statistics) -> Statistics:
+        """The statistics of both runs together. Raises BadData for another parent, other sites, or the same data."""
+        if self.parent != other.parent:
+            raise BadData(
+                f"statistics of two parents do not add up (sha256 {self.parent[:12]} and {other.parent[:12]})"
+            )
+        if _layout(self) != _layout(other):
+            raise BadData("statistics of different sites do not add up: measure both with the same graphclone")
+        twice = sorted(set(self.data) & set(other.data))
+        if twice:
+            raise BadData(f"the data with sha256 {twice[0][:12]} is in both statistics: it would count twice")
+        sites = {
+            site: {name: held[name] + other.sites[site][name] for name in held} for site, held in self.sites.items()
+        }
+        return Statistics(
+            self.parent,
+            sites,
+            self.batches + other.batches,
+            tuple(sorted(self.data + other.data)),
+            tuple(sorted({*self.providers, *other.providers})),
+        )
+
+    def refuse_other_parent(self, fingerprint: str) -> None:
+        """Raises InvalidTarget where these are the statistics of another model."""
+        if self.parent != fingerprint:
+            raise InvalidTarget(
+                f"the statistics are of another parent (sha256 {self.parent[:12]}, this one is {fingerprint[:12]}): "
+                "measure this one"
+            )
+
+    def save(self, path: str | Path) -> None:
+        """Write atomically; equal statistics give equal bytes. Raises BadData where the folder cannot be written."""
+        path = Path(path)
+        tensors = {f"{name}:{site}": held[name] for site, held in self.sites.items() for name in held}
+        about = {
+            "format": FORMAT,
+            "parent": self.parent,
+            "data": self.data,
+            "batches": self.batches,
+            "providers": self.providers,
+        }
+        content = serialise(dict(sorted(tensors.items())), {_KEY: json.dumps(about, sort_keys=True)})
+        scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            with scratch.open("wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(scratch, path)
+        except OSError as reason:
+            raise BadData(f"{path}: cannot be written ({reason.strerror})") from None
+        finally:
+            scratch.unlink(missing_ok=True)
+
+    @classmethod
+    def read(cls, path: str | Path) -> Statistics:
+        """Raises BadData for a file that is missing, truncated, not statistics, or of an unknown format."""
+        path = Path(path)
+        if not path.is_file():
+            raise BadData(f"{path}: no such file" if not path.exists() else f"{path}: a folder, not statistics")
+        try:
+            with safe_open(path, framework="numpy") as file:
+                metadata = file.metadata() or {}
+                tensors = {key: file.get_tensor(key) for key in sorted(file.keys())}
+            about = json.loads(metadata.get(_KEY, "null"))
+        except (SafetensorError, OSError, ValueError) as reason:
+            why = " ".join(str(reason).split())
+            raise BadData(f"{path}: not statistics of graphclone, or truncated ({why})") from None
+        if not isinstance(about, dict) or "format" not in about:
+            raise BadData(f"{path}: a safetensors file, but not statistics of graphclone")
+        if about["format"] != FORMAT:
+            raise BadData(
+                f"{path}: statistics of format {about['format']}, this graphclone reads {FORMAT}: measure again"
+            )
+        if set(about) != _FIELDS:
+            raise BadData(f"{path}: statistics with the fields {', '.join(sorted(about))}, expected {sorted(_FIELDS)}")
+        return cls(
+            str(about["parent"]),
+            _sites(tensors, path),
+            int(about["batches"]),
+            tuple(about["data"]),
+            tuple(about["providers"]),
+        )
+
+
+def _layout(held: Statistics) -> dict[str, dict[str, tuple[int, ...]]]:
+    return {site: {name: array.shape for name, array in sums.items()} for site, sums in held.sites.items()}
+
+
+def _sites(tensors: Mapping[str, Array], path: Path) -> dict[str, dict[str, Array]]:
+    sites: dict[str, dict[str, Array]] = {}
+    for key, array in tensors.items():
+        statistic, _, site = key.partition(":")
+        sites.setdefault(site, {})[statistic] = array
+    for site, held in sites.items():
+        shapes = {array.shape for name, array in held.items() if name != COUNT}
+        if COUNT not in held or held[COUNT].dtype != np.int64 or held[COUNT].ndim or len(shapes) != 1:
+            raise BadData(f"{path}: site {site} holds {', '.join(sorted(held))}: no count, or sums of unequal widths")
+    return sites
