@@ -207,7 +207,9 @@ def _stride(tensor: gs.Tensor) -> int:
     return int(max(strides, default=1))
 
 
-def tiny_feeds(model: Model, batch: int = 2, length: int = 7, *, seed: int = 0) -> dict[str, Array]:
+def tiny_feeds(
+    model: Model, batch: int = 2, length: int = 7, *, seed: int | np.random.SeedSequence = 0
+) -> dict[str, Array]:
     """Concrete small inputs for a run: ids inside the vocabulary, normal features, every auxiliary input by rule.
 
     Fixed axes stay as declared; an image whose size is symbolic gets IMAGE_SIDE pixels. The same seed, the same feeds.

@@ -7,8 +7,9 @@ removed: what no statistic depends on (the language head, for one) does not run.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import length_hint
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -56,7 +57,7 @@ def measure(
         raise InvalidTarget(f"{model.path or 'the model'}: the anatomy is of another model (inspect this one)")
     known = feeds.inputs(model)
     probe = Probe.open(model, anatomy, provider=provider, threads=threads)
-    total = len(batches) if isinstance(batches, Sized) else None
+    total = length_hint(batches, -1)
     digest, done = hashlib.sha256(), 0
     sums: Sums = {}
     for number, batch in enumerate(batches, 1):
@@ -67,7 +68,7 @@ def measure(
             digest.update(np.ascontiguousarray(fed[name]).tobytes())
         done = number
         if progress is not None:
-            progress(done, total)
+            progress(done, None if total < 0 else total)
     if not done:
         raise BadData("there is no batch to measure: the data is empty")
     return Statistics(model.sha256, sums, done, (digest.hexdigest(),), (probe.provider,))

@@ -1,0 +1,74 @@
+"""Data that already is arrays: .npz files keyed by input names, and random inputs."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from graphclone import feeds
+from graphclone.errors import BadData, InvalidTarget
+from graphclone.statistics.reading import Array, Asked, Reading, files_of, sha256_of
+
+LARGEST = 1 << 32  # bytes of one array: more is a damaged or hostile header
+
+
+def open_npz(spec: str, asked: Asked) -> Reading:
+    """A file, or a folder of files in order of name. More rows than the batch size are cut into several batches."""
+    files = files_of(spec, (".npz",))
+
+    def batches() -> Iterator[dict[str, Array]]:
+        for file in files:
+            yield from _cut(_load(file), asked)
+
+    return Reading(spec, batches, lambda: sha256_of(*files, str(asked.batch_size)))
+
+
+def _load(file: Path) -> dict[str, Array]:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
+        largest = max(sizes, key=lambda name: sizes[name], default="")
+        if sizes.get(largest, 0) > LARGEST:
+            raise BadData(f"{file}: {largest} claims {sizes[largest]} bytes: split the data into several files")
+        with np.load(file, allow_pickle=False) as held:
+            return {name: held[name] for name in held.files}
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as reason:
+        raise BadData(f"{file}: not a .npz file of plain arrays, or truncated ({reason})") from None
+
+
+def _cut(held: Mapping[str, Array], asked: Asked) -> Iterator[dict[str, Array]]:
+    """Rows ``batch_size`` at a time, of every input that shares the first axis of the primary one."""
+    lead = next((i for i in asked.known.values() if i.primary and i.name in held), None)
+    rows = held[lead.name].shape[0] if lead is not None and held[lead.name].ndim else 0
+    if lead is None or rows <= asked.batch_size:
+        yield dict(held)
+        return
+    along = {
+        name
+        for name, array in held.items()
+        if array.ndim > 1 and array.shape[0] == rows and name in asked.known and asked.known[name].shape[:1] != (rows,)
+    }
+    for start in range(0, rows, asked.batch_size):
+        piece = slice(start, start + asked.batch_size)
+        yield {name: array[piece] if name in along else array for name, array in held.items()}
+
+
+def open_random(spec: str, asked: Asked) -> Reading:
+    """``random:N``: N batches of ids drawn evenly from the vocabulary, or of normal features."""
+    number = spec.partition(":")[2]
+    if not number.isdecimal() or int(number) < 1:
+        raise InvalidTarget(f"{spec!r}: say how many batches, as in random:4")
+
+    def batches() -> Iterator[dict[str, Array]]:
+        for index in range(int(number)):
+            made = feeds.tiny_feeds(
+                asked.model, asked.batch_size, asked.length, seed=np.random.SeedSequence([asked.seed, index])
+            )
+            yield {name: array for name, array in made.items() if asked.known[name].primary}
+
+    settings = f"{spec} {asked.seed} {asked.batch_size} {asked.length}"
+    what = f"{spec} (random inputs, not data: what they say about neurons is not to be trusted)"
+    return Reading(what, batches, lambda: sha256_of(settings), int(number))

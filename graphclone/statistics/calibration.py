@@ -1,0 +1,149 @@
+"""Calibration data behind one interface: an iterable of batches that fit the graph's inputs.
+
+``open_source`` picks a row of ``KINDS`` by what it is given. Each row reads; filling auxiliary inputs, checking and
+counting are the same for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from graphclone import feeds
+from graphclone.errors import BadData, InvalidTarget
+from graphclone.graph import Model
+from graphclone.statistics import arrays, text
+from graphclone.statistics.reading import Asked, Reading
+
+Array = np.ndarray[Any, Any]
+Batch = Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of data. ``fits`` says whether a spec is one; ``open`` reads it."""
+
+    name: str
+    looks_like: str
+    fits: Callable[[str], bool]
+    open: Callable[[str, Asked], Reading]
+
+
+def _suffix(*wanted: str) -> Callable[[str], bool]:
+    return lambda spec: Path(spec).suffix.lower() in wanted
+
+
+def _folder_of(*wanted: str) -> Callable[[str], bool]:
+    """A folder with files of these suffixes at its top level."""
+    return lambda spec: Path(spec).is_dir() and any(f.suffix.lower() in wanted for f in Path(spec).iterdir())
+
+
+# first match wins
+KINDS: tuple[Kind, ...] = (
+    Kind("random", "random:N (N batches of random inputs)", lambda s: s.startswith("random:"), arrays.open_random),
+    Kind("python-docs", "python-docs (Python's own language reference)", lambda s: s == "python-docs", text.open_docs),
+    Kind("npz", "a .npz file keyed by input names", _suffix(".npz"), arrays.open_npz),
+    Kind("npz folder", "a folder of .npz files", _folder_of(".npz"), arrays.open_npz),
+    Kind("jsonl", "a .jsonl file with a field text", _suffix(".jsonl"), text.open_jsonl),
+    Kind("text", "a .txt, .md or .rst file", _suffix(*text.SUFFIXES), text.open_files),
+    Kind("text folder", "a folder of text files", _folder_of(*text.SUFFIXES), text.open_files),
+)
+
+
+@dataclass
+class Source:
+    """Batches of data that fit the model's inputs, read anew at each iteration (a generator: once).
+
+    description: what it is, in a line. fingerprint: sha256 of what is read. filled: auxiliary inputs that the data does
+    not have, and what they are filled with. batches: how many there are, None where only reading tells.
+    """
+
+    description: str
+    fingerprint: str
+    batches: int | None
+    filled: Mapping[str, str]
+    _known: Mapping[str, feeds.Input] = field(repr=False)
+    _read: Callable[[], Iterator[Batch]] = field(repr=False)
+
+    def __iter__(self) -> Iterator[dict[str, Array]]:
+        for number, batch in enumerate(self._read(), 1):
+            yield feeds.fill(self._known, batch, f"{self.description}: batch {number}")
+
+    def __len__(self) -> int:
+        if self.batches is None:
+            raise TypeError(f"{self.description}: its number of batches is known once it has been read")
+        return self.batches
+
+
+def open_source(
+    spec: str | Path | Iterable[Batch],
+    model: Model,
+    *,
+    tokenizer: str | Path | None = None,
+    length: int = 128,
+    batch_size: int = 8,
+    limit: int | None = None,
+    seed: int = 0,
+) -> Source:
+    """Data for a model: a path, ``python-docs``, ``random:N``, or any iterable of batches (input name -> array).
+
+    Text needs a tokenizer.json: ``tokenizer``, or one beside the model. It is packed into windows of ``length`` tokens,
+    ``batch_size`` a batch; fixed axes of the graph win over both. limit: at most so many batches. seed: of random:N.
+
+    The first batch is read at once, so that what does not fit is said before anything runs. Raises BadData.
+    """
+    if length < 1 or batch_size < 1 or (limit is not None and limit < 1):
+        raise InvalidTarget(f"length {length}, batch size {batch_size} and limit {limit} have to be 1 or more")
+    known = feeds.inputs(model)
+    asked = Asked(
+        model=model,
+        known=known,
+        tokenizer=None if tokenizer is None else Path(tokenizer),
+        length=_fixed(known, 1) or length,
+        batch_size=_fixed(known, 0) or batch_size,
+        seed=seed,
+    )
+    reading = _reading(str(spec), asked) if isinstance(spec, str | Path) else _iterable(spec)
+    stream = reading.batches() if limit is None else islice(reading.batches(), limit)
+    first = next(stream, None)
+    if first is None:
+        raise BadData(f"{reading.description}: it is empty")
+    feeds.fill(known, first, f"{reading.description}: batch 1")
+    filled = {name: given.role.rule for name, given in known.items() if name not in first}
+    count = reading.count if limit is None or reading.count is None else min(reading.count, limit)
+
+    def again() -> Iterator[Batch]:
+        if reading.once:
+            return chain([first], stream)
+        return islice(reading.batches(), limit)
+
+    return Source(reading.description, reading.fingerprint(), count, filled, known, again)
+
+
+def _fixed(known: Mapping[str, feeds.Input], axis: int) -> int | None:
+    """The size that the graph's token input fixes along an axis (for the batch: any primary input), if it does."""
+    for given in known.values():
+        if given.primary and (axis == 0 or given.role.name == "tokens") and len(given.shape) > 1:
+            size = given.shape[axis]
+            return size if isinstance(size, int) else None
+    return None
+
+
+def _reading(spec: str, asked: Asked) -> Reading:
+    kind = next((kind for kind in KINDS if kind.fits(spec)), None)
+    if kind is None:
+        exists = "cannot be told from its name" if Path(spec).exists() else "there is no such file"
+        raise BadData(f"{spec}: {exists}; data is {'; '.join(row.looks_like for row in KINDS)}")
+    return kind.open(spec, asked)
+
+
+def _iterable(held: Iterable[Batch]) -> Reading:
+    if isinstance(held, Mapping) or not isinstance(held, Iterable):
+        raise BadData(f"data is a path or an iterable of batches, not one {type(held).__name__}: put it in a list")
+    count = len(held) if isinstance(held, Sized) else None
+    return Reading(type(held).__name__, lambda: iter(held), lambda: "", count, once=isinstance(held, Iterator))

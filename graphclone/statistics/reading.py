@@ -1,0 +1,66 @@
+"""What a kind of data is asked for, and what it answers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from graphclone.errors import BadData
+from graphclone.feeds import Input
+from graphclone.graph import Model
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The model that the data is for, and how it is to be cut into batches."""
+
+    model: Model
+    known: Mapping[str, Input]
+    tokenizer: Path | None
+    length: int
+    batch_size: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Reading:
+    """``batches`` starts over at each call, unless ``once``. fingerprint: sha256 of what is read, "" where unknown."""
+
+    description: str
+    batches: Callable[[], Iterator[Mapping[str, Array]]]
+    fingerprint: Callable[[], str]
+    count: int | None = None
+    once: bool = False
+
+
+def files_of(spec: str, suffixes: Sequence[str]) -> list[Path]:
+    """The file, or the files of a folder in order of name."""
+    path = Path(spec)
+    if path.is_dir():
+        return sorted(f for f in path.iterdir() if f.suffix.lower() in suffixes and f.is_file())
+    if not path.is_file():
+        raise BadData(f"{spec}: there is no such file")
+    return [path]
+
+
+def sha256_of(*parts: Path | str) -> str:
+    """Digest of files (their bytes) and settings (their text), in order."""
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, str):
+            digest.update(part.encode())
+            continue
+        try:
+            with part.open("rb") as stream:
+                while chunk := stream.read(1 << 20):
+                    digest.update(chunk)
+        except OSError as reason:
+            raise BadData(f"{part}: cannot be read ({reason.strerror})") from None
+    return digest.hexdigest()
