@@ -1,8 +1,9 @@
 """The zeroed parent: a neuron or head whose weights are all zero contributes exactly nothing.
 
-So a clone that drops only feed-forward neurons and heads, at full residual width and depth and without rescaling,
-computes what the parent computes with the dropped positions of its weights set to zero. A narrower residual stream has
-no such oracle (its norms average over fewer channels), nor has a shorter stack here: those are not applicable.
+So a clone that drops only feed-forward neurons and heads, at full residual width and depth, computes what the parent
+computes with the dropped positions of its weights set to zero and the rest scaled as the clone's are. A narrower
+residual stream has no such oracle (its norms average over fewer channels), nor has a shorter stack here: those are not
+applicable.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from graphclone.graph import Model
 from graphclone.verification.claims import Claims, Slice
 from graphclone.verification.report import Check
 from graphclone.verification.sessions import open_session
+from graphclone.verification.slices import recompute
 
 Array = np.ndarray[Any, Any]
 
@@ -51,37 +53,40 @@ def _not_applicable(parent: Model, claims: Claims) -> str | None:
     """Why this clone is not the parent with something zeroed, or None."""
     if claims.trained:
         return "the clone was trained after the cut"
-    if claims.method != "none" or any(claim.scale != 1.0 for claim in claims.slices.values()):
-        return f"the weights were rescaled (method {claims.method})"
     if any(claims.plan.drop_blocks.values()):
         return "blocks were dropped"
     target = claims.plan.target
     for what in ("hidden", "head_dim"):
         if target.get(what) is not None:
             return f"the plan sets {what}, which changes what norms and attention divide by"
+    scales: dict[str | None, float] = {}
+    for claim in claims.slices.values():
+        if scales.setdefault(claim.parent, claim.scale) != claim.scale:
+            return f"{claim.parent} is scaled differently by its several uses"
     return None
 
 
 def zeroed(parent: Model, claims: Claims) -> Model:
-    """The parent with every position that no slice of it keeps set to zero; its own arrays stay as they are."""
+    """The parent with every position that no slice of it keeps set to zero, and scaled as its slices are.
+
+    Its own arrays stay as they are.
+    """
     uses: dict[str, list[Slice]] = {}
     for claim in claims.slices.values():
         if claim.parent is not None:
             uses.setdefault(claim.parent, []).append(claim)
     copy = parent.copy()
     for name, tensor in copy.graph.tensors().items():
-        dropped = _dropped(tensor.values, uses[name]) if name in uses else {}
-        if not dropped or not _is_float(tensor.values):
+        if name not in uses or str(tensor.values.dtype) not in TOLERANCE:
+            continue
+        dropped, scale = _dropped(tensor.values, uses[name]), uses[name][0].scale
+        if not dropped and scale == 1.0:
             continue
         values = np.array(tensor.values)
         for axis, positions in dropped.items():
             values[(slice(None),) * axis + (positions,)] = 0
-        tensor.values = values
+        tensor.values = recompute(values, Slice(name, (None,) * values.ndim, scale))
     return copy
-
-
-def _is_float(array: Array) -> bool:
-    return str(array.dtype) in TOLERANCE
 
 
 def _dropped(array: Array, uses: list[Slice]) -> dict[int, Array]:

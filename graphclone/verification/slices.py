@@ -155,7 +155,7 @@ def _unused_keeps(before: Mapping[str, Array], claims: Claims) -> Iterator[str]:
 
 
 def _prefixes_of_dropped_blocks(plan: Plan) -> tuple[str, ...]:
-    """Groups are named ``blocks.3.ffn``, with the stack before it where there are several; a lone stack is ``blocks``."""
+    """Groups are named ``blocks.3.ffn``; where there are several stacks, the stack stands before it."""
     return tuple(
         f"{'' if stack == 'blocks' else stack + '.'}blocks.{index}."
         for stack, indices in plan.drop_blocks.items()

@@ -77,8 +77,8 @@ def test_the_zeroed_parent_differs_from_a_clone_with_another_neuron(
     assert found.value > 100 * (found.tolerance or 0)
 
 
-def rescale(weights: dict[str, np.ndarray[Any, Any]], metadata: dict[str, Any]) -> None:
-    metadata["slices"]["down"]["scale"] = 2.0
+def scale_twice(weights: dict[str, np.ndarray[Any, Any]], metadata: dict[str, Any]) -> None:
+    metadata["slices"]["again"] = metadata["slices"]["down"] | {"scale": 2.0}
 
 
 def drop_a_block(weights: dict[str, np.ndarray[Any, Any]], metadata: dict[str, Any]) -> None:
@@ -89,7 +89,7 @@ def narrow_the_residual(weights: dict[str, np.ndarray[Any, Any]], metadata: dict
     metadata["plan"] = metadata["plan"].replace('"target": {', '"target": {"hidden": 4, ')
 
 
-@pytest.mark.parametrize("change", [rescale, drop_a_block, narrow_the_residual])
+@pytest.mark.parametrize("change", [scale_twice, drop_a_block, narrow_the_residual])
 def test_the_oracle_says_where_it_does_not_apply(
     parent: Model, make_clone: Callable[..., Model], change: Change
 ) -> None:
@@ -97,6 +97,16 @@ def test_the_oracle_says_where_it_does_not_apply(
     found = oracle.examine(parent, clone, claims.read(clone))
     assert found.verdict is Verdict.NOT_APPLICABLE
     assert not found.passed
+
+
+def test_the_oracle_scales_as_the_clone_does(parent: Model, make_clone: Callable[..., Model]) -> None:
+    def scale(weights: dict[str, np.ndarray[Any, Any]], metadata: dict[str, Any]) -> None:
+        weights["down"] = weights["down"] * np.float32(1.5)
+        metadata["slices"]["down"]["scale"] = 1.5
+
+    clone = make_clone(change=scale)
+    assert oracle.examine(parent, clone, claims.read(clone)).passed
+    assert not oracle.examine(parent, make_clone(), claims.read(clone)).passed
 
 
 def test_zeroing_leaves_the_parent_alone(parent: Model, make_clone: Callable[..., Model]) -> None:
