@@ -55,9 +55,9 @@ def describe(row: Recipe) -> str:
 
 def show_recipes() -> None:
     """Print the table of recipes to standard output."""
-    table = Table("recipe", "what it is", "exporters", "packages", box=None)
+    table = Table("recipe", "what it is", box=None)
     for row in TABLE.values():
-        table.add_row(row.name, describe(row), ", ".join(row.exporters), " ".join(row.packages))
+        table.add_row(row.name, describe(row))
     Console().print(table)
 
 
