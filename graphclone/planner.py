@@ -1,0 +1,261 @@
+"""Statistics + Target -> Plan: which neurons, heads and blocks stay, for exactly the shape that was asked for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from graphclone.anatomy.parts import Anatomy, Attention, Block, NeuronGroup, Stack
+from graphclone.errors import InvalidTarget
+from graphclone.plan import Plan
+from graphclone.statistics.importance import find, score, select
+from graphclone.statistics.store import Statistics
+
+Array = np.ndarray[Any, Any]
+Asked = int | Fraction  # a number of neurons, or a share of the parent's
+Size = int | str | None
+
+
+@dataclass(frozen=True)
+class Target:
+    """The clone's shape: absolute (192, or "192"), a share of the parent's ("50%"), or None to leave it.
+
+    A share is rounded down to the nearest size that can be reached. hidden and layers hold for every stack, heads,
+    kv_heads, head_dim and ffn for every block. ``heads`` alone keeps the queries per KV head as they are.
+    """
+
+    hidden: Size = None
+    heads: Size = None
+    kv_heads: Size = None
+    head_dim: Size = None
+    ffn: Size = None
+    layers: Size = None
+
+    def asked(self) -> dict[str, Asked]:
+        """What is asked, read. Raises InvalidTarget for what is no size, and where nothing is asked."""
+        found = {
+            f.name: _read(f.name, getattr(self, f.name)) for f in fields(self) if getattr(self, f.name) is not None
+        }
+        if not found:
+            raise InvalidTarget(f"no target: give at least one of {', '.join(f.name for f in fields(self))}")
+        return found
+
+
+def _read(name: str, size: int | str) -> Asked:
+    text = str(size).strip()
+    try:
+        number: Asked = Fraction(text[:-1]) / 100 if text.endswith("%") else int(text)
+    except (ValueError, ZeroDivisionError):
+        raise InvalidTarget(f"{name} {size!r} is neither a number nor a percentage such as 50%") from None
+    if number <= 0 or (isinstance(number, Fraction) and number > 1) or isinstance(size, bool):
+        raise InvalidTarget(f"{name} {size}: a clone has at least 1 and at most what its parent has")
+    return number
+
+
+def plan(
+    anatomy: Anatomy,
+    statistics: Statistics | None,
+    target: Target,
+    *,
+    importance: str = "paper",
+    method: str = "paper",
+    depth: str = "paper",
+    weights: Mapping[str, Array] | None = None,
+) -> Plan:
+    """Choose what is kept: the neurons that score highest, ascending, and the blocks that ``depth`` says.
+
+    weights: the parent's initializers, for importances that look at them. ``Plan.target`` records the absolute shape.
+
+    Raises InvalidTarget for a shape that cannot be reached (naming what can), for what is pinned, and for statistics
+    that are missing or of another parent.
+    """
+    asked = target.asked()
+    if depth not in DEPTHS:
+        raise InvalidTarget(f"depth {depth!r} is not one of {', '.join(DEPTHS)}")
+    find(importance)
+    wide = set(asked) - {"layers"}
+    chooser = _Chooser(anatomy, importance, score(importance, anatomy, statistics, weights) if wide else {})
+    dropped = {}
+    for stack in anatomy.stacks:
+        kept = _depth(stack, asked.get("layers"), depth, chooser)
+        dropped[stack.name] = tuple(b.index for b in stack.blocks if b.index not in kept)
+        _hidden(stack, asked, chooser)
+        for block in stack.blocks:
+            if block.index in kept:
+                _heads(block, asked, chooser)
+                _head_dim(block, asked, chooser)
+                _ffn(block, asked, chooser)
+    if unmet := sorted(set(asked) - set(chooser.reached)):
+        raise InvalidTarget(f"{', '.join(unmet)}: nothing in this model has such a size")
+    return Plan(
+        parent=anatomy.fingerprint,
+        keep=chooser.keep,
+        drop_blocks={name: indices for name, indices in dropped.items() if indices},
+        method=method,
+        importance=importance,
+        target={n: s.pop() if len(s) == 1 else str(getattr(target, n)) for n, s in sorted(chooser.reached.items())},
+    )
+
+
+class _Chooser:
+    """Collects keep-sets, and the sizes reached for each part of the target."""
+
+    def __init__(self, anatomy: Anatomy, importance: str, scores: Mapping[str, Array]) -> None:
+        self.anatomy = anatomy
+        self.importance = importance
+        self.scores = scores
+        self.keep: dict[str, tuple[int, ...]] = {}
+        self.reached: dict[str, set[int]] = {}
+
+    def cut(self, group: NeuronGroup, count: int) -> None:
+        """Keep ``count`` neurons of a group. Raises InvalidTarget where it is pinned, or nothing is known about it."""
+        if count == group.size:
+            self.keep[group.name] = tuple(range(group.size))
+            return
+        if group.pinned is not None:
+            raise InvalidTarget(f"{group.name} stays at {group.size}: it {group.pinned}")
+        if group.name not in self.scores:
+            raise InvalidTarget(
+                f"{group.name}: importance {self.importance} says nothing about it; try first or uniform"
+            )
+        chosen = select(self.importance, self.scores[group.name], count)
+        self.keep[group.name] = tuple(int(i) for i in chosen)
+
+    def reach(self, name: str, size: int) -> None:
+        self.reached.setdefault(name, set()).add(size)
+
+
+def _fit(name: str, asked: Asked, whole: int, feasible: Iterable[int], where: str) -> int:
+    """The size asked, or for a share the largest feasible one not above it. Raises InvalidTarget, naming what fits."""
+    sizes = sorted(set(feasible))
+    if isinstance(asked, Fraction):
+        below = [size for size in sizes if size <= asked * whole]
+        if below:
+            return below[-1]
+        raise InvalidTarget(f"{name} {float(asked):.3g} x {whole}: {where} can have {_listed(sizes)}")
+    if asked in sizes:
+        return asked
+    near = sorted(sorted(sizes, key=lambda size: (abs(size - asked), size))[:2])
+    raise InvalidTarget(
+        f"{name} {asked}: {where} has {whole} and can have {_listed(sizes)}; nearest: {' or '.join(map(str, near))}"
+    )
+
+
+def _listed(sizes: Sequence[int]) -> str:
+    if len(sizes) > 1 and list(sizes) == list(range(sizes[0], sizes[-1] + 1)):
+        return f"{sizes[0]} to {sizes[-1]}"
+    return ", ".join(map(str, sizes)) or "no other"
+
+
+def _hidden(stack: Stack, asked: Mapping[str, Asked], chooser: _Chooser) -> None:
+    """One ordering of the residual stream, and the same neurons in what follows its width outside the stack."""
+    if "hidden" not in asked:
+        return
+    groups = chooser.anatomy.groups
+    residual = groups[stack.residual]
+    count = _fit("hidden", asked["hidden"], residual.size, range(1, residual.size + 1), stack.name)
+    chooser.cut(residual, count)
+    chooser.reach("hidden", count)
+    for name in sorted(groups):
+        group = groups[name]
+        if group.kind != "tail" or group.size != residual.size or group.pinned is not None or name in chooser.keep:
+            continue
+        if name in chooser.scores:
+            chooser.cut(group, count)
+        else:
+            chooser.keep[name] = chooser.keep[residual.name]
+
+
+def _ffn(block: Block, asked: Mapping[str, Asked], chooser: _Chooser) -> None:
+    if "ffn" not in asked:
+        return
+    for part in block.feed_forward:
+        group = chooser.anatomy.groups[part.group]
+        count = _fit("ffn", asked["ffn"], group.size, range(1, group.size + 1), group.name)
+        chooser.cut(group, count)
+        chooser.reach("ffn", count)
+
+
+def _head_dim(block: Block, asked: Mapping[str, Asked], chooser: _Chooser) -> None:
+    """head_dim is the last thing to cut (rotary pairs, attention scale): today it can only be asked to stay."""
+    if "head_dim" not in asked:
+        return
+    for part in block.attention:
+        if asked["head_dim"] not in (part.head_dim, Fraction(1)):
+            raise InvalidTarget(
+                f"head_dim: block {block.index} has {part.head_dim}, which graphclone keeps: cut whole heads instead"
+            )
+        chooser.reach("head_dim", part.head_dim)
+
+
+def _heads(block: Block, asked: Mapping[str, Asked], chooser: _Chooser) -> None:
+    """Whole heads; whole KV groups where several queries share a KV head; never paired anew."""
+    if not {"heads", "kv_heads"} & set(asked):
+        return
+    for part in block.attention:
+        by_kind = {g.kind: g for g in (chooser.anatomy.groups[name] for name in part.head_groups)}
+        outer, inner = by_kind.get("kv_head", by_kind.get("head")), by_kind.get("group")
+        kv_heads, group = _head_shape(part, outer, inner, asked, f"block {block.index}")
+        for axis, count in ((outer, kv_heads), (inner, group)):
+            if axis is not None:
+                chooser.cut(axis, count)
+        chooser.reach("heads", kv_heads * group)
+        chooser.reach("kv_heads", kv_heads)
+
+
+def _head_shape(
+    part: Attention, outer: NeuronGroup | None, inner: NeuronGroup | None, asked: Mapping[str, Asked], where: str
+) -> tuple[int, int]:
+    """(kv_heads, queries per KV head) as asked."""
+    whole = part.heads // part.kv_heads
+    shapes = [
+        (kv_heads, group)
+        for kv_heads in _sizes(outer, part.kv_heads)
+        for group in _sizes(inner, whole)
+        # heads alone, or KV heads alone, keep the queries per KV head; with one KV head there is nothing else to cut
+        if len({"heads", "kv_heads"} & set(asked)) == 2 or group == whole or part.kv_heads == 1
+    ]
+    where = f"{where} ({part.heads} heads on {part.kv_heads} KV heads)"
+    if "kv_heads" in asked:
+        count = _fit("kv_heads", asked["kv_heads"], part.kv_heads, {k for k, _ in shapes}, where)
+        shapes = [shape for shape in shapes if shape[0] == count]
+    if "heads" not in asked:
+        return max(shapes)
+    if "kv_heads" in asked:
+        where += f" with {shapes[0][0]} KV heads"
+    heads = _fit("heads", asked["heads"], part.heads, {k * g for k, g in shapes}, where)
+    return next(shape for shape in shapes if shape[0] * shape[1] == heads)
+
+
+def _sizes(group: NeuronGroup | None, whole: int) -> Sequence[int]:
+    """Sizes that an axis of heads can have: all up to its own, or only its own where it cannot be cut."""
+    return [whole] if group is None or group.pinned is not None else range(1, whole + 1)
+
+
+def _depth(stack: Stack, asked: Asked | None, depth: str, chooser: _Chooser) -> set[int]:
+    """Indices of the blocks that stay."""
+    indices = [block.index for block in stack.blocks]
+    if asked is None:
+        return set(indices)
+    count = _fit("layers", asked, len(indices), range(1, len(indices) + 1), stack.name)
+    chooser.reach("layers", count)
+    return {indices[position] for position in DEPTHS[depth](len(indices), count)}
+
+
+def _ends(whole: int, count: int) -> list[int]:
+    """Blocks are removed from the middle: the first half stays and the last half (Samragh et al. 2023)."""
+    first = math.ceil(count / 2)
+    return [*range(first), *range(whole - (count - first), whole)]
+
+
+def _stride(whole: int, count: int) -> list[int]:
+    """Evenly spaced, first and last included (Shleifer and Rush 2020, arXiv 2010.13002)."""
+    return [round(k * (whole - 1) / max(count - 1, 1)) for k in range(count)]
+
+
+DEPTHS: dict[str, Callable[[int, int], list[int]]] = {"paper": _ends, "uniform": _stride}
