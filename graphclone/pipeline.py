@@ -123,14 +123,23 @@ def read_statistics(path: str | Path) -> Statistics:
     return Statistics.read(path)
 
 
-def plan(anatomy: Anatomy, stats: Statistics | None, target: Target, **options: str) -> Plan:
-    """Choose what is kept; options: ``importance``, ``method``, ``depth``.
+def plan(
+    anatomy: Anatomy,
+    stats: Statistics | None,
+    target: Target,
+    *,
+    importance: str = "paper",
+    method: str = "paper",
+    depth: str = "paper",
+    weights: Batch | None = None,
+) -> Plan:
+    """Choose what is kept. ``weights``: the parent's constants, for an importance that looks at them.
 
     Raises InvalidTarget for a shape that cannot be reached.
     """
-    from graphclone import planner
+    from graphclone.planner import plan as choose
 
-    return planner.plan(anatomy, stats, target, **options)
+    return choose(anatomy, stats, target, importance=importance, method=method, depth=depth, weights=weights)
 
 
 def clone(model: Model, plan: Plan, stats: Statistics | None = None, *, anatomy: Anatomy | None = None) -> Model:
@@ -138,12 +147,12 @@ def clone(model: Model, plan: Plan, stats: Statistics | None = None, *, anatomy:
 
     Raises InvalidTarget for a plan of another parent, UnsupportedGraph for a graph that cannot be cut so.
     """
-    from graphclone.surgery import operate
+    from graphclone.surgery.operate import clone as operate
 
     if plan.parent != model.sha256:
         where = model.path or "the model"
         raise InvalidTarget(f"{where}: the plan was made for another parent (sha256 {plan.parent[:12]}...)")
-    return operate.clone(model, anatomy or inspect(model), plan)
+    return operate(model, anatomy or inspect(model), plan)
 
 
 def verify(parent: Model, clone: Model, plan: Plan | None = None) -> Report:
@@ -155,23 +164,23 @@ def verify(parent: Model, clone: Model, plan: Plan | None = None) -> Report:
 
 def to_torch(model: Model) -> torch.nn.Module:
     """The graph as a module: every weight a Parameter, ties stay ties."""
-    from graphclone.pytorch import module
+    from graphclone.pytorch.module import to_torch as build
 
-    return module.to_torch(model)
+    return build(model)
 
 
 def from_torch(model: Model, module: torch.nn.Module) -> Model:
     """The module's weights in the model's graph: the exact inverse of ``to_torch``."""
-    from graphclone.pytorch import write_back
+    from graphclone.pytorch.write_back import from_torch as write
 
-    return write_back.from_torch(model, module)
+    return write(model, module)
 
 
 def pack(model: Model, tensors: Mapping[str, np.ndarray[Any, Any]]) -> Model:
     """Weights trained elsewhere, by initializer name, in the model's graph."""
-    from graphclone.pytorch import write_back
+    from graphclone.pytorch.write_back import pack as write
 
-    return write_back.pack(model, tensors)
+    return write(model, tensors)
 
 
 def save_verified(parent: Model, result: Model, path: str | Path, plan: Plan | None = None) -> Report:

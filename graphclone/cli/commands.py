@@ -93,7 +93,8 @@ def plan(
     anatomy = pipeline.inspect(parent)
     target = _target(hidden, heads, kv_heads, head_dim, ffn, layers)
     held = pipeline.read_statistics(stats) if stats else None
-    made = pipeline.plan(anatomy, held, target, importance=importance, method=method, depth=depth)
+    weights = parent.constants()
+    made = pipeline.plan(anatomy, held, target, importance=importance, method=method, depth=depth, weights=weights)
     if output:
         with outputs.staged(output) as draft:
             draft.write_text(made.to_json() + "\n")
@@ -146,10 +147,15 @@ def clone(
     if plan:
         chosen = pipeline.read_plan(plan)
     else:
+        # a shape out of reach is said before anything is measured
+        pipeline.plan(anatomy, None, target, importance="first", method=method, depth=depth)
         if data:
             calibration = pipeline.Calibration(data, tokenizer, length, batch_size, limit, seed, provider, threads)
             held = _measured(parent, anatomy, calibration)
-        chosen = pipeline.plan(anatomy, held, target, importance=importance, method=method, depth=depth)
+        weights = parent.constants()
+        chosen = pipeline.plan(
+            anatomy, held, target, importance=importance, method=method, depth=depth, weights=weights
+        )
     made = pipeline.clone(parent, chosen, held, anatomy=anatomy)
     report = pipeline.save_verified(parent, made, out, chosen)
     after = pipeline.inspect(pipeline.load(out))
@@ -177,7 +183,7 @@ def _target(*sizes: str | int | None) -> Target:
     """In the order of the options: hidden, heads, kv_heads, head_dim, ffn, layers."""
     from graphclone.planner import Target
 
-    return Target(**dict(zip(("hidden", "heads", "kv_heads", "head_dim", "ffn", "layers"), sizes, strict=False)))
+    return Target(*sizes)
 
 
 def _measured(model: Model, anatomy: Anatomy, calibration: pipeline.Calibration) -> Statistics:

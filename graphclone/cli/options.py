@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 
-def size(text: str) -> int | str:
-    """``384`` or ``50%``.
-
-    >>> size("384"), size("50%")
-    (384, '50%')
-    """
-    if re.fullmatch(r"\d{1,9}", text):
-        return int(text)
-    if re.fullmatch(r"\d{1,3}(\.\d+)?%", text):
-        return text
-    raise typer.BadParameter(f"{text!r} is neither a number nor a percentage such as 50%")
-
-
 def _size(flag: str, what: str) -> typer.models.OptionInfo:
     panel = "Target (a number, or a share of the parent's such as 50%)"
-    option = typer.Option(flag, parser=size, metavar="N|N%", help=what, rich_help_panel=panel, show_default=False)
+    option = typer.Option(flag, metavar="N|N%", help=what, rich_help_panel=panel, show_default=False)
     assert isinstance(option, typer.models.OptionInfo)
     return option
 
@@ -38,7 +24,6 @@ OutPath = Annotated[Path, typer.Argument(metavar="OUT", help="Where to write the
 Output = Annotated[Path, typer.Option("-o", "--output", help="Where to write.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="One line of JSON on standard output.")]
 
-# typer reads a parsed option's type from its parser; the annotation only says that it may be absent
 Hidden = Annotated[str | None, _size("--hidden", "Width of the residual stream.")]
 Heads = Annotated[str | None, _size("--heads", "Query heads a block.")]
 KvHeads = Annotated[str | None, _size("--kv-heads", "Key/value heads a block.")]

@@ -23,6 +23,7 @@ from graphclone.verification.slices import recompute
 
 Array = np.ndarray[Any, Any]
 
+DIVISORS = ("residual", "qk_dim")  # ends of the names of groups whose size norms and attention divide by
 NAME = "equals the zeroed parent"
 
 # largest |difference| over largest |parent output|, by the coarsest float type among the weights: sums are taken in
@@ -55,15 +56,25 @@ def _not_applicable(parent: Model, claims: Claims) -> str | None:
         return "the clone was trained after the cut"
     if any(claims.plan.drop_blocks.values()):
         return "blocks were dropped"
-    target = claims.plan.target
-    for what in ("hidden", "head_dim"):
-        if target.get(what) is not None:
-            return f"the plan sets {what}, which changes what norms and attention divide by"
+    for group in claims.plan.keep:
+        if group.endswith(DIVISORS) and _is_cut(parent, claims, group):
+            return f"{group} is cut, which changes what norms or attention divide by"
     scales: dict[str | None, float] = {}
     for claim in claims.slices.values():
         if scales.setdefault(claim.parent, claim.scale) != claim.scale:
             return f"{claim.parent} is scaled differently by its several uses"
     return None
+
+
+def _is_cut(parent: Model, claims: Claims, group: str) -> bool:
+    """Does some axis keep just this group's neurons, and fewer than it had?"""
+    kept, constants = np.asarray(claims.plan.keep[group]), parent.constants()
+    return any(
+        indices is not None and size > indices.size and np.array_equal(indices, kept)
+        for claim in claims.slices.values()
+        if claim.parent in constants
+        for size, indices in zip(constants[claim.parent].shape, claim.take, strict=False)
+    )
 
 
 def zeroed(parent: Model, claims: Claims) -> Model:

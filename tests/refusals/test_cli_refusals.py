@@ -102,7 +102,7 @@ def test_external_data_that_is_missing(refused: Refused, llama: Path, tmp_path: 
         ("--hidden", "0%"),
         ("--hidden", "150%"),
         ("--heads", "3"),
-        ("--kv-heads", "3"),
+        ("--heads", "4", "--kv-heads", "3"),
         ("--ffn", "100000"),
         ("--layers", "0"),
         ("--layers", "99"),

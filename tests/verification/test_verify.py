@@ -86,7 +86,8 @@ def drop_a_block(weights: dict[str, np.ndarray[Any, Any]], metadata: dict[str, A
 
 
 def narrow_the_residual(weights: dict[str, np.ndarray[Any, Any]], metadata: dict[str, Any]) -> None:
-    metadata["plan"] = metadata["plan"].replace('"target": {', '"target": {"hidden": 4, ')
+    metadata["plan"] = metadata["plan"].replace('"keep": {', '"keep": {"residual": [0, 1], ')
+    metadata["slices"]["head"]["take"][0] = [0, 1]
 
 
 @pytest.mark.parametrize("change", [scale_twice, drop_a_block, narrow_the_residual])
