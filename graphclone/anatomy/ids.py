@@ -56,8 +56,12 @@ class IdSpace:
         return root
 
     def unite(self, first: Ids, second: Ids) -> None:
-        """Declare first[i] and second[i] the same neuron; conjunctions that meet are united part by part."""
+        """Declare first[i] and second[i] the same neuron; conjunctions that meet are united part by part.
+
+        A conjunction that comes to contain itself is united with its parts: stricter, never wrong.
+        """
         queue = [(first, second)]
+        met: list[Ids] = []
         while queue:
             a, b = queue.pop()
             while True:
@@ -70,6 +74,27 @@ class IdSpace:
                 high, where = np.unique(np.maximum(a, b), return_index=True)
                 self._parent[high] = np.minimum(a, b)[where]
                 queue.extend(self._carry_definitions(high))
+                met.append(high)
+            if not queue and met:
+                circular = self._circular(self.find(np.concatenate(met)))
+                queue += [(circular, self._left[circular]), (circular, self._right[circular])]
+                self._left[circular] = UNDEFINED
+                met.clear()
+
+    def _circular(self, roots: Ids) -> Ids:
+        """Among ``roots`` and what they are made of: the conjunctions that contain themselves, or lie between such."""
+        seen = frontier = np.unique(roots[self._left[roots] != UNDEFINED])
+        while frontier.size:
+            below = np.unique(self.find(np.concatenate([self._left[frontier], self._right[frontier]])))
+            frontier = np.setdiff1d(below[self._left[below] != UNDEFINED], seen)
+            seen = np.union1d(seen, frontier)
+        left, right = self.find(self._left[seen]), self.find(self._right[seen])
+        while True:  # peel what has no conjunction below it, or none above it
+            inner = np.isin(left, seen) | np.isin(right, seen)
+            inner &= np.isin(seen, left) | np.isin(seen, right)
+            if inner.all():
+                return seen
+            seen, left, right = seen[inner], left[inner], right[inner]
 
     def _carry_definitions(self, merged: Ids) -> list[tuple[Ids, Ids]]:
         """Move the conjunctions of roots that are roots no more; return what has to be united for it."""
@@ -86,17 +111,9 @@ class IdSpace:
         return [(self._left[carried], left), (self._right[carried], right)]
 
     def define(self, ids: Ids, parts: Sequence[Ids]) -> None:
-        """Declare ids[i] alive exactly when every parts[k][i] is.
-
-        Where that would be circular, the ids are united with the parts instead: stricter, never wrong.
-        """
+        """Declare ids[i] alive exactly when every parts[k][i] is."""
         if len(parts) == 1:
             self.unite(ids, parts[0])
-            return
-        leaves = np.concatenate([leaf for part in parts for leaf in self.resolve([part])] or [ids[:0]])
-        if np.isin(self.find(ids), leaves).any():
-            for part in parts:
-                self.unite(ids, part)
             return
         conjunction = self.fresh(ids.size)
         self._left[conjunction] = parts[0]
