@@ -24,6 +24,7 @@ from google.protobuf.message import DecodeError, EncodeError
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from graphclone.errors import BadModel
+from graphclone.normal_form import normalise
 
 EXTERNAL_ABOVE = 1 << 30  # bytes of weights beyond which they go to a file beside the model (protobuf ends at 2 GB)
 PLACEHOLDER_ABOVE = 1024  # bytes from which a tensor is streamed or handed over instead of copied into the protobuf
@@ -107,6 +108,7 @@ def from_proto(proto: onnx.ModelProto, path: Path | None = None) -> Model:
         part.inputs = [t for t in part.inputs if isinstance(t, gs.Variable)]  # before IR 4 initializers were inputs too
         for node in part.nodes:
             node.domain = "" if node.domain in (None, "ai.onnx") else node.domain
+    normalise(graph)
     metadata = {p.key: p.value for p in proto.metadata_props}
     return Model(graph, path, metadata, tuple(sorted(reader.files)))
 

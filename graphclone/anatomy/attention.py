@@ -9,55 +9,71 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphclone.anatomy.groups import Group, Grouping
+from graphclone.anatomy.ids import Factors
 from graphclone.anatomy.naming import Names
 from graphclone.anatomy.parts import Attention
 from graphclone.anatomy.projections import Projection
-from graphclone.anatomy.trace import Trace, Value, node_key
+from graphclone.anatomy.trace import Note, Trace, node_key
 
 
 @dataclass(frozen=True)
-class Contraction:
-    """Scores (queries x keys, over head_dim) or context (probabilities x values, over tokens)."""
+class Raw:
+    """An attention as the graph shows it: the tensors that bring queries, keys and values, and the factors of its axes."""
 
-    node: gs.Node
-    left: str
-    right: str
-    heads: Value  # the product's output, whose outer axes are the heads
-    width: int
+    tensors: tuple[str, str, str]
+    heads: tuple[Factors, ...]
+    dims: Factors
+    value_dims: Factors
+    head_dim: int
+    v_dim: int
 
 
-def contractions(trace: Trace, nodes: Sequence[gs.Node]) -> tuple[list[Contraction], list[Contraction]]:
-    """The score and context products among ``nodes``."""
+def raw_attentions(trace: Trace, nodes: Sequence[gs.Node]) -> list[Raw]:
+    """Attentions among ``nodes``: pairs of products (scores over neurons, context over tokens), or fused operators."""
     names = {node_key(n) for n in nodes}
-    scores, contexts = [], []
+    scores: list[Note] = []
+    found: list[Raw] = []
     for note in trace.notes:
-        if note.kind != "product" or node_key(note.node) not in names or len(note.inputs) != 2:
+        if node_key(note.node) not in names:
             continue
-        a, b = note.inputs
-        if a.static or b.static or a.data is not None or b.data is not None:
-            continue
-        out = trace.values[node_key(note.node)]
-        left, right = note.node.inputs[0].name, note.node.inputs[1].name
-        if trace.ids.resolve(a.axis(-1)):
-            scores.append(Contraction(note.node, left, right, out, a.shape[-1]))
-        elif trace.ids.resolve(b.axis(-1)):
-            contexts.append(Contraction(note.node, left, right, out, b.shape[-1]))
-    return scores, contexts
+        if note.kind == "attention":
+            found.append(_fused(note))
+        elif note.kind == "product" and not any(v.static or v.data is not None for v in note.inputs):
+            a, b = note.inputs
+            if trace.ids.resolve(a.axis(-1)):
+                scores.append(note)
+            elif scores and trace.ids.resolve(b.axis(-1)):
+                found.append(_decomposed(trace, scores.pop(0), note))
+    return found
+
+
+def _fused(note: Note) -> Raw:
+    q, _, v = note.inputs
+    tensors = [t.name for t in note.node.inputs[:3]]
+    if len(tensors) < 3 or not tensors[1] or note.node.op == "Attention" and note.node.domain:
+        tensors = [note.node.outputs[0].name if note.node.domain and note.node.op == "Attention" else tensors[0]] * 3
+    return Raw((tensors[0], tensors[1], tensors[2]), (q.axis(2),), q.axis(3), v.axis(3), q.shape[3], v.shape[3])
+
+
+def _decomposed(trace: Trace, score: Note, context: Note) -> Raw:
+    out = trace.values[node_key(score.node)]
+    (a, _), (_, v) = score.inputs, context.inputs
+    tensors = (score.node.inputs[0].name, score.node.inputs[1].name, context.node.inputs[1].name)
+    return Raw(tensors, out.factors[:-2], a.axis(-1), v.axis(-1), a.shape[-1], v.shape[-1])
 
 
 def attentions(
     found: Grouping, nodes: Sequence[gs.Node], projections: Sequence[Projection], residual: Group, names: Names
 ) -> list[Attention]:
     """Every attention of a block, in graph order; its groups are named on the way."""
-    trace = found.trace
     producer = {t.name: n for n in nodes for t in n.outputs}
     by_output = {p.output: p for p in projections}
     result = []
-    for score, context in zip(*contractions(trace, nodes), strict=False):
-        q, k, v = (feeding(name, producer, by_output) for name in (score.left, score.right, context.right))
-        head_groups = _head_groups(found, score)
-        dims = [g for g in found.on(trace.values[score.left].axis(-1)) if g not in head_groups]
-        value_dims = [g for g in found.on(context.heads.axis(-1)) if g not in head_groups]
+    for raw in raw_attentions(found.trace, nodes):
+        q, k, v = (feeding(name, producer, by_output) for name in raw.tensors)
+        head_groups = [g for factors in raw.heads for g in found.on(factors)]
+        dims = [g for g in found.on(raw.dims) if g not in head_groups]
+        value_dims = [g for g in found.on(raw.value_dims) if g not in head_groups]
         in_keys = {p.weight for p in k}
         kv_groups = [g for g in head_groups if g.tensors & in_keys]
         for group in head_groups:
@@ -69,11 +85,11 @@ def attentions(
         o = [p for p in projections if residual in p.writes and any(g in value_dims for g in p.reads)]
         result.append(
             Attention(
-                heads=_count_heads(trace, score),
+                heads=_count_heads(found.trace, raw.heads),
                 kv_heads=int(np.prod([g.size for g in kv_groups], dtype=np.int64)),
-                head_dim=score.width,
-                v_dim=context.width,
-                rotary=0 < sum(g.size for g in dims) < score.width,
+                head_dim=raw.head_dim,
+                v_dim=raw.v_dim,
+                rotary=0 < sum(g.size for g in dims) < raw.head_dim,
                 q=_weights(q),
                 k=_weights(k),
                 v=_weights(v),
@@ -84,14 +100,10 @@ def attentions(
     return result
 
 
-def _head_groups(found: Grouping, score: Contraction) -> list[Group]:
-    return [g for factors in score.heads.factors[:-2] for g in found.on(factors)]
-
-
-def _count_heads(trace: Trace, score: Contraction) -> int:
+def _count_heads(trace: Trace, axes: Sequence[Factors]) -> int:
     """Different combinations of ids along the outer axes: the batch, which carries none, does not count."""
     total = 1
-    for factors in score.heads.factors[:-2]:
+    for factors in axes:
         resolved = trace.ids.resolve(factors)
         if resolved:
             total *= len(np.unique(np.stack(resolved), axis=1).T)
@@ -107,7 +119,7 @@ def feeding(name: str, producer: dict[str, gs.Node], by_output: dict[str, Projec
         if current in seen:
             continue
         seen.add(current)
-        if current in by_output:
+        if current in by_output:  # the first step back may be the attention itself, where it holds its projection
             found.append(by_output[current])
         elif current in producer:
             stack.extend(t.name for t in producer[current].inputs if isinstance(t, gs.Variable))

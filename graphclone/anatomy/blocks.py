@@ -8,8 +8,9 @@ period; one period is a block.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import onnx_graphsurgeon as gs
 
@@ -92,6 +93,14 @@ class Stream:
                 cuts.append(Cut(position, made[0], frozenset(alive - {made[0]})))
         return cuts
 
+    @cached_property
+    def contexts(self) -> dict[frozenset[str], list[Cut]]:
+        """Cut points by what else is alive beside them."""
+        found: dict[frozenset[str], list[Cut]] = {}
+        for cut in self.cuts():
+            found.setdefault(cut.beside, []).append(cut)
+        return found
+
     def segments(self, cuts: Sequence[Cut]) -> list[Segment]:
         found = []
         for before, after in zip(cuts, cuts[1:], strict=False):
@@ -122,17 +131,20 @@ class Stream:
 
 
 def runs(found: Grouping) -> list[Run]:
-    """Every stack of the graph, in graph order."""
+    """Every stack of the graph, in graph order; a stack of one block only where nothing repeats."""
     candidates = [g for g in found.groups if sum(s.kind == "weight" for s in g.slots) >= 4 and g.size > 1]
+    streams = [Stream(found, g) for g in sorted(candidates, key=lambda g: -len(g.slots))]
+    return _runs(found, streams, _longest_run) or _runs(found, streams, _single_block)
+
+
+def _runs(
+    found: Grouping, streams: Sequence[Stream], choose: Callable[[Grouping, Group, list[Segment]], Run | None]
+) -> list[Run]:
     stacks: list[tuple[int, Run]] = []
     taken: set[str] = set()
-    for residual in sorted(candidates, key=lambda g: -len(g.slots)):
-        stream = Stream(found, residual)
-        by_context: dict[frozenset[str], list[Cut]] = {}
-        for cut in stream.cuts():
-            by_context.setdefault(cut.beside, []).append(cut)
-        for cuts in by_context.values():
-            run = _longest_run(found, residual, stream.segments(cuts))
+    for stream in streams:
+        for cuts in stream.contexts.values():
+            run = choose(found, stream.residual, stream.segments(cuts))
             names = {node_key(n) for block in run.blocks for s in block for n in s.nodes} if run else set()
             if run is not None and not names & taken:
                 taken |= names
@@ -141,19 +153,9 @@ def runs(found: Grouping) -> list[Run]:
 
 
 def _longest_run(found: Grouping, residual: Group, segments: list[Segment]) -> Run | None:
-    best: tuple[int, int, int] | None = None  # start, period, whole length of the run
-    shapes = [s.structure for s in segments]
-    for period in range(1, len(shapes) // 2 + 1):
-        start = 0
-        while start + period < len(shapes):
-            length = period
-            while start + length < len(shapes) and shapes[start + length] == shapes[start + length - period]:
-                length += 1
-            if length >= 2 * period and (best is None or length // period * period > best[2] // best[1] * best[1]):
-                best = (start, period, length)
-            start += max(1, length - period + 1)
+    best = _best_period([s.structure for s in segments])
     if best is None:
-        return _single_block(found, residual, segments)
+        return None
     start, period, length = best
     for shift in range(length % period + 1):  # begin with attention where the run leaves room to choose
         if is_attention(found.trace, segments[start + shift]):
@@ -164,17 +166,33 @@ def _longest_run(found: Grouping, residual: Group, segments: list[Segment]) -> R
     return Run(residual, tuple(blocks)) if with_attention else None
 
 
+def _best_period(shapes: Sequence[int]) -> tuple[int, int, int] | None:
+    """(start, period, whole length) of the run that covers most in whole periods; the shorter period wins a tie."""
+    best: tuple[int, int, int] | None = None
+    for period in range(1, len(shapes) // 2 + 1):
+        start = 0
+        while start + period < len(shapes):
+            length = period
+            while start + length < len(shapes) and shapes[start + length] == shapes[start + length - period]:
+                length += 1
+            if length >= 2 * period and (best is None or length // period * period > best[2] // best[1] * best[1]):
+                best = (start, period, length)
+            start += max(1, length - period + 1)
+    return best
+
+
 def _single_block(found: Grouping, residual: Group, segments: list[Segment]) -> Run | None:
     """A model of one block repeats nothing: it is attention and what follows up to the last feed-forward."""
     attends = [k for k, s in enumerate(segments) if is_attention(found.trace, s)]
     if len(attends) != 1:
         return None
-    writes = [k for k, s in enumerate(segments) if any(n.op in ("MatMul", "Gemm") for n in s.nodes)]
-    last = max(writes)
+    first = attends[0]
+    last = max(k for k, s in enumerate(segments) if any(n.op in ("MatMul", "Gemm") for n in s.nodes))
+    if last < first:
+        return None
     if last + 1 < len(segments) and any(n.op.endswith("Normalization") for n in segments[last + 1].nodes):
-        post_norm = any(n.op.endswith("Normalization") for n in segments[attends[0] + 1].nodes[:1])
-        last += post_norm
-    return Run(residual, (tuple(segments[attends[0] : last + 1]),))
+        last += any(n.op.endswith("Normalization") for n in segments[first + 1].nodes[:1])
+    return Run(residual, (tuple(segments[first : last + 1]),))
 
 
 def is_attention(trace: Trace, segment: Segment) -> bool:

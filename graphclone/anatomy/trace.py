@@ -76,6 +76,16 @@ class Pin:
     reason: str
 
 
+@dataclass(frozen=True)
+class Count:
+    """An attribute that counts neurons: positions alive along an axis of ``full``; ``place`` in a list of such."""
+
+    attribute: str
+    factors: Factors
+    full: int
+    place: int | None = None
+
+
 @dataclass
 class Trace:
     """The record of one run on ids."""
@@ -88,6 +98,7 @@ class Trace:
     pins: list[Pin] = field(default_factory=list)
     constants: dict[tuple[str, int] | str, Value] = field(default_factory=dict)
     shared: frozenset[str] = frozenset()
+    counts: dict[str, list[Count]] = field(default_factory=dict)
 
     def label(self, tensor: str, value: Value, kind: str, use: tuple[str, int] | None, axes: Sequence[int]) -> Value:
         """Give each of ``axes`` longer than 1 its own ids."""
@@ -106,6 +117,11 @@ class Trace:
 
     def note(self, kind: str, node: gs.Node, inputs: Sequence[Value], axis: int = -1) -> None:
         self.notes.append(Note(kind, node, tuple(inputs), axis))
+
+    def count(self, node: gs.Node, attribute: str, factors: Factors, full: int, place: int | None = None) -> None:
+        """An attribute of a node says how many neurons an axis has: surgery rewrites it."""
+        if attribute in node.attrs:
+            self.counts.setdefault(node_key(node), []).append(Count(attribute, factors, full, place))
 
     def tie(self, node: gs.Node, first: Factors, second: Factors) -> None:
         """Two aligned axes: one neuron a position. What has no counterpart meets plain numbers and stays whole."""

@@ -32,6 +32,7 @@ class Resizer:
     _count: int = 0
 
     def __call__(self, trace: Trace, node: gs.Node) -> Sequence[gs.Node]:
+        self._count_again(node)
         row = ROWS.get((node.domain or "", node.op))
         if row is None or any(self.cut.trace.values.get(t.name) is None for t in node.outputs if t.name):
             return ()
@@ -40,6 +41,17 @@ class Resizer:
         if added:
             self.edits[id(node)] = added
         return added
+
+    def _count_again(self, node: gs.Node) -> None:
+        """Attributes that count neurons (num_heads, qkv_hidden_sizes): the trace noted which axis each counts."""
+        for count in self.cut.trace.counts.get(node_key(node), ()):
+            size = self.cut.size(count.factors, count.full)
+            if count.place is None:
+                node.attrs[count.attribute] = size
+            else:
+                sizes = list(node.attrs[count.attribute])
+                sizes[count.place] = size
+                node.attrs[count.attribute] = sizes
 
     def constant(self, values: Array) -> gs.Constant:
         self._count += 1

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import onnx_graphsurgeon as gs
 
+from graphclone.anatomy.flows.elementwise import aligned
 from graphclone.anatomy.flows.table import first, ints, row
 from graphclone.anatomy.ids import Factors
-from graphclone.anatomy.trace import Trace, Value, describe
+from graphclone.anatomy.trace import Trace, Value, describe, plain
 
 REDUCTIONS = (
     "ReduceMean ReduceSum ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceSumSquare"
@@ -47,7 +48,8 @@ def ranking(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Val
     return [Value(shape, factors)] * len(node.outputs)
 
 
-@row("LayerNormalization", "RMSNormalization")
+@row("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
+@row("SimplifiedLayerNormalization", domain="com.microsoft")
 def normalization(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
     """Gain and bias align with the normalised axes."""
     value = first(inputs)
@@ -65,6 +67,32 @@ def normalization(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> li
     )
     out = Value(value.shape, value.factors)
     return [out] + [statistics] * (sum(1 for t in node.outputs if t.name) - 1)
+
+
+@row("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", domain="com.microsoft")
+def skip_normalization(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
+    """Norm of a sum: input, skip, gain, [bias of the norm,] [bias added before]. Output 3 is the sum."""
+    value = first(inputs)
+    trace.note("norm", node, [v for v in inputs if v is not None], len(value.shape) - 1)
+    out = aligned(trace, node, [v for v in inputs if v is not None])
+    statistics = plain((*value.shape[:-1], 1))
+    return [out, statistics, statistics, out][: len(node.outputs)]
+
+
+@row("EmbedLayerNormalization", domain="com.microsoft")
+def embedding_normalization(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
+    """input_ids, segment_ids, three tables [rows, hidden], gain, bias. Output 2 is the sum before the norm."""
+    ids = first(inputs)
+    tables = [v for v in inputs[2:5] if v is not None]
+    for table in tables:
+        trace.note("lookup", node, [table], 0)
+        trace.pin(table.axis(0), f"looked up by {describe(node)}")
+    hidden = tables[0].axis(1)
+    for other in (*(t.axis(1) for t in tables[1:]), *(v.axis(0) for v in inputs[5:7] if v is not None)):
+        trace.tie(node, hidden, other)
+    out = Value((*ids.shape, tables[0].shape[1]), (*(() for _ in ids.shape), hidden))
+    trace.note("norm", node, [out], len(out.shape) - 1)
+    return [out, plain((ids.shape[0],)), out][: len(node.outputs)]
 
 
 @row("LpNormalization", "MeanVarianceNormalization")
