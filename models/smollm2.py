@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from models import text
 from models.packages import file_inside
 from models.recipe import Options, Parent, Recipe, Shape
@@ -17,7 +19,7 @@ def load(options: Options) -> Parent:
     settings = quantised.config.to_dict() | {"use_cache": False}
     settings.pop("quantization_config", None)
     config = LlamaConfig.from_dict(settings, attn_implementation=options.attention)
-    module = LlamaForCausalLM(config)  # fresh: the loaded one is marked as quantised
+    module: Any = LlamaForCausalLM(config)  # fresh: the loaded one is marked as quantised
     module.load_state_dict(quantised.state_dict())
     module.tie_weights()
     tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)

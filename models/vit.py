@@ -65,11 +65,11 @@ def load(options: Options) -> Parent:
         num_attention_heads=HEADS,
         patch_size=PATCH,
         image_size=PATCH * TABLE_SIDE,
-        attn_implementation=options.attention,
     )
     weights = state_dict(shipped())
     weights["embeddings.mask_token"] = torch.zeros(1, HIDDEN)  # for pre-training only, so no export carries it
-    module = pretrained.load(Dinov2Model, None, config=config, state_dict=weights)
+    attention = options.attention
+    module = pretrained.load(Dinov2Model, None, config=config, state_dict=weights, attn_implementation=attention)
     pixels = torch.randn(2, 3, IMAGE, IMAGE, generator=torch.Generator().manual_seed(0))
     outputs = ("last_hidden_state", "pooler_output")
     axes = {name: {0: "batch"} for name in ("pixel_values", *outputs)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from models import text
 from models.recipe import Options, Parent, Recipe, Shape
-from models.seeding import randomise
+from models.seeding import seeded
 
 SHAPE = Shape(hidden=48, heads=4, ffn=160, layers=3)
 IMAGE, PATCH, CHANNELS, LABELS = 32, 8, 3, 10
@@ -17,7 +17,10 @@ def load(options: Options) -> Parent:
 
     shape = options.shape
     text.head_dim("vit-tiny", shape.hidden, shape.heads)
-    config = ViTConfig(
+    module = seeded(
+        ViTForImageClassification,
+        ViTConfig,
+        options,
         image_size=IMAGE,
         patch_size=PATCH,
         num_channels=CHANNELS,
@@ -26,9 +29,7 @@ def load(options: Options) -> Parent:
         num_attention_heads=shape.heads,
         intermediate_size=shape.ffn,
         num_hidden_layers=shape.layers,
-        attn_implementation=options.attention,
     )
-    module = randomise(ViTForImageClassification(config), options.seed)
     pixels = torch.randn(2, CHANNELS, IMAGE, IMAGE, generator=torch.Generator().manual_seed(0))
     axes = {"pixel_values": {0: "batch"}, "logits": {0: "batch"}}
     return Parent(module, {"pixel_values": pixels}, ("logits",), axes)

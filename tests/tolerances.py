@@ -13,7 +13,7 @@ TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1
 
 
 def difference(actual: Array, expected: Array) -> float:
-    """The largest difference, in the unit of TOLERANCE; infinite where one is not finite and the other is not the same."""
+    """The largest difference, in the unit of TOLERANCE; infinite where the two disagree on what is not finite."""
     wide, held = np.asarray(actual).astype(np.float64), np.asarray(expected).astype(np.float64)
     if not np.array_equal(np.isfinite(wide), np.isfinite(held)):
         return float("inf")
