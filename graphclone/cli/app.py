@@ -50,14 +50,16 @@ def run(arguments: Sequence[str] | None = None) -> int:
     try:
         code = app(args=None if arguments is None else list(arguments), prog_name="graphclone", standalone_mode=False)
         sys.stdout.flush()
+        if code == INTERRUPTED:  # typer turns Ctrl-C into this exit code, silently
+            return _refused("interrupted", INTERRUPTED)
         return int(code) if isinstance(code, int) else 0
     except GraphCloneError as problem:
         return _refused(str(problem), problem.exit_code)
     except ParserError as problem:
         return _refused(problem.format_message(), USAGE)
-    except (KeyboardInterrupt, typer.Abort):
+    except (KeyboardInterrupt, typer.Abort):  # outside of a command
         return _refused("interrupted", INTERRUPTED)
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit):  # typer turns a broken pipe into SystemExit, and nothing else
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more to say, not even at exit
         return BROKEN_PIPE
     except ImportError as missing:

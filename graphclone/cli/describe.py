@@ -68,8 +68,9 @@ def block_parts(block: Block) -> list[str]:
 def print_anatomy(name: str, anatomy: Anatomy) -> None:
     """What `inspect` shows."""
     print(f"{name}: {anatomy.parameters:,} parameters, {len(anatomy.stacks)} stack(s) of blocks\n")
-    rows = [(s.name, *shape(s).values(), norms(s), "; ".join(_parts(s))) for s in anatomy.stacks]
-    show.table(("stack", *SHAPE, "norms", "parts"), rows)
+    show.table(("stack", *SHAPE, "norms"), [(s.name, *shape(s).values(), norms(s)) for s in anatomy.stacks])
+    for stack in anatomy.stacks:
+        print(f"\n{stack.name}: {len(stack.blocks)} blocks of " + "; ".join(_parts(stack)))
     free = Counter((g.kind, g.size, len(g.axes)) for g in anatomy.groups.values() if g.pinned is None)
     print()
     rows = [(kind, count, size, axes) for (kind, size, axes), count in sorted(free.items())]

@@ -79,7 +79,7 @@ class Statistics:
     def save(self, path: str | Path) -> None:
         """Write atomically; equal statistics give equal bytes. Raises BadData where the folder cannot be written."""
         path = Path(path)
-        tensors = {f"{name}:{site}": held[name] for site, held in self.sites.items() for name in held}
+        tensors = {f"{k}:{site}": np.asarray(held[k]) for site, held in self.sites.items() for k in held}  # counts too
         about = {
             "format": FORMAT,
             "parent": self.parent,

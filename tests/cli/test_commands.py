@@ -1,0 +1,126 @@
+"""The commands as people type them, on a seeded parent."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import graphclone as gc
+from graphclone.cli.app import run
+
+COMMANDS = ("inspect", "measure", "plan", "clone", "verify", "train", "pack", "demo")
+SMALL = ("--hidden", "32", "--heads", "4", "--kv-heads", "2", "--ffn", "50%", "--layers", "2")
+
+
+@pytest.fixture(scope="module")
+def llama(parent_file: Callable[..., Path]) -> Path:
+    return parent_file("llama", exporter="dynamo")
+
+
+def command(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-m", "graphclone", *map(str, arguments)]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_shows_two_examples(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([name, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.split("Examples:")[1].count(f"graphclone {name}") >= 2
+    assert "--json" in shown
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out == f"graphclone {gc.__version__}\n"
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; from graphclone.cli.app import run; run(['clone', '--help'])\n"
+        "print(sorted({'torch', 'onnxruntime', 'onnx', 'numpy', 'transformers'} & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == "[]\n"
+
+
+def test_the_whole_way(llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stats, plan, one, two = (tmp_path / name for name in ("s.safetensors", "p.json", "one.onnx", "two.onnx"))
+
+    def asked(*arguments: str | Path) -> dict[str, object]:
+        assert run([*map(str, arguments), "--json"]) == 0
+        out = capsys.readouterr().out
+        assert out.count("\n") == 1
+        held = json.loads(out)
+        assert isinstance(held, dict)
+        return held
+
+    assert asked("inspect", llama)["parameters"] == gc.inspect(gc.load(llama)).parameters
+    asked("measure", llama, "--data", "random:3", "-o", stats)
+    asked("plan", llama, "--stats", stats, *SMALL, "-o", plan)
+    asked("clone", llama, one, "--plan", plan)
+    made = asked("clone", llama, two, *SMALL, "--stats", stats)
+    assert one.read_bytes() == two.read_bytes()
+    assert made["clone"] == {
+        "parameters": gc.inspect(gc.load(two)).parameters,
+        "stacks": [{"hidden": 32, "layers": 2, "heads": 4, "kv_heads": 2, "head_dim": 8, "ffn": 80}],
+    }
+    assert asked("verify", llama, two)["passed"] is True
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(p.name for p in (stats, plan, one, two))
+
+
+def test_tables_are_printed_without_colour_in_a_pipe(llama: Path, tmp_path: Path) -> None:
+    for arguments in (("inspect", llama), ("plan", llama, *SMALL, "--importance", "first")):
+        done = subprocess.run(command(*arguments), capture_output=True, text=True, check=True)
+        assert "\x1b" not in done.stdout
+        assert "hidden" in done.stdout or "residual" in done.stdout
+        assert done.stderr == ""
+
+
+def test_measured_shards_merge(llama: Path, tmp_path: Path) -> None:
+    parts = [tmp_path / "a", tmp_path / "b"]
+    for seed, part in enumerate(parts):
+        assert run(["measure", str(llama), "--data", "random:2", "--seed", str(seed), "-o", str(part)]) == 0
+    both = tmp_path / "both"
+    assert run(["measure", "--merge", *map(str, parts), "-o", str(both)]) == 0
+    counts = [gc.Statistics.read(path).count for path in (*parts, both)]
+    assert counts[2] == counts[0] + counts[1] > 0
+
+
+def test_a_clone_that_was_tampered_with_fails_verification(llama: Path, tmp_path: Path) -> None:
+    out = tmp_path / "clone.onnx"
+    assert run(["clone", str(llama), str(out), "--ffn", "50%", "--importance", "first"]) == 0
+    assert run(["verify", str(llama), str(out)]) == 0
+    made = gc.load(out)
+    name, array = max(made.constants().items(), key=lambda item: item[1].nbytes)
+    made.graph.tensors()[name].values = array + 1
+    gc.save(made, out)
+    assert run(["verify", str(llama), str(out)]) == 4
+
+
+def test_a_reader_that_leaves_early_is_no_error(llama: Path) -> None:
+    with subprocess.Popen(command("inspect", llama, "--json"), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as held:
+        assert held.stdout is not None
+        assert held.stderr is not None
+        held.stdout.close()
+        assert held.stderr.read() == b""
+        assert held.wait(60) == 141
+
+
+def test_ctrl_c_cleans_up(llama: Path, tmp_path: Path) -> None:
+    out = tmp_path / "clone.onnx"
+    arguments = command("clone", llama, out, *SMALL, "--data", "random:100000")
+    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, env={**os.environ, "NO_COLOR": "1"}) as held:
+        time.sleep(4)
+        held.send_signal(signal.SIGINT)
+        assert held.wait(60) == 130
+        assert held.stderr is not None
+        assert held.stderr.read().splitlines()[-1] == "graphclone: interrupted"
+    assert list(tmp_path.iterdir()) == []
