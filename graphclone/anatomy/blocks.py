@@ -18,6 +18,10 @@ from graphclone.anatomy.groups import Group, Grouping
 from graphclone.anatomy.trace import Trace, node_key
 
 
+COMMUTATIVE = ("Add", "Mul")
+PRODUCTS = ("MatMul", "Gemm", "Einsum", "FusedMatMul")
+
+
 @dataclass(frozen=True)
 class Cut:
     """A cut point: the residual value made by node number ``position``, with what else is alive there."""
@@ -95,11 +99,24 @@ class Stream:
 
     @cached_property
     def contexts(self) -> dict[frozenset[str], list[Cut]]:
-        """Cut points by what else is alive beside them."""
+        """Cut points by what else is alive beside them.
+
+        An encoder's output is alive until the last cross-attention has read it: the cut points of the decoder that come
+        after still belong with those before.
+        """
         found: dict[frozenset[str], list[Cut]] = {}
         for cut in self.cuts():
+            for beside, earlier in found.items():
+                ended = beside - cut.beside
+                if ended and cut.beside <= beside and earlier and all(self._read_by_many(name) for name in ended):
+                    earlier.append(cut)
             found.setdefault(cut.beside, []).append(cut)
         return found
+
+    def _read_by_many(self, name: str) -> bool:
+        """By the keys and values of two cross-attentions at least."""
+        readers = self.found.trace.model.graph.tensors()[name].outputs
+        return sum(n.op in PRODUCTS for n in readers) >= 4
 
     def segments(self, cuts: Sequence[Cut]) -> list[Segment]:
         found = []
@@ -124,7 +141,9 @@ class Stream:
                 else:
                     value = trace.input(node, index)
                     operands.append(hash("none" if value is None else "weight" if value.static else "side"))
-            attributes = tuple(sorted((k, v if isinstance(v, str | float) else "") for k, v in node.attrs.items()))
+            if node.op in COMMUTATIVE:
+                operands.sort()
+            attributes = tuple(sorted((k, v) for k, v in node.attrs.items() if isinstance(v, str)))
             for k, tensor in enumerate(node.outputs):
                 known[tensor.name] = hash((node.domain, node.op, attributes, k, tuple(operands)))
         return known.get(exit_, 0)

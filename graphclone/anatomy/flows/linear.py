@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphclone.anatomy.flows.elementwise import aligned, aligned_axis
@@ -23,6 +24,8 @@ def pair(node: gs.Node, inputs: list[Value | None]) -> tuple[Value, Value]:
 def matmul(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
     """numpy.matmul on ids: batch axes aligned, the inner axes tied."""
     a, b = pair(node, inputs)
+    if node.attrs.get("transBatchA") or node.attrs.get("transBatchB"):
+        raise UnsupportedGraph(f"{describe(node)}: transBatchA and transBatchB are not understood: export without fusion")
     if node.attrs.get("transA"):
         a = swapped(a)
     if node.attrs.get("transB"):
@@ -99,7 +102,7 @@ def conv(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]
     in_axis, out_axis = (0, 1) if transposed else (1, 0)
     trace.note("product", node, [x, w], 1)
     for axis in range(2, len(w.shape)):
-        trace.pin(w.axis(axis), f"a window of {describe(node)}")
+        trace.pin(w.axis(axis) + x.axis(axis), f"a window of {describe(node)}")
     out = w.axis(out_axis)
     channels = w.shape[out_axis]
     if groups == 1:
@@ -109,9 +112,11 @@ def conv(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]
         for factors in (x.axis(1), w.axis(0), w.axis(1)):
             trace.pin(factors, reason)
         out, channels = ((), channels * groups) if transposed else (out, channels)
-    if len(inputs) > 2 and inputs[2] is not None and out:
+    if len(inputs) > 2 and inputs[2] is not None:
         trace.tie(node, out, inputs[2].axis(0))
     spatial = tuple(_window(node, x.shape[k], w.shape[k], k - 2, len(x.shape) - 2) for k in range(2, len(x.shape)))
+    if transposed and "output_shape" in node.attrs:
+        spatial = tuple(int(d) for d in node.attrs["output_shape"])
     return [Value((x.shape[0], channels, *spatial), (x.axis(0), out, *(() for _ in spatial)))]
 
 
@@ -128,7 +133,11 @@ def _window(node: gs.Node, size: int, kernel: int, k: int, rank: int) -> int:
     if node.op == "ConvTranspose":
         extra = node.attrs.get("output_padding", [0] * rank)[k]
         return int(stride * (size - 1) + extra + reach - padding)
-    return int((size + padding - reach) // stride + 1)
+    if not node.attrs.get("ceil_mode"):
+        return int((size + padding - reach) // stride + 1)
+    rounded_up = -((reach - size - padding) // stride) + 1
+    starts_outside = (rounded_up - 1) * stride >= size + pads[k]
+    return int(rounded_up - starts_outside)
 
 
 @row("Resize", "MaxPool", "AveragePool", "GlobalAveragePool", "InstanceNormalization")
@@ -153,12 +162,24 @@ def _spatial_shape(node: gs.Node, inputs: list[Value | None], value: Value) -> t
     if node.op == "GlobalAveragePool":
         return lead + tuple(1 for _ in images)
     if node.op == "Resize":
-        sizes = inputs[3] if len(inputs) > 3 else None
-        if sizes is not None and sizes.data is not None:
-            return tuple(int(d) for d in sizes.data)
-        scales = inputs[2]
-        if scales is None or scales.data is None:
-            raise UnsupportedGraph(f"{describe(node)}: neither sizes nor scales are known")
-        return tuple(int(d * s) for d, s in zip(value.shape, scales.data, strict=True))
+        return _resized(node, inputs, value)
     kernel = node.attrs["kernel_shape"]
     return lead + tuple(_window(node, d, kernel[k], k, len(images)) for k, d in enumerate(images))
+
+
+def _resized(node: gs.Node, inputs: list[Value | None], value: Value) -> tuple[int, ...]:
+    """Resize names sizes or scales, of all axes or of some."""
+    if node.attrs.get("keep_aspect_ratio_policy", "stretch") != "stretch":
+        raise UnsupportedGraph(f"{describe(node)}: keeping the aspect ratio is not understood: export it with fixed sizes")
+    shape = list(value.shape)
+    axes = node.attrs.get("axes") or range(len(shape))
+    scales, sizes = (inputs[i] if len(inputs) > i else None for i in (2, 3))
+    if sizes is not None and sizes.data is not None:
+        for axis, size in zip(axes, sizes.data, strict=True):
+            shape[axis] = int(size)
+    elif scales is not None and scales.data is not None:
+        for axis, scale in zip(axes, scales.data, strict=True):
+            shape[axis] = int(np.floor(shape[axis] * scale))
+    else:
+        raise UnsupportedGraph(f"{describe(node)}: neither sizes nor scales are known")
+    return tuple(shape)

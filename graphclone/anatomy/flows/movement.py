@@ -165,7 +165,7 @@ def concat(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Valu
         ]
         along.append(np.concatenate(pieces))
     factors = [
-        tuple(along) if i == axis else aligned_axis(trace, node, [v.axis(i) for v in values if v.shape[axis]])
+        tuple(along) if i == axis else aligned_axis(trace, node, [v.axis(i) for v in values if v.shape[axis] or v.axis(i)])
         for i in range(rank)
     ]
     shape = list(values[0].shape)
@@ -198,6 +198,21 @@ def gather(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Valu
             static=value.static and indices.static,
         )
     ]
+
+
+@row("GatherElements")
+def gather_elements(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
+    """Indices have the output's shape, so what they were made for stays: the neurons they pick among are not cut."""
+    value, indices = first(inputs), inputs[1]
+    assert indices is not None
+    for factors in value.factors:
+        trace.pin(factors, f"picked one by one by {describe(node)}")
+    axis = int(node.attrs.get("axis", 0)) % len(value.shape)
+    kept = tuple(
+        tuple(f[:d] for f in factors) if k != axis else ()
+        for k, (factors, d) in enumerate(zip(value.factors, indices.shape, strict=True))
+    )
+    return [Value(indices.shape, kept)]
 
 
 @row("Expand")

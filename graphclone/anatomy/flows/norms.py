@@ -98,7 +98,7 @@ def embedding_normalization(trace: Trace, node: gs.Node, inputs: list[Value | No
 @row("LpNormalization", "MeanVarianceNormalization")
 def plain_normalization(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
     value = first(inputs)
-    axes = node.attrs.get("axes", [node.attrs.get("axis", -1)])
+    axes = node.attrs.get("axes", [0, 2, 3]) if node.op == "MeanVarianceNormalization" else [node.attrs.get("axis", -1)]
     for axis in axes:
         trace.note("norm", node, [value], axis % len(value.shape))
     return [Value(value.shape, value.factors)]
@@ -116,5 +116,9 @@ def batch_normalization(trace: Trace, node: gs.Node, inputs: list[Value | None])
 @row("GroupNormalization")
 def group_normalization(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
     value = first(inputs)
-    trace.pin(value.axis(1), f"normalised in groups by {describe(node)}")
+    for axis in range(1, len(value.shape)):
+        trace.pin(value.axis(axis), f"normalised in groups by {describe(node)}")
+    for parameter in inputs[1:]:
+        if parameter is not None:
+            trace.pin(parameter.axis(0), f"normalised in groups by {describe(node)}")
     return [Value(value.shape, value.factors)]
