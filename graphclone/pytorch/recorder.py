@@ -13,10 +13,12 @@ are read from it, never sizes.
 
 from __future__ import annotations
 
+import inspect
 import math
 import operator
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,8 @@ import torch
 from torch import fx
 from torch.fx.node import map_arg
 from torch.fx.proxy import GraphAppendingTracer
+
+from graphclone.pytorch.extents import extent
 
 UNKNOWN = object()  # the example of a node whose example could not be computed
 Scalar = Any  # int, float, bool or Symbol
@@ -99,7 +103,7 @@ class Recorder(GraphAppendingTracer):
         return super().create_arg(a)
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **named: Any) -> Symbol:
-        args, kwargs = self.create_arg(args), self.create_arg(kwargs)
+        args, kwargs = self.create_arg(args), self.create_arg(_spoken(target, kwargs))
         pure = kind in ("call_function", "call_method") and target not in RANDOM
         key = (kind, target, _frozen(args), _frozen(kwargs)) if pure else None
         if key is not None and key in self._calls:
@@ -154,8 +158,13 @@ class Recorder(GraphAppendingTracer):
         return self.call(torch.tensor, _nested(value.elements), dtype=value.dtype, device=self.device)
 
     def size(self, value: Symbol, axis: int) -> Scalar:
-        """One size of a run-time tensor."""
-        size = value.size(axis)
+        """One size of a run-time tensor, asked of the value furthest back that has it."""
+        found = extent(value.node, axis)
+        if isinstance(found, int):
+            return found
+        if isinstance(found, fx.Node):
+            return self.proxy(found)
+        size = self.proxy(found[0]).size(found[1])
         size.node.meta["nonnegative"] = True
         if size.node.meta["example"] is UNKNOWN:
             size.node.meta["example"] = 1
@@ -172,6 +181,25 @@ class Recorder(GraphAppendingTracer):
         listed = value.reshape(-1).tolist()
         listed.node.meta["example"] = [1] * count
         return [listed[i] for i in range(count)]
+
+
+@cache
+def _defaults(function: Any) -> dict[str, Any]:
+    try:
+        return {p.name: p.default for p in inspect.signature(function).parameters.values()}
+    except (TypeError, ValueError):  # built in: no signature, but then torch hands over only what was given
+        return {}
+
+
+def _spoken(target: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Without arguments that repeat the function's defaults, so that the module's code reads as one would write it."""
+    defaults = _defaults(target) if callable(target) and kwargs else {}
+    return {k: v for k, v in kwargs.items() if k not in defaults or not _equal(v, defaults[k])}
+
+
+def _equal(value: Any, default: Any) -> bool:
+    plain = (int, float, bool, str)
+    return value is default or (type(value) is type(default) and isinstance(value, plain) and value == default)
 
 
 def _run_example(node: fx.Node) -> Any:
@@ -225,12 +253,14 @@ def _proved(result: Scalar, *operands: Scalar) -> Scalar:
 
 
 def add(r: Recorder, a: Scalar, b: Scalar) -> Scalar:
+    """a + b, simplified."""
     if _is(a, 0) or _is(b, 0):
         return b if _is(a, 0) else a
     return _proved(r.call(operator.add, a, b), a, b)
 
 
 def multiply(r: Recorder, a: Scalar, b: Scalar) -> Scalar:
+    """a * b, simplified."""
     if _is(a, 1) or _is(b, 1):
         return b if _is(a, 1) else a
     return _proved(r.call(operator.mul, a, b), a, b)
@@ -241,6 +271,7 @@ def _is(a: Scalar, number: int) -> bool:
 
 
 def product(r: Recorder, numbers: Sequence[Scalar]) -> Scalar:
+    """All of them multiplied; 1 for none."""
     total: Scalar = 1
     for number in numbers:
         total = multiply(r, total, number)

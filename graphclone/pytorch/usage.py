@@ -15,7 +15,8 @@ from graphclone.pytorch.operators import Lookup, Row
 
 CONSTANT, POSITIONAL, SIGNAL = 0, 1, 2
 PICKS = frozenset({"Gather", "GatherElements", "GatherND", "EmbedLayerNormalization", "OneHot"})
-MEASURES = frozenset({"Shape", "Size"})
+MAKES_POSITIONS = frozenset({"Shape", "Size", "Range"})
+ANGLES = frozenset({"Sin", "Cos"})
 MULTIPLIES = frozenset({"Mul", "Div"})
 ADDS = frozenset({"Add", "Sub", "Sum"})
 IMAGE_CHANNELS = 4
@@ -67,6 +68,12 @@ def uses(graph: gs.Graph, lookup: Lookup, candidates: dict[str, gs.Constant]) ->
     return walk.found
 
 
+def _constant_kind(tensor: gs.Tensor) -> int:
+    """A table of integers is positions that an exporter folded; a single one is just a number."""
+    whole = isinstance(tensor, gs.Constant) and tensor.values.size > 1 and tensor.values.dtype.kind in "iu"
+    return POSITIONAL if whole else CONSTANT
+
+
 def _is_float(tensor: gs.Tensor) -> bool:
     return tensor.dtype is None or np.dtype(tensor.dtype).kind not in "iub"
 
@@ -83,7 +90,7 @@ def _step(node: gs.Node, row: Row | None, values: dict[str, _Value], walk: _Walk
     row = row or Row(lambda: None)
     met: list[_Value] = []
     for i, tensor in enumerate(node.inputs):
-        if i in row.numbers or tensor.is_empty():
+        if tensor.is_empty() or i in row.numbers:
             continue
         if tensor.name in walk.constants:
             if i in row.fixed:
@@ -93,13 +100,16 @@ def _step(node: gs.Node, row: Row | None, values: dict[str, _Value], walk: _Walk
             else:
                 met.append(_Value(CONSTANT, frozenset({tensor.name})))
         else:
-            met.append(values.get(tensor.name, _Value(CONSTANT)))
-    if node.op in MEASURES:
+            met.append(values.get(tensor.name, _Value(_constant_kind(tensor))))
+    if node.op in MAKES_POSITIONS:
         return _Value(POSITIONAL)
     carried = frozenset().union(*(v.carried for v in met))
     kind = max((v.kind for v in met), default=CONSTANT)
     if node.op in PICKS:
         return _picked(node, met, carried, walk)
+    if node.op in ANGLES:
+        walk.tables |= carried
+        return _Value(max(kind, POSITIONAL))
     if kind == CONSTANT:
         shifted = any(v.shifted for v in met) or (node.op in ADDS and len(met) > 1)
         return _Value(CONSTANT, carried, shifted)

@@ -1,6 +1,6 @@
 """TABLE (domain, operator, since_version) -> how torch computes it, one file a theme."""
 
-from graphclone.pytorch.operators import convolution, elementwise, indexing, linear, movement, norms, sizes
+from graphclone.pytorch.operators import attention, convolution, elementwise, indexing, linear, movement, norms, sizes
 from graphclone.pytorch.operators.rows import ON_SIZES, TABLE, Call, Lookup, Row
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "Call",
     "Lookup",
     "Row",
+    "attention",
     "convolution",
     "elementwise",
     "indexing",

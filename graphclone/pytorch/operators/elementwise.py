@@ -48,7 +48,6 @@ UNARY: tuple[tuple[str, tuple[int, ...], Any], ...] = (
 BINARY: tuple[tuple[str, tuple[int, ...], Any], ...] = (
     ("Add", (7, 13, 14), torch.add),
     ("Sub", (7, 13, 14), torch.sub),
-    ("Mul", (7, 13, 14), torch.mul),
     ("Equal", (7, 11, 13, 19), torch.eq),
     ("Greater", (7, 9, 13), torch.gt),
     ("GreaterOrEqual", (12, 16), torch.ge),
@@ -100,6 +99,18 @@ def _is_float(call: Call, *values: Value) -> bool:
     return any(call.dtype(v).is_floating_point for v in values if not isinstance(v, (int, float)))
 
 
+@row("Mul", 7, 13, 14, scalars=True)
+def multiply(call: Call, a: Any, b: Any) -> Any:
+    """Exporters leave factors of 1, such as an attention scaling."""
+    if _is_one(a) or _is_one(b):
+        return b if _is_one(a) else a
+    return torch.mul(*_tensor_first(torch.mul, a, b))
+
+
+def _is_one(a: Any) -> bool:
+    return isinstance(a, (int, float)) and a == 1
+
+
 @row("Div", 7, 13, 14, scalars=True)
 def divide(call: Call, a: Any, b: Any) -> Any:
     """Integers truncate towards zero (onnx Div-14)."""
@@ -122,7 +133,7 @@ def power(call: Call, x: Any, exponent: Any) -> Any:
     if isinstance(exponent, (int, float)) and isinstance(x, (Symbol, torch.Tensor)):
         if isinstance(exponent, float) and not _is_float(call, x):
             return torch.pow(x.double(), exponent).to(call.dtype(x))
-        return torch.pow(x, exponent)
+        return torch.pow(x, exponent)  # type: ignore[arg-type]
     x = torch.tensor(x) if isinstance(x, (int, float)) else x
     raised, base = torch.pow(x, exponent), call.dtype(x)
     return raised if call.dtype(exponent) == base else raised.to(base)
@@ -133,9 +144,12 @@ def mean(call: Call, *xs: Any) -> Any:
     return reduce(torch.add, xs) / len(xs)
 
 
-@row("Where", 9, 16)
+@row("Where", 9, 16, scalars=True)
 def where(call: Call, condition: Any, x: Any, y: Any) -> Any:
-    return torch.where(condition, x, y)
+    """Between two numbers the result's type is that of the constants."""
+    if isinstance(x, (int, float)) and isinstance(y, (int, float)):
+        x = torch.tensor(x, dtype=call.dtype(call.inputs[1]))
+    return torch.where(torch.tensor(condition) if isinstance(condition, bool) else condition, x, y)
 
 
 @row("Clip", 6, 11, 12, 13, numbers=(1, 2))

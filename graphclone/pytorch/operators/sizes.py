@@ -145,6 +145,11 @@ def gather(call: Call, x: Sizes, indices: Sizes) -> Any:
     return Sizes(np.asarray(taken, dtype=object), x.dtype)
 
 
+@on_sizes("Shape", 1, 13, 15, 19, 21, 23, 24, 25)
+def shape(call: Call, x: Sizes) -> Sizes:
+    return Sizes.of(list(x.elements.shape)[slice(call.attr("start", 0), call.attr("end"))])
+
+
 @on_sizes("Concat", 4, 11, 13)
 def concat(call: Call, *xs: Sizes) -> Sizes:
     return Sizes(np.concatenate([x.elements for x in xs], axis=int(call.attr("axis"))), xs[0].dtype)
@@ -154,7 +159,8 @@ def concat(call: Call, *xs: Sizes) -> Sizes:
 def slice_(call: Call, x: Sizes, *bounds: Sizes | None) -> Any:
     if not all(b is None or b.known for b in bounds):
         return NotImplemented
-    starts, ends, axes, steps = ([*(b.elements.tolist() if b is not None else None for b in bounds), None, None])[:4]
+    lists = [b.elements.tolist() if b is not None else [] for b in bounds]
+    starts, ends, axes, steps = [*lists, [], []][:4]
     index = [slice(None)] * x.elements.ndim
     for i, (start, end) in enumerate(zip(starts, ends, strict=True)):
         step = steps[i] if steps else 1
