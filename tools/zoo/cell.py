@@ -1,0 +1,181 @@
+"""One cell of the matrix: inspect, compare with the configuration, cut in every way, examine.
+
+``python -m tools.zoo.cell FILE``: FILE.json beside it says what to expect; the verdict is printed as JSON. A cell runs in
+a process of its own, so that a crash or an endless loop is a verdict too.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import graphclone.graph as graphs
+from graphclone.anatomy import inspect
+from graphclone.anatomy.parts import Anatomy
+from graphclone.errors import GraphCloneError
+from graphclone.graph import Model
+from graphclone.planner import Target, plan
+from graphclone.surgery.operate import clone
+from graphclone.verification import verify
+from tools.zoo.expectation import mismatches
+from tools.zoo.oracles import permuted, stepping
+from tools.zoo.row import Expected, Sizes
+
+GREEN, REFUSED, WRONG = "green", "refused", "WRONG"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One question put to a cell. ``answer`` is green, refused (graphclone said why), WRONG (anything else)."""
+
+    question: str
+    answer: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A file of the zoo and what is known about it."""
+
+    file: Path
+    row: str
+    column: str
+    stacks: tuple[Expected, ...]
+
+    @classmethod
+    def read(cls, file: Path) -> Cell:
+        """From the JSON beside the file."""
+        held = json.loads(file.with_suffix(".json").read_text())
+        return cls(file, held["row"], held["column"], tuple(Expected(**s) for s in held["stacks"]))
+
+
+def targets(first: Expected) -> dict[str, dict[str, int]]:
+    """Every width and the depth alone, then all together; sizes of a configuration that exists."""
+    heads, kv_heads = first.heads // 2, first.kv_heads // 2
+    coupled = first.heads * first.head_dim == first.hidden
+    hidden = heads * first.head_dim if coupled else first.hidden * 5 // 7
+    alone = {
+        "hidden": {"hidden": hidden},
+        "heads": {"heads": heads, "kv_heads": kv_heads},
+        "ffn": {"ffn": first.ffn * 3 // 5},
+        "layers": {"layers": first.layers - 1},
+    }
+    together: dict[str, int] = {}
+    for sizes in alone.values():
+        together |= sizes
+    return {**alone, "all": together}
+
+
+def after(stack: Expected, first: Expected, target: dict[str, int]) -> Expected:
+    """A stack as the clone has to have it. Shares are asked for where stacks differ."""
+    changed = {
+        name: getattr(stack, name) * size // getattr(first, name) if name != "layers" else size
+        for name, size in target.items()
+    }
+    return replace(stack, **{n: max(1, s) for n, s in changed.items()})
+
+
+def cut(model: Model, anatomy: Anatomy, cell: Cell, target: dict[str, int]) -> Model:
+    """Clone to a target and examine the clone. Raises GraphCloneError as graphclone does, AssertionError for a clone
+    that is not what was asked."""
+    first = cell.stacks[0]
+    several = len({(s.hidden, s.heads, s.ffn, s.layers) for s in cell.stacks}) > 1
+    asked = {n: _share(size, getattr(first, n)) if several else size for n, size in target.items()}
+    if first.heads == first.kv_heads:
+        asked.pop("kv_heads", None)  # as a user would say it
+    made = plan(anatomy, None, Target(**asked), importance="first", method="none")
+    clone_ = clone(model, anatomy, made)
+    report = verify(model, clone_, made)
+    failed = "; ".join(f"{c.name}: {c.detail} ({c.value})" for c in report.failures)
+    assert report.passed, f"verify: {failed or 'no check was made'}"
+    graphs.save(clone_, scratch := cell.file.with_suffix(f".{'-'.join(target)}.clone.onnx"))
+    try:
+        found = inspect(graphs.load(scratch))
+    finally:
+        scratch.unlink()
+    if several:
+        return clone_
+    wrong = mismatches(found, tuple(after(s, first, target) for s in cell.stacks))
+    assert not wrong, f"the clone's own anatomy: {wrong}"
+    return clone_
+
+
+def _share(size: int, whole: int) -> str:
+    """A percentage that rounds down to ``size`` of ``whole``."""
+    return f"{-(-size * 10000 // whole) / 100}%"
+
+
+def judge(question: str, ask: Callable[[], str | None]) -> Verdict:
+    """Ask, and sort what comes back: an answer is detail, a graphclone error is a refusal, all else is wrong."""
+    try:
+        return Verdict(question, GREEN, ask() or "")
+    except GraphCloneError as reason:
+        return Verdict(question, REFUSED, f"{type(reason).__name__}: {' '.join(str(reason).split())}")
+    except AssertionError as reason:
+        return Verdict(question, WRONG, " ".join(str(reason).split()))
+    except Exception as reason:  # noqa: BLE001  whatever it is, it is no refusal
+        where = traceback.extract_tb(reason.__traceback__)[-1]
+        detail = f"{type(reason).__name__} at {Path(where.filename).name}:{where.lineno}: {' '.join(str(reason).split())}"
+        return Verdict(question, WRONG, detail[:600])
+
+
+def examine(cell: Cell) -> list[Verdict]:
+    """Every question, in order; without an anatomy there are no further ones."""
+    model = graphs.load(cell.file)
+    held: list[Anatomy] = []
+
+    def anatomy() -> str:
+        held.append(inspect(model))
+        wrong = mismatches(held[0], cell.stacks)
+        assert not wrong, wrong
+        return ""
+
+    verdicts = [judge("inspect", anatomy)]
+    if not held:
+        return verdicts
+    found = held[0]
+    verdicts.append(judge("permutation", lambda: permuted(model, found)))
+    for name, target in targets(cell.stacks[0]).items():
+        verdicts.append(judge(name, lambda target=target: _silent(cut(model, found, cell, target))))  # type: ignore[misc]
+    if "cache" in cell.column:
+        verdicts.append(judge("stepping", lambda: stepping(model)))
+        whole = targets(cell.stacks[0])["all"]
+        verdicts.append(judge("stepping of the clone", lambda: stepping(cut(model, found, cell, whole))))
+    return verdicts
+
+
+def _silent(_: Model) -> None:
+    """The clone itself is of no interest to a verdict."""
+
+
+def overall(verdicts: list[Verdict]) -> str:
+    """WRONG where anything is, else refused, else green."""
+    answers = {v.answer for v in verdicts}
+    return next(a for a in (WRONG, REFUSED, GREEN) if a in answers)
+
+
+def main(arguments: list[str]) -> None:
+    """Print the verdict on one file."""
+    started = time.monotonic()
+    cell = Cell.read(Path(arguments[0]))
+    verdicts = examine(cell)
+    result: dict[str, Any] = {
+        "row": cell.row,
+        "column": cell.column,
+        "verdict": overall(verdicts),
+        "seconds": round(time.monotonic() - started, 1),
+        "questions": [asdict(v) for v in verdicts],
+    }
+    print(json.dumps(result))
+
+
+__all__ = ["Cell", "Sizes", "Verdict", "cut", "examine", "overall", "targets"]
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
