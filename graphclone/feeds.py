@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ class Extent:
 
     batch: int
     length: int
+    named: Mapping[str, int] = field(default_factory=dict)  # sizes that symbolic axes have in the primary inputs
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,8 @@ class Input:
         for axis, dim in enumerate(self.shape):
             if isinstance(dim, int):
                 found.append(dim)
+            elif dim in extent.named:
+                found.append(extent.named[dim])
             elif axis == 0 and len(self.shape) > 1 or isinstance(dim, str) and "batch" in dim.lower():
                 found.append(extent.batch)
             else:
@@ -243,12 +246,13 @@ def _made(given: Input, extent: Extent) -> Array:
 
 
 def extent_of(known: Mapping[str, Input], batch: Mapping[str, Array]) -> Extent:
-    """Batch and length of the first primary input given."""
-    for name, given in known.items():
-        if given.primary and name in batch and batch[name].ndim:
-            shape = batch[name].shape
-            return Extent(shape[0], shape[1] if len(shape) > 1 else 1)
-    raise BadData(f"a batch needs {', '.join(str(i) for i in known.values() if i.primary) or 'an input'}")
+    """Batch and length of the first primary input given, of token ids before features; every named axis as given."""
+    given = [i for n, i in known.items() if i.primary and n in batch and batch[n].ndim]
+    if not given:
+        raise BadData(f"a batch needs {', '.join(str(i) for i in known.values() if i.primary) or 'an input'}")
+    named = {d: s for i in given for d, s in zip(i.shape, batch[i.name].shape, strict=True) if isinstance(d, str)}
+    shape = batch[min(given, key=lambda i: i.dtype.kind not in "iu").name].shape
+    return Extent(shape[0], shape[1] if len(shape) > 1 else 1, named)
 
 
 def fill(known: Mapping[str, Input], batch: Mapping[str, Array], where: str = "batch") -> dict[str, Array]:
