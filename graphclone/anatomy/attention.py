@@ -65,8 +65,11 @@ def _decomposed(trace: Trace, score: Note, context: Note) -> Raw:
 def attentions(
     found: Grouping, nodes: Sequence[gs.Node], projections: Sequence[Projection], residual: Group, names: Names
 ) -> list[Attention]:
-    """Every attention of a block, in graph order; its groups are named on the way."""
-    producer = {t.name: n for n in nodes for t in n.outputs}
+    """Every attention of a block, in graph order; its groups are named on the way.
+
+    ``projections`` are the whole graph's: the keys and values of a cross-attention are made beside the stream.
+    """
+    producer = found.producers
     by_output = {p.output: p for p in projections}
     result = []
     for raw in raw_attentions(found.trace, nodes):

@@ -88,7 +88,7 @@ def _block(
     nodes = [n for s in segments for n in s.nodes]
     keys = {node_key(n) for n in nodes}
     inside = [p for p in made if p.output in keys]
-    parts = attentions(found, nodes, inside, raw.residual, names)
+    parts = attentions(found, nodes, made, raw.residual, names)
     outputs = {w for a in parts for w in a.o}
     feed_forward = []
     sites = []

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
+import onnx_graphsurgeon as gs
 
 from graphclone.anatomy.ids import ALWAYS, Factors
 from graphclone.anatomy.parts import Ids
@@ -57,6 +58,11 @@ class Grouping:
             held = [np.unique(self.group_of[f]) for f in factors]
             found[name] = frozenset(i for h in held for i in h.tolist() if i != NONE)
         return found
+
+    @cached_property
+    def producers(self) -> dict[str, gs.Node]:
+        """The node that makes each tensor."""
+        return {t.name: n for n in self.trace.model.graph.nodes for t in n.outputs if t.name}
 
     def on(self, factors: Factors) -> list[Group]:
         """The groups along an axis, in the order of its factors."""

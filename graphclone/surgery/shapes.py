@@ -201,6 +201,9 @@ def _target(
     if isinstance(edit.node.inputs[index], gs.Constant) and inferred is not None and inferred not in resolved:
         # a constant that spells out a size which follows the batch is right only for that batch: let it be inferred
         wrong = {k: (inferred if edit.cut.varies(output, k + lead) else v) for k, v in wrong.items()}
+    if inferred is not None and inferred not in resolved and len(dynamic) == 1:
+        # a division by the parent's number of heads has rounded already: infer the element instead of scaling it
+        wrong, dynamic = wrong | {next(iter(dynamic)): inferred}, {}
     if wrong or dynamic:
         edit.override(index, wrong, dynamic)
 

@@ -40,6 +40,7 @@ def attend(trace: Trace, node: gs.Node, q: Value, k: Value, v: Value) -> Value:
         place = np.tile(trace.ids.fresh(group), kv_heads)
         shared = (*(np.repeat(f, group) for f in k.axis(2)), place)
     trace.tie(node, q.axis(2), shared)
+    trace.pin(k.axis(1) + v.axis(1), f"attended to by {describe(node)}")
     trace.note("attention", node, [q, k, v])
     return Value((*q.shape[:3], v.shape[3]), (q.axis(0), q.axis(1), q.axis(2) or shared, v.axis(3)))
 
@@ -140,6 +141,9 @@ def rotate(
     """Rotary embedding pairs dimensions (i, i + r/2), or (2i, 2i + 1) interleaved, with column i of its tables."""
     if cos is None or sin is None:
         raise UnsupportedGraph(f"{describe(node)}: rotary embedding without tables")
+    for table in (cos, sin):
+        for rows in table.factors[:-1]:
+            trace.pin(rows, f"looked up by {describe(node)}")
     half = (dim or 2 * cos.shape[-1]) // 2
     pairs = (np.arange(half) * 2, np.arange(half) * 2 + 1) if interleaved else (np.arange(half), np.arange(half) + half)
     for side in pairs:

@@ -148,6 +148,9 @@ def spatial(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Val
     factors = tuple(f if k < 2 else () for k, f in enumerate(value.factors))
     for k in range(2, len(value.shape)):
         trace.pin(value.axis(k), f"resampled by {describe(node)}")
+    if node.op == "Resize":
+        for setting in inputs[1:]:
+            trace.pin(setting.axis(0) if setting is not None and setting.shape else (), f"says how {describe(node)} resamples")
     if node.op == "InstanceNormalization":
         for weight in inputs[1:]:
             if weight is not None:

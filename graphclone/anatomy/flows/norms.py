@@ -49,7 +49,6 @@ def ranking(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Val
 
 
 @row("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
-@row("SimplifiedLayerNormalization", domain="com.microsoft")
 def normalization(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
     """Gain and bias align with the normalised axes."""
     value = first(inputs)
