@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from typing import Any
 
@@ -30,6 +31,12 @@ def cases() -> list[Any]:
             marks += [pytest.mark.slow] if (name, exporter) in SLOW else []
             found.append(pytest.param(name, exporter, marks=marks, id=f"{name}-{exporter}"))
     return found
+
+
+@functools.lru_cache(maxsize=1)
+def parent_of(name: str) -> models.Parent:
+    """The same for both exporters; trained parents take long to load."""
+    return models.parent(name)
 
 
 def feeds(parent: models.Parent, batch: int, length: int, rng: np.random.Generator) -> dict[str, torch.Tensor]:
@@ -64,7 +71,7 @@ def compute(parent: models.Parent, fed: dict[str, torch.Tensor]) -> list[Any]:
 @pytest.mark.parametrize(("name", "exporter"), cases())
 def test_the_file_computes_what_pytorch_computes_at_every_size(name, exporter, rng):
     file = models.cached(name, exporter=exporter)
-    parent = models.parent(name, models.options(name, exporter=exporter))
+    parent = parent_of(name)
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     for batch, length in SIZES:
         fed = feeds(parent, batch, length, rng)
@@ -77,7 +84,7 @@ def test_the_file_computes_what_pytorch_computes_at_every_size(name, exporter, r
 def test_the_file_is_valid_and_its_axes_are_what_the_recipe_says(name, exporter):
     file = models.cached(name, exporter=exporter)
     onnx.checker.check_model(str(file), full_check=True)
-    parent = models.parent(name, models.options(name, exporter=exporter))
+    parent = parent_of(name)
     graph = onnx.load(file, load_external_data=False).graph
     assert [value.name for value in graph.input] == list(parent.inputs)
     assert [value.name for value in graph.output] == list(parent.outputs)
