@@ -1,4 +1,4 @@
-"""The id space against brute force: whatever facts are stated, every keep-set of the final classes satisfies them all."""
+"""The id space against brute force: every keep-set of the final classes satisfies all that was stated."""
 
 from __future__ import annotations
 

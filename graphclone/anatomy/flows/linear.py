@@ -25,7 +25,7 @@ def matmul(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Valu
     """numpy.matmul on ids: batch axes aligned, the inner axes tied."""
     a, b = pair(node, inputs)
     if node.attrs.get("transBatchA") or node.attrs.get("transBatchB"):
-        raise UnsupportedGraph(f"{describe(node)}: transBatchA and transBatchB are not understood: export without fusion")
+        raise UnsupportedGraph(f"{describe(node)}: transBatchA and transBatchB are not understood: export unfused")
     if node.attrs.get("transA"):
         a = swapped(a)
     if node.attrs.get("transB"):
@@ -148,9 +148,9 @@ def spatial(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Val
     factors = tuple(f if k < 2 else () for k, f in enumerate(value.factors))
     for k in range(2, len(value.shape)):
         trace.pin(value.axis(k), f"resampled by {describe(node)}")
-    if node.op == "Resize":
-        for setting in inputs[1:]:
-            trace.pin(setting.axis(0) if setting is not None and setting.shape else (), f"says how {describe(node)} resamples")
+    for setting in inputs[1:] if node.op == "Resize" else ():
+        if setting is not None and setting.shape:
+            trace.pin(setting.axis(0), f"says how {describe(node)} resamples")
     if node.op == "InstanceNormalization":
         for weight in inputs[1:]:
             if weight is not None:
@@ -173,7 +173,7 @@ def _spatial_shape(node: gs.Node, inputs: list[Value | None], value: Value) -> t
 def _resized(node: gs.Node, inputs: list[Value | None], value: Value) -> tuple[int, ...]:
     """Resize names sizes or scales, of all axes or of some."""
     if node.attrs.get("keep_aspect_ratio_policy", "stretch") != "stretch":
-        raise UnsupportedGraph(f"{describe(node)}: keeping the aspect ratio is not understood: export it with fixed sizes")
+        raise UnsupportedGraph(f"{describe(node)}: keeping the aspect ratio is not understood: export fixed sizes")
     shape = list(value.shape)
     axes = node.attrs.get("axes") or range(len(shape))
     scales, sizes = (inputs[i] if len(inputs) > i else None for i in (2, 3))
