@@ -32,9 +32,7 @@ def _gemma(sizes: Sizes) -> Mapping[str, Any]:
     return {**TEXT, "query_pre_attn_scalar": 17, "sliding_window": 5}
 
 
-def _causal(
-    name: str, prefix: str, names: Mapping[str, str], sizes: Sizes, settings: Any, **more: Any
-) -> Row:
+def _causal(name: str, prefix: str, names: Mapping[str, str], sizes: Sizes, settings: Any, **more: Any) -> Row:
     return Row(name, f"{prefix}ForCausalLM", f"{prefix}Config", names, LOGITS, sizes, settings, decoder="cache", **more)
 
 
@@ -66,7 +64,15 @@ ROWS = (
         {**TEXT, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}},
         fused="gpt_neox",
     ),
-    _causal("gpt-j", "GPTJ", GPT2_NAMES, COUPLED, {**TOKENS, "n_positions": POSITIONS, "rotary_dim": 4}, attention="eager", fused="gpt2"),
+    _causal(
+        "gpt-j",
+        "GPTJ",
+        GPT2_NAMES,
+        COUPLED,
+        {**TOKENS, "n_positions": POSITIONS, "rotary_dim": 4},
+        attention="eager",
+        fused="gpt2",
+    ),
     _causal(
         "bloom",
         "Bloom",
@@ -78,7 +84,9 @@ ROWS = (
         fused="gpt2",
     ),
     _causal("llama", "Llama", GQA_DIM, GROUPED, TEXT, coupled=False, fused="gpt2", genai=True),
-    _causal("mistral", "Mistral", GQA_DIM, GROUPED, {**TEXT, "sliding_window": 5}, coupled=False, fused="gpt2", genai=True),
+    _causal(
+        "mistral", "Mistral", GQA_DIM, GROUPED, {**TEXT, "sliding_window": 5}, coupled=False, fused="gpt2", genai=True
+    ),
     _causal("qwen2", "Qwen2", GQA, GROUPED_COUPLED, TEXT, fused="gpt2", genai=True),
     _causal("qwen3", "Qwen3", GQA_DIM, GROUPED, TEXT, coupled=False, fused="gpt2", genai=True),
     _causal("gemma2", "Gemma2", GQA_DIM, GROUPED, _gemma, coupled=False, attention="eager", fused="gpt2", genai=True),

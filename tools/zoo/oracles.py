@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from graphclone.anatomy.parts import Anatomy
+from graphclone.errors import UnsupportedGraph
 from graphclone.feeds import tiny_feeds
 from graphclone.graph import Model
 from graphclone.plan import Plan
@@ -40,6 +41,17 @@ def permuted(model: Model, anatomy: Anatomy) -> str:
     limit = tolerance(model)
     assert worst <= limit, f"permuting {len(keep)} groups changes the outputs by {worst:.2e} (limit {limit})"
     return f"{worst:.1e}"
+
+
+def broken(model: Model) -> str:
+    """Why ONNX Runtime does not run the parent at some batch and length, or nothing."""
+    try:
+        session = open_session(model, threads=1)
+        for batch, length in EXTENTS:
+            session.run(tiny_feeds(model, batch, length))
+    except UnsupportedGraph as reason:
+        return str(reason)
+    return ""
 
 
 def _alike(feeds: Mapping[str, Array], own: Mapping[str, Array]) -> dict[str, Array]:

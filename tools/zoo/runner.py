@@ -32,9 +32,9 @@ def result_of(file: Path) -> Path:
     return file.parent / "results" / f"{file.stem}.json"
 
 
-def run(file: Path) -> dict[str, Any]:
+def run(file: Path, quick: bool = False) -> dict[str, Any]:
     """The verdict on one cell, from a new process; a crash or a hang is WRONG."""
-    command = [sys.executable, "-m", "tools.zoo.cell", str(file)]
+    command = [sys.executable, "-m", "tools.zoo.cell", str(file), *(["--quick"] if quick else [])]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     try:
         done = subprocess.run(
@@ -51,9 +51,9 @@ def run(file: Path) -> dict[str, Any]:
     return {**{k: described[k] for k in ("row", "column")}, "verdict": "WRONG", "seconds": 0.0, "questions": [question]}
 
 
-def settle(file: Path) -> dict[str, Any]:
+def settle(file: Path, quick: bool = False) -> dict[str, Any]:
     """Run a cell and keep its verdict."""
-    verdict = run(file)
+    verdict = run(file, quick)
     kept = result_of(file)
     kept.parent.mkdir(exist_ok=True)
     partial = kept.with_suffix(".part")
@@ -70,13 +70,15 @@ def line(verdict: dict[str, Any]) -> str:
         if question["answer"] != "green":
             reasons.setdefault(f"{question['answer']}: {question['detail']}", []).append(question["question"])
     shown = " | ".join(f"[{', '.join(names)}] {reason}" for reason, names in reasons.items())
-    return f"{verdict['verdict']:8}{verdict['row']}-{verdict['column']} ({verdict['seconds']} s) {shown}"
+    return (
+        f"{verdict['verdict']:8}{verdict['row']}-{verdict['column']} {'quick ' if verdict.get('quick') else ''}{shown}"
+    )
 
 
 def refresh(folder: Path) -> None:
     """RESULTS.txt: counts, then every verdict there is, the bad ones first."""
     held = [json.loads(f.read_text()) for f in sorted((folder / "results").glob("*.json"))]
-    order = ("WRONG", "refused", "green")
+    order = ("WRONG", "refused", "broken", "green")
     counts = ", ".join(f"{sum(v['verdict'] == o for v in held)} {o}" for o in order)
     lines = [line(v) for o in order for v in held if v["verdict"] == o]
     partial = folder / "RESULTS.part"
@@ -84,13 +86,14 @@ def refresh(folder: Path) -> None:
     os.replace(partial, folder / "RESULTS.txt")
 
 
-def stale(file: Path) -> bool:
+def stale(file: Path, quick: bool = False) -> bool:
     """Whether a cell has no verdict, or one that is not green and older than the code."""
     kept = result_of(file)
     if not kept.exists() or kept.stat().st_mtime < file.stat().st_mtime:
         return True
-    if json.loads(kept.read_text())["verdict"] == "green":
-        return False
+    held = json.loads(kept.read_text())
+    if held["verdict"] in ("green", "broken"):
+        return bool(held.get("quick")) and not quick
     newest = max(f.stat().st_mtime for s in SOURCES for f in (ROOT / s).rglob("*.py"))
     return kept.stat().st_mtime < newest
 
@@ -101,11 +104,12 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("patterns", nargs="*")
     parser.add_argument("--again", action="store_true", help="also what has a verdict")
+    parser.add_argument("--quick", action="store_true", help="leave out the cuts of one kind alone")
     parser.add_argument("--jobs", type=int, default=2)
     given = parser.parse_args()
-    todo = [f for f in cells(given.folder, given.patterns) if given.again or stale(f)]
+    todo = [f for f in cells(given.folder, given.patterns) if given.again or stale(f, given.quick)]
     with ThreadPoolExecutor(given.jobs) as pool:
-        for _ in pool.map(settle, todo):
+        for _ in pool.map(lambda f: settle(f, given.quick), todo):
             refresh(given.folder)
 
 

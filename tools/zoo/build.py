@@ -1,0 +1,70 @@
+"""Export cells: ``python -m tools.zoo.build FOLDER [ROW-COLUMN pattern...]``; what exists stays.
+
+Beside ROW-COLUMN.onnx lies ROW-COLUMN.json, the anatomy to be found; INDEX.json says of each cell how its export went.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from dataclasses import asdict
+from fnmatch import fnmatch
+from pathlib import Path
+
+from tools.zoo.columns import COLUMNS, Column
+from tools.zoo.row import Row, Sizes
+from tools.zoo.rows import ROWS
+
+
+def cells(patterns: list[str]) -> list[tuple[Row, Column]]:
+    """The cells of the matrix that exist and match, column by column."""
+    every = [(row, column) for column in COLUMNS.values() for row in ROWS.values() if column.applies(row)]
+    return [(r, c) for r, c in every if any(fnmatch(f"{r.name}-{c.name}", p) for p in patterns or ["*"])]
+
+
+def build(row: Row, column: Column, folder: Path, sizes: Sizes | None = None) -> Path:
+    """Export one cell, at its own sizes or others; raises whatever the exporter raises."""
+    file = folder / f"{row.name}-{column.name}.onnx"
+    chosen = sizes or row.sizes
+    partial = file.with_suffix(".part")
+    column.build(row, chosen, partial)
+    expected = {"row": row.name, "column": column.name, "stacks": [asdict(s) for s in row.expected(chosen)]}
+    file.with_suffix(".json").write_text(json.dumps(expected, indent=1))
+    os.replace(partial, file)
+    return file
+
+
+def note(folder: Path, cell: str, said: str) -> None:
+    """Keep how an export went."""
+    index = folder / "INDEX.json"
+    held = json.loads(index.read_text()) if index.exists() else {}
+    partial = index.with_suffix(f".{os.getpid()}")
+    partial.write_text(json.dumps(held | {cell: said}, indent=1, sort_keys=True))
+    os.replace(partial, index)
+    with (folder / "INDEX.txt").open("a") as lines:
+        lines.write(f"{cell}: {said}\n")
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("patterns", nargs="*")
+    given = parser.parse_args()
+    given.folder.mkdir(parents=True, exist_ok=True)
+    for row, column in cells(given.patterns):
+        cell = f"{row.name}-{column.name}"
+        if (given.folder / f"{cell}.onnx").exists():
+            continue
+        try:
+            build(row, column, given.folder)
+            said = "ok"
+        except Exception as reason:  # noqa: BLE001  exporters raise anything; the index tells
+            said = f"failed export: {type(reason).__name__}: {' '.join(str(reason).split())[:300]}"
+        print(cell, said, flush=True)
+        note(given.folder, cell, said)
+
+
+if __name__ == "__main__":
+    main()

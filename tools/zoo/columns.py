@@ -1,0 +1,122 @@
+"""The columns of the matrix: the ways in which a PyTorch parent becomes the ONNX file that graphclone meets."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from models.export import TORCHSCRIPT_OPSET
+from tools.zoo import exporters, genai
+from tools.zoo.row import Row, Sizes
+
+ROOT = Path(__file__).resolve().parents[2]
+DYNAMO_OPSET = 20
+ATTENTION_OPSET = 23  # the first with ai.onnx Attention, RMSNormalization and RotaryEmbedding
+EIGHT_WAYS = ("gpt2", "llama", "bert", "vit")  # rows that are tried with eager attention too
+
+Build = Callable[[Row, Sizes, Path], None]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One way to an ONNX file. ``applies`` says for which rows there is such a way."""
+
+    name: str
+    title: str
+    build: Build
+    applies: Callable[[Row], bool] = lambda row: True
+
+
+def _dynamo(row: Row, sizes: Sizes, file: Path) -> None:
+    exporters.dynamo(row.load(sizes), file, DYNAMO_OPSET)
+
+
+def _torchscript(row: Row, sizes: Sizes, file: Path) -> None:
+    exporters.torchscript(row.load(sizes), file, TORCHSCRIPT_OPSET)
+
+
+def _merged(row: Row, sizes: Sizes, file: Path) -> None:
+    exporters.torchscript(row.load(sizes, merged=True), file, TORCHSCRIPT_OPSET)
+
+
+def _opset23(row: Row, sizes: Sizes, file: Path) -> None:
+    exporters.dynamo(row.load(sizes), file, ATTENTION_OPSET)
+
+
+def _cached_dynamo(row: Row, sizes: Sizes, file: Path) -> None:
+    exporters.dynamo(exporters.with_cache(row, sizes), file, DYNAMO_OPSET)
+
+
+def _cached_torchscript(row: Row, sizes: Sizes, file: Path) -> None:
+    exporters.torchscript(exporters.with_cache(row, sizes), file, TORCHSCRIPT_OPSET)
+
+
+def _bfloat16(row: Row, sizes: Sizes, file: Path) -> None:
+    import torch
+
+    parent = row.load(sizes)
+    inputs = {n: t.bfloat16() if t.dtype == torch.float32 else t for n, t in parent.inputs.items()}
+    exporters.dynamo(replace(parent, module=parent.module.bfloat16(), inputs=inputs), file, DYNAMO_OPSET)
+
+
+def _eager(build: Build) -> Build:
+    def run(row: Row, sizes: Sizes, file: Path) -> None:
+        build(replace(row, attention="eager"), sizes, file)
+
+    return run
+
+
+def _then(transform: str, build: Build) -> Build:
+    """Export, then transform, in an interpreter of its own ($ZOO_PYTHON where the tools live apart)."""
+
+    def run(row: Row, sizes: Sizes, file: Path) -> None:
+        first = row.expected(sizes)[0]
+        with tempfile.TemporaryDirectory(dir=file.parent) as folder:
+            source, target = Path(folder, "source.onnx"), Path(folder, "target.onnx")
+            build(row, sizes, source)
+            told = [str(first.heads), str(first.hidden), row.fused or "bert"]
+            python = os.environ.get("ZOO_PYTHON", sys.executable)
+            command = [python, "-m", "tools.zoo.transforms", transform, str(source), str(target), *told]
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+            if done.returncode:
+                raise RuntimeError((done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1])
+            os.replace(target, file)
+
+    return run
+
+
+def _decoder(row: Row) -> bool:
+    return row.decoder is not None
+
+
+def _eight_ways(row: Row) -> bool:
+    return row.name in EIGHT_WAYS
+
+
+_TABLE = (
+    Column("torchscript", "PyTorch TorchScript, opset 17", _torchscript),
+    Column("dynamo", "PyTorch dynamo, opset 20", _dynamo),
+    Column("opset23", "PyTorch dynamo, opset 23 (ai.onnx Attention)", _opset23),
+    Column("cache-torchscript", "TorchScript with KV cache", _cached_torchscript, _decoder),
+    Column("cache-dynamo", "dynamo with KV cache", _cached_dynamo, _decoder),
+    Column("genai", "onnxruntime-genai's model builder", genai.build, lambda row: row.genai),
+    Column("eager-torchscript", "TorchScript, eager attention", _eager(_torchscript), _eight_ways),
+    Column("eager-dynamo", "dynamo, eager attention", _eager(_dynamo), _eight_ways),
+    Column("fused-torchscript", "TorchScript, then onnxruntime.transformers", _then("fused", _torchscript)),
+    Column("fused-dynamo", "dynamo, then onnxruntime.transformers", _then("fused", _dynamo)),
+    Column("fused-eager-torchscript", "the same, eager attention", _then("fused", _eager(_torchscript)), _eight_ways),
+    Column("fused-eager-dynamo", "the same, eager attention", _then("fused", _eager(_dynamo)), _eight_ways),
+    Column("ort-basic", "TorchScript, then an ORT session, basic", _then("ort-basic", _torchscript)),
+    Column("ort-extended", "TorchScript, then an ORT session, extended", _then("ort-extended", _torchscript)),
+    Column("onnxsim", "TorchScript, then onnxsim", _then("onnxsim", _torchscript)),
+    Column("onnxslim", "TorchScript, then onnxslim", _then("onnxslim", _torchscript)),
+    Column("float16", "TorchScript, then float16", _then("float16", _torchscript)),
+    Column("bfloat16", "dynamo of a bfloat16 module", _bfloat16),
+    Column("merged", "TorchScript, equal tensors merged", _merged),
+)
+COLUMNS: dict[str, Column] = {column.name: column for column in _TABLE}

@@ -1,0 +1,32 @@
+"""Row -> ONNX by onnxruntime-genai's model builder: GroupQueryAttention, SkipSimplifiedLayerNormalization, KV cache."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import onnx
+
+from tools.zoo.row import VOCAB, Row, Sizes
+
+
+def build(row: Row, sizes: Sizes, file: Path) -> None:
+    """Write the builder's float32 CPU model to one file. Raises RuntimeError with the builder's last words."""
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    with tempfile.TemporaryDirectory() as folder:
+        source, made = Path(folder, "source"), Path(folder, "made")
+        row.load(sizes).module.save_pretrained(source)  # type: ignore[operator]
+        words = Tokenizer(models.WordLevel({str(k): k for k in range(VOCAB)}, unk_token="0"))  # noqa: S106
+        PreTrainedTokenizerFast(tokenizer_object=words, unk_token="0").save_pretrained(source)  # noqa: S106
+        command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", str(source), "-o", str(made)]
+        command += ["-p", "fp32", "-e", "cpu", "-c", str(Path(folder, "cache"))]
+        offline = {**os.environ, "HF_HUB_OFFLINE": "1"}
+        done = subprocess.run(command, capture_output=True, text=True, env=offline, timeout=300, check=False)
+        if done.returncode:
+            raise RuntimeError((done.stderr.strip().splitlines() or ["no message"])[-1])
+        onnx.save(onnx.load(made / "model.onnx"), file)
