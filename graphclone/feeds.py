@@ -70,7 +70,7 @@ class Input:
         for axis, dim in enumerate(self.shape):
             if isinstance(dim, int):
                 found.append(dim)
-            elif dim in extent.named:
+            elif isinstance(dim, str) and dim in extent.named:
                 found.append(extent.named[dim])
             elif axis == 0 and len(self.shape) > 1 or isinstance(dim, str) and "batch" in dim.lower():
                 found.append(extent.batch)

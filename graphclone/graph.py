@@ -97,7 +97,7 @@ def from_proto(proto: onnx.ModelProto, path: Path | None = None) -> Model:
         graph = gs.import_onnx(proto)
     except BadModel:
         raise
-    except Exception as reason:  # onnx-graphsurgeon raises bare exceptions of many kinds on malformed graphs
+    except Exception as reason:  # noqa: BLE001  onnx-graphsurgeon raises bare exceptions of many kinds on malformed graphs
         raise BadModel(f"{where}: the graph cannot be read ({type(reason).__name__}: {reason})") from None
     for part in _with_subgraphs(graph):
         for tensor in part.tensors().values():
@@ -179,7 +179,8 @@ class _TensorReader:
             self.files.add(file)
         if length != size or offset < 0 or offset + size > data.size:
             raise BadModel(
-                f"{file}: initializer {name} needs {size} bytes at {offset}, the file has {data.size}: truncated, or of another model"
+                f"{file}: initializer {name} needs {size} bytes at {offset}, the file has {data.size}: "
+                f"truncated, or of another model"
             )
         return data[offset : offset + size].view(dtype).reshape(tuple(tensor.dims))
 
@@ -229,7 +230,10 @@ def _reference(name: str, values: np.ndarray[Any, Any], location: str) -> onnx.T
 
 
 def save(model: Model, path: str | Path) -> None:
-    """Write the model atomically: temporary files, fsync, rename. Weights above 1 GB go to ``<name>.data`` beside it."""
+    """Write the model atomically: temporary files, fsync, rename.
+
+    Weights above 1 GB go to ``<name>.data`` beside it. Raises BadModel where it cannot be written.
+    """
     path = Path(path)
     if not path.parent.is_dir():
         raise BadModel(f"{path.parent}: no such folder to write {path.name} into")

@@ -40,7 +40,9 @@ def _unfuse(node: gs.Node, norm: str, bias_input: int) -> list[gs.Node]:
     if len(inputs) > bias_input and not inputs[bias_input].is_empty():
         partial = gs.Variable(f"{total.name}_before_bias", total.dtype)
         made[0].outputs[0] = partial
-        made.append(gs.Node("Add", f"{node.name}_bias", inputs=[partial, inputs[bias_input]], outputs=[total], domain=""))
+        made.append(
+            gs.Node("Add", f"{node.name}_bias", inputs=[partial, inputs[bias_input]], outputs=[total], domain="")
+        )
     weights = [t for t in inputs[2:bias_input] if not t.is_empty()]
     attributes = {"axis": -1, "epsilon": node.attrs.get("epsilon", 1e-5)}
     made.append(gs.Node(norm, node.name, attributes, [total, *weights], [outputs[0]], domain=""))

@@ -39,6 +39,7 @@ class Plan:
                 raise InvalidTarget(f"plan: group {name} keeps {len(kept)} neurons with repeats, negatives or none")
 
     def to_json(self) -> str:
+        """One line, keys sorted: the same plan, the same bytes."""
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod
@@ -55,6 +56,7 @@ class Plan:
 
     @classmethod
     def read(cls, path: str | Path) -> Plan:
+        """A plan from a file. Raises BadData."""
         try:
             return cls.from_json(Path(path).read_text(), str(path))
         except (OSError, UnicodeDecodeError) as reason:

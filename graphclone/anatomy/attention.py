@@ -18,7 +18,7 @@ from graphclone.anatomy.trace import Note, Trace, node_key
 
 @dataclass(frozen=True)
 class Raw:
-    """An attention as the graph shows it: the tensors that bring queries, keys and values, and the factors of its axes."""
+    """An attention as the graph shows it: the tensors that bring queries, keys and values, its axes' factors."""
 
     tensors: tuple[str, str, str]
     heads: tuple[Factors, ...]
@@ -28,23 +28,31 @@ class Raw:
     v_dim: int
 
 
-def raw_attentions(trace: Trace, nodes: Sequence[gs.Node]) -> list[Raw]:
-    """Attentions among ``nodes``: pairs of products (scores over neurons, context over tokens), or fused operators."""
+def raw_attentions(found: Grouping, nodes: Sequence[gs.Node], projections: Sequence[Projection]) -> list[Raw]:
+    """Attentions among ``nodes``: pairs of products (scores over neurons, context over tokens), or fused operators.
+
+    Neurons are what projections write; tokens may carry ids too, from a position table.
+    """
+    written = {id(g) for p in projections for g in p.writes}
     names = {node_key(n) for n in nodes}
     scores: list[Note] = []
-    found: list[Raw] = []
-    for note in trace.notes:
+    result: list[Raw] = []
+
+    def over_neurons(factors: Factors) -> bool:
+        return any(id(g) in written for g in found.on(factors))
+
+    for note in found.trace.notes:
         if node_key(note.node) not in names:
             continue
         if note.kind == "attention":
-            found.append(_fused(note))
+            result.append(_fused(note))
         elif note.kind == "product" and not any(v.static or v.data is not None for v in note.inputs):
             a, b = note.inputs
-            if trace.ids.resolve(a.axis(-1)):
+            if over_neurons(a.axis(-1)):
                 scores.append(note)
-            elif scores and trace.ids.resolve(b.axis(-1)):
-                found.append(_decomposed(trace, scores.pop(0), note))
-    return found
+            elif scores and over_neurons(b.axis(-1)):
+                result.append(_decomposed(found.trace, scores.pop(0), note))
+    return result
 
 
 def _fused(note: Note) -> Raw:
@@ -72,7 +80,7 @@ def attentions(
     producer = found.producers
     by_output = {p.output: p for p in projections}
     result = []
-    for raw in raw_attentions(found.trace, nodes):
+    for raw in raw_attentions(found, nodes, projections):
         q, k, v = (feeding(name, producer, by_output) for name in raw.tensors)
         head_groups = [g for factors in raw.heads for g in found.on(factors)]
         dims = [g for g in found.on(raw.dims) if g not in head_groups]

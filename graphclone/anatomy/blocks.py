@@ -8,15 +8,17 @@ period; one period is a block.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import onnx_graphsurgeon as gs
 
 from graphclone.anatomy.groups import Group, Grouping
+from graphclone.anatomy.projections import Projection
 from graphclone.anatomy.trace import Trace, node_key
-
 
 COMMUTATIVE = ("Add", "Mul")
 PRODUCTS = ("MatMul", "Gemm", "Einsum", "FusedMatMul")
@@ -52,9 +54,8 @@ class Run:
 class Stream:
     """The nodes that depend on one residual group, in graph order."""
 
-    def __init__(self, found: Grouping, residual: Group) -> None:
-        self.found, self.residual = found, residual
-        self.nodes = list(found.trace.model.graph.nodes)
+    def __init__(self, found: Grouping, residual: Group, nodes: list[gs.Node]) -> None:
+        self.found, self.residual, self.nodes = found, residual, nodes
         self.on_stream: set[str] = set()
         self.depends: set[str] = set()
         self.last_use: dict[str, int] = {}
@@ -87,11 +88,14 @@ class Stream:
         return value is not None and value.data is not None
 
     def cuts(self) -> list[Cut]:
+        """All cut points, in order."""
         alive: set[str] = set()
         cuts = []
         for position, node in enumerate(self.nodes):
             alive = {name for name in alive if self.last_use[name] > position}
-            alive |= {t.name for t in node.outputs if t.name in self.depends and self.last_use.get(t.name, -1) > position}
+            alive |= {
+                t.name for t in node.outputs if t.name in self.depends and self.last_use.get(t.name, -1) > position
+            }
             made = [t.name for t in node.outputs if t.name in self.on_stream and t.name in alive]
             if len(made) == 1:
                 cuts.append(Cut(position, made[0], frozenset(alive - {made[0]})))
@@ -115,12 +119,12 @@ class Stream:
 
     def _read_by_many(self, name: str) -> bool:
         """By the keys and values of two cross-attentions at least."""
-        readers = self.found.trace.model.graph.tensors()[name].outputs
-        return sum(n.op in PRODUCTS for n in readers) >= 4
+        return read_by_many(self.found.producers[name].outputs) if name in self.found.producers else False
 
     def segments(self, cuts: Sequence[Cut]) -> list[Segment]:
+        """What lies between each cut point and the next."""
         found = []
-        for before, after in zip(cuts, cuts[1:], strict=False):
+        for before, after in pairwise(cuts):
             nodes = tuple(
                 n
                 for n in self.nodes[before.position + 1 : after.position + 1]
@@ -149,10 +153,41 @@ class Stream:
         return known.get(exit_, 0)
 
 
-def runs(found: Grouping) -> list[Run]:
-    """Every stack of the graph, in graph order; a stack of one block only where nothing repeats."""
-    candidates = [g for g in found.groups if sum(s.kind == "weight" for s in g.slots) >= 4 and g.size > 1]
-    streams = [Stream(found, g) for g in sorted(candidates, key=lambda g: -len(g.slots))]
+def read_by_many(tensors: Sequence[gs.Tensor]) -> bool:
+    """By the keys and values of two cross-attentions at least."""
+    return any(sum(n.op in PRODUCTS for n in t.outputs) >= 4 for t in tensors)
+
+
+def depth_first(graph: gs.Graph) -> list[gs.Node]:
+    """A topological order that finishes one tower before the next, and an encoder before its decoder, however the file
+    interleaves them."""
+    ends = [t.inputs[0] for t in graph.outputs if t.inputs]
+    roots = [*(n for n in graph.nodes if read_by_many(n.outputs)), *ends, *graph.nodes]
+    order: list[gs.Node] = []
+    done: set[str] = set()
+    stack = [(root, False) for root in reversed(roots)]
+    while stack:
+        node, ready = stack.pop()
+        key = node_key(node)
+        if ready and key not in done:
+            done.add(key)
+            order.append(node)
+        elif key not in done:
+            stack.append((node, True))
+            stack.extend((t.inputs[0], False) for t in reversed(node.inputs) if t.inputs)
+    return order
+
+
+def runs(found: Grouping, made: Sequence[Projection]) -> list[Run]:
+    """Every stack of the graph, in graph order; a stack of one block only where nothing repeats.
+
+    A residual stream is read by several projections and written by several; nothing else is.
+    """
+    read = Counter(id(g) for p in made for g in set(p.reads))
+    written = Counter(id(g) for p in made for g in set(p.writes))
+    candidates = [g for g in found.groups if read[id(g)] > 1 and written[id(g)] > 1]
+    nodes = depth_first(found.trace.model.graph)
+    streams = [Stream(found, g, nodes) for g in sorted(candidates, key=lambda g: -len(g.slots))]
     return _runs(found, streams, _longest_run) or _runs(found, streams, _single_block)
 
 

@@ -29,14 +29,19 @@ DIRECT: dict[str, Callable[..., Array]] = {"GatherElements": _gather_elements}
 
 
 class Known(Protocol):
+    """What evaluation needs of a traced value."""
+
     @property
-    def shape(self) -> tuple[int, ...]: ...
+    def shape(self) -> tuple[int, ...]:
+        """Concrete sizes."""
+
     @property
-    def data(self) -> Array | None: ...
+    def data(self) -> Array | None:
+        """The numbers, where they are known."""
 
 
 class Evaluator:
-    """Runs single nodes; instances of equal operators and attributes are shared, as exports repeat them thousands of times."""
+    """Runs single nodes; exports repeat an operator with the same attributes thousands of times: one instance each."""
 
     def __init__(self, model: Model) -> None:
         self.opsets = {(d.domain or ""): int(d.version) for d in model.graph.import_domains or []}
@@ -67,9 +72,10 @@ class Evaluator:
         feeds = {n: v.data for n, v in zip(names, inputs, strict=True) if v is not None}
         try:
             found = self._cache[key].run(None, feeds)
-        except Exception as reason:  # onnx.reference raises whatever NumPy raised
+        except Exception as reason:  # noqa: BLE001  onnx.reference raises whatever NumPy raised
             raise UnsupportedGraph(
-                f"{node.op} node {node.name!r} cannot be evaluated on {[list(v.shape) for v in inputs if v is not None]}: {reason}"
+                f"{node.op} node {node.name!r} cannot be evaluated on "
+                f"{[list(v.shape) for v in inputs if v is not None]}: {reason}"
             ) from None
         return [np.asarray(array) for array in found]
 
@@ -81,7 +87,9 @@ class Evaluator:
         for name, value in zip(names, inputs, strict=True):
             if value is not None:
                 element = (
-                    onnx.TensorProto.FLOAT if value.data is None else onnx.helper.np_dtype_to_tensor_dtype(value.data.dtype)
+                    onnx.TensorProto.FLOAT
+                    if value.data is None
+                    else onnx.helper.np_dtype_to_tensor_dtype(value.data.dtype)
                 )
                 types[name] = onnx.helper.make_tensor_type_proto(element, value.shape)
                 if value.data is not None:
@@ -92,10 +100,10 @@ class Evaluator:
                 schema, _proto(node, names, outputs), types, data, opset_imports=_imports(self.opsets)
             )
             return [tuple(d.dim_value for d in found[o].tensor_type.shape.dim) for o in outputs]
-        except Exception as reason:  # unknown operator, or a shape that depends on the weights
+        except Exception as reason:  # noqa: BLE001  unknown operator, or a shape that depends on the weights
             raise UnsupportedGraph(
-                f"{node.op} node {node.name!r} (domain {node.domain or 'ai.onnx'!r}): its output shape cannot be inferred "
-                f"and it has no row in graphclone/anatomy/flows ({reason})"
+                f"{node.op} node {node.name!r} (domain {node.domain or 'ai.onnx'!r}): its output shape cannot be "
+                f"inferred and it has no row in graphclone/anatomy/flows ({reason})"
             ) from None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -48,7 +49,8 @@ def examine(model: Model) -> Grouping:
 
 def describe(found: Grouping, model: Model) -> Anatomy:
     """Name everything in a grouped trace."""
-    stacks_raw = runs(found)
+    made = projections(found)
+    stacks_raw = runs(found, made)
     if not stacks_raw:
         widest = max(found.groups, key=lambda g: len(g.slots), default=None)
         what = f"; the widest neuron group has {widest.size} neurons in {len(widest.slots)} axes" if widest else ""
@@ -56,19 +58,21 @@ def describe(found: Grouping, model: Model) -> Anatomy:
             f"{model.path or 'model'}: no repeated transformer block found in {len(model.graph.nodes)} nodes{what}. "
             f"graphclone cuts stacks of equal blocks that hold attention"
         )
-    made = projections(found)
     taken: set[str] = set()
     stacks, sites = [], []
     for number, raw in enumerate(stacks_raw):
         prefix = "" if len(stacks_raw) == 1 else f"stack{number}."
         Names(prefix, None, taken).give(raw.residual, "residual")
-        blocks = []
+        blocks: list[Block] = []
+        renamed: dict[str, str] = {}
         for index, segments in enumerate(raw.blocks):
-            names = Names(prefix, index, taken)
+            names = Names(prefix, index, taken, renamed)
             block, block_sites = _block(found, raw, index, segments, made, names)
             blocks.append(block)
             sites += block_sites
-        stacks.append(Stack(prefix.rstrip(".") or "blocks", raw.residual.size, raw.residual.name, tuple(blocks)))
+        stacks.append(
+            Stack(prefix.rstrip(".") or "blocks", raw.residual.size, raw.residual.name, _renamed(blocks, renamed))
+        )
         sites[:0] = _embedding_site(found, raw, prefix)
     _name_the_rest(found, [r.residual for r in stacks_raw], made, taken)
     return Anatomy(
@@ -115,6 +119,20 @@ def _block(
     return block, sites
 
 
+def _renamed(blocks: Sequence[Block], names: dict[str, str]) -> tuple[Block, ...]:
+    """Parts name their groups as they are called in the end."""
+    return tuple(
+        replace(
+            block,
+            attention=tuple(
+                replace(a, head_groups=tuple(names.get(g, g) for g in a.head_groups)) for a in block.attention
+            ),
+            feed_forward=tuple(replace(f, group=names.get(f.group, f.group)) for f in block.feed_forward),
+        )
+        for block in blocks
+    )
+
+
 def _feed_forward(down: Projection, inside: Sequence[Projection], names: Names) -> FeedForward | None:
     if not down.reads:
         return None
@@ -131,7 +149,11 @@ def _sites(found: Grouping, raw: Run, p: Projection, name: str, block: int) -> l
     value, axis = p.output, p.output_axis
     tensor = p.node.outputs[0]
     followers = tensor.outputs
-    if len(followers) == 1 and followers[0].op == "Add" and any(isinstance(t, gs.Constant) for t in followers[0].inputs):
+    if (
+        len(followers) == 1
+        and followers[0].op == "Add"
+        and any(isinstance(t, gs.Constant) for t in followers[0].inputs)
+    ):
         value = node_key(followers[0])
     return [
         _site(found, f"{name}.out", "writer", value, axis, block),

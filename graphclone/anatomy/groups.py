@@ -29,14 +29,17 @@ class Group:
 
     @property
     def size(self) -> int:
+        """Number of neurons."""
         return int(self.classes.size)
 
     @property
     def inputs(self) -> list[str]:
+        """Graph inputs that carry the neurons."""
         return sorted({s.tensor for s in self.slots if s.kind == "input"})
 
     @property
     def tensors(self) -> set[str]:
+        """Initializers, tables and inputs in which they stand."""
         return {s.tensor for s in self.slots}
 
 

@@ -1,4 +1,4 @@
-"""Names of neuron groups: ``residual``, ``blocks.3.ffn``, ``blocks.3.kv_head``; a stack's name stands before where there are several."""
+"""Names of neuron groups: ``residual``, ``blocks.3.ffn``, ``blocks.3.kv_head``, after the stack's if there are many."""
 
 from __future__ import annotations
 
@@ -14,14 +14,19 @@ class Names:
     prefix: str = ""
     block: int | None = None
     taken: set[str] = field(default_factory=set)
+    renamed: dict[str, str] = field(default_factory=dict)  # names given before the group was met in a second block
 
     def give(self, group: Group, kind: str) -> None:
+        """Name a group that is met as ``kind`` in the current block."""
         if not group.name:
             group.kind, group.block = kind, self.block
-            group.name = self._free(f"{self.prefix}blocks.{self.block}.{kind}" if self.block is not None else self.prefix + kind)
+            group.name = self._free(
+                f"{self.prefix}blocks.{self.block}.{kind}" if self.block is not None else self.prefix + kind
+            )
         elif group.block is not None and group.block != self.block:
             group.block = None
-            group.name = self._free(self.prefix + group.kind)
+            old, group.name = group.name, self._free(self.prefix + group.kind)
+            self.renamed[old] = group.name
 
     def _free(self, wanted: str) -> str:
         name, count = wanted, 1

@@ -89,6 +89,8 @@ class Attention:
 
 @dataclass(frozen=True)
 class FeedForward:
+    """``ffn`` hidden neurons; gated where two projections meet in a product. Weights by name."""
+
     ffn: int
     gated: bool
     up: tuple[str, ...]
@@ -98,6 +100,8 @@ class FeedForward:
 
 @dataclass(frozen=True)
 class Norm:
+    """A normalisation, operator or decomposed; gain and bias by name."""
+
     kind: str  # LayerNorm or RMSNorm
     placement: str  # pre, post or qk
     gain: str | None
@@ -123,6 +127,8 @@ class Block:
 
 @dataclass(frozen=True)
 class Stack:
+    """Equal blocks along one residual stream."""
+
     name: str
     hidden: int
     residual: str  # name of the residual NeuronGroup

@@ -37,9 +37,11 @@ class Value:
 
     @property
     def labelled(self) -> bool:
+        """Does it vary over any neurons?"""
         return any(self.factors)
 
     def axis(self, index: int) -> Factors:
+        """The factors of one axis."""
         return self.factors[index]
 
 
@@ -72,6 +74,8 @@ class Note:
 
 @dataclass(frozen=True)
 class Pin:
+    """Neurons that must stay."""
+
     ids: Ids
     reason: str
 
@@ -116,6 +120,7 @@ class Trace:
         self.pins.extend(Pin(f, reason) for f in factors)
 
     def note(self, kind: str, node: gs.Node, inputs: Sequence[Value], axis: int = -1) -> None:
+        """Remember something for the block finder."""
         self.notes.append(Note(kind, node, tuple(inputs), axis))
 
     def count(self, node: gs.Node, attribute: str, factors: Factors, full: int, place: int | None = None) -> None:
@@ -222,8 +227,8 @@ def _outputs(
             raise UnsupportedGraph(f"{describe(node)} (inputs {_shapes(inputs)}): {reason}") from None
     if labelled:
         raise UnsupportedGraph(
-            f"{describe(node)} (inputs {_shapes(inputs)}) meets traced neurons and has no row in graphclone/anatomy/flows: "
-            f"add one (docs/extending.md) or export without it"
+            f"{describe(node)} (inputs {_shapes(inputs)}) meets traced neurons and has no row in "
+            f"graphclone/anatomy/flows: add one (docs/extending.md) or export without it"
         )
     return [plain(shape) for shape in evaluator.shapes(node, inputs)]
 

@@ -1,0 +1,1 @@
+"""Plan and parent -> clone: depth, width, and every size that follows."""

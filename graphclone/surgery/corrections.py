@@ -29,9 +29,9 @@ def paper(cut: Cut) -> dict[Use, float]:
             continue
         scale = math.sqrt(full / kept)
         if p.weight in cut.trace.shared:
-            scales |= {use: scale for use in _norm_before(cut.trace, p)}
+            scales |= dict.fromkeys(_norm_before(cut.trace, p), scale)
         else:
-            scales |= {use: scale for use in _uses(p)}
+            scales |= dict.fromkeys(_uses(p), scale)
     return scales
 
 

@@ -1,8 +1,9 @@
-"""What a plan means position by position: which ids live, where each kept position comes from, and the sizes expected."""
+"""What a plan means position by position: which ids live, where kept positions come from, the sizes expected."""
 
 from __future__ import annotations
 
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -42,7 +43,8 @@ class Cut:
         """Positions that live along an axis of ``full``."""
         return int(self.living(factors, full).sum())
 
-    def living(self, factors: Factors, full: int) -> np.ndarray:  # type: ignore[type-arg]
+    def living(self, factors: Factors, full: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Which positions live."""
         alive = np.ones(full, bool)
         for factor in self.trace.ids.resolve(factors):
             alive &= self.alive[factor]
@@ -64,6 +66,7 @@ class Cut:
         return taken
 
     def take_slot(self, slot: Slot) -> Ids | None:
+        """``take`` for an axis of an initializer."""
         return self.take((np.arange(slot.start, slot.start + slot.size),), slot.size)
 
     def expected(self, name: str) -> tuple[int, ...] | None:

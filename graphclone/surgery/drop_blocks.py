@@ -16,7 +16,9 @@ def drop_blocks(model: Model, anatomy: Anatomy, plan: Plan, trace: Trace) -> boo
     dropped = [b for s in anatomy.stacks for b in _chosen(s.name, s.blocks, plan)]
     known = {s.name for s in anatomy.stacks}
     if unknown := set(plan.drop_blocks) - known:
-        raise InvalidTarget(f"plan: no stack named {', '.join(sorted(unknown))}; the parent has {', '.join(sorted(known))}")
+        raise InvalidTarget(
+            f"plan: no stack named {', '.join(sorted(unknown))}; the parent has {', '.join(sorted(known))}"
+        )
     if not dropped:
         return False
     graph = model.graph
@@ -30,8 +32,8 @@ def drop_blocks(model: Model, anatomy: Anatomy, plan: Plan, trace: Trace) -> boo
     graph.cleanup()
     if left := [n for n in graph.nodes if node_key(n) in doomed]:
         raise UnsupportedGraph(
-            f"dropping blocks {sorted(b.index for b in dropped)}: {left[0].op} node {left[0].name!r} of a dropped block is still "
-            f"read by a kept one"
+            f"dropping blocks {sorted(b.index for b in dropped)}: {left[0].op} node {left[0].name!r} of a dropped block "
+            f"is still read by a kept one"
         )
     return True
 

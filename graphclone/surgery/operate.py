@@ -18,7 +18,8 @@ from graphclone.plan import Plan
 from graphclone.surgery.corrections import METHODS
 from graphclone.surgery.cut import Cut
 from graphclone.surgery.drop_blocks import drop_blocks
-from graphclone.surgery.shapes import Resizer
+from graphclone.surgery.resizer import Resizer
+from graphclone.surgery.shapes import ROWS
 from graphclone.surgery.slice_weights import Slices, slice_weights
 
 
@@ -49,12 +50,14 @@ def _refuse_head_dim(anatomy: Anatomy, plan: Plan) -> None:
     for name, kept in plan.keep.items():
         group = anatomy.groups.get(name)
         if group and group.kind == "qk_dim" and len(kept) < group.size:
-            raise InvalidTarget(f"plan: {name} cuts head_dim, whose attention scale is not rewritten yet: cut heads instead")
+            raise InvalidTarget(
+                f"plan: {name} cuts head_dim, whose attention scale is not rewritten yet: cut heads instead"
+            )
 
 
 def _resize(made: Model, cut: Cut) -> list[str]:
     """Trace the clone, mending sizes as they come; then every shape must be the expected one."""
-    resizer = Resizer(cut)
+    resizer = Resizer(cut, ROWS)
     trace = run(made, tiny_feeds(made), TABLE, resizer)
     resizer.place(made.graph)
     _audit(trace, cut)

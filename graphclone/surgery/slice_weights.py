@@ -1,4 +1,4 @@
-"""Width: every initializer is np.take along each traced axis, each use of it on its own; equal slices are one tensor."""
+"""Width: every initializer is np.take along each traced axis, use by use; equal slices are one tensor."""
 
 from __future__ import annotations
 
@@ -72,7 +72,9 @@ def _sliced(
     if scale != 1.0:
         values = (values.astype(np.float32) * np.float32(scale)).astype(tensor.values.dtype)
         if not np.isfinite(values.astype(np.float32)).all():
-            raise BadModel(f"initializer {tensor.name}: holds NaN or infinite numbers, or overflows when scaled by {scale}")
+            raise BadModel(
+                f"initializer {tensor.name}: holds NaN or infinite numbers, or overflows when scaled by {scale}"
+            )
     name = tensor.name
     while name in found.claims:  # the same tensor, cut in two ways by two uses
         name += "_"

@@ -28,9 +28,7 @@ def size_of(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Val
 def transpose(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
     value = first(inputs)
     order = node.attrs.get("perm") or list(reversed(range(len(value.shape))))
-    return [
-        Value(tuple(value.shape[i] for i in order), tuple(value.factors[i] for i in order), static=value.static)
-    ]
+    return [Value(tuple(value.shape[i] for i in order), tuple(value.factors[i] for i in order), static=value.static)]
 
 
 @row("Reshape")
@@ -82,7 +80,7 @@ def unsqueeze(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[V
 
 
 def reshaped(trace: Trace, value: Value, shape: Shape) -> Value:
-    """Walk both shapes, matching the smallest runs of axes with equal products; merge the run's ids, then split them."""
+    """Walk both shapes, matching the smallest runs of axes of equal products; merge a run's ids, then split them."""
     factors: list[Factors] = [()] * len(shape)
     for old, new in _runs(value.shape, shape):
         sizes = tuple(value.shape[i] for i in old)
@@ -161,11 +159,14 @@ def concat(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Valu
     along = []
     for k in range(depth):
         pieces = [
-            f[k] if k < len(f) else np.full(v.shape[axis], ALWAYS, np.int64) for f, v in zip(joined, values, strict=True)
+            f[k] if k < len(f) else np.full(v.shape[axis], ALWAYS, np.int64)
+            for f, v in zip(joined, values, strict=True)
         ]
         along.append(np.concatenate(pieces))
     factors = [
-        tuple(along) if i == axis else aligned_axis(trace, node, [v.axis(i) for v in values if v.shape[axis] or v.axis(i)])
+        tuple(along)
+        if i == axis
+        else aligned_axis(trace, node, [v.axis(i) for v in values if v.shape[axis] or v.axis(i)])
         for i in range(rank)
     ]
     shape = list(values[0].shape)
@@ -186,7 +187,7 @@ def gather(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Valu
             picked = tuple(f[positions] for f in value.axis(axis))
             if indices.data.ndim:
                 middle = (picked,)
-            else:
+            elif not only_measured(trace, node):
                 drop_axis(trace, node, picked)
         else:
             trace.note("lookup", node, [value], axis)
@@ -198,6 +199,25 @@ def gather(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Valu
             static=value.static and indices.static,
         )
     ]
+
+
+@row("GatherND")
+def gather_nd(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
+    """Tuples of indices into the leading axes (after the batch ones); the trailing axes come along."""
+    value, indices = first(inputs), inputs[1]
+    assert indices is not None
+    batch = int(node.attrs.get("batch_dims", 0))
+    depth = batch + indices.shape[-1]
+    for factors in value.factors[:depth]:
+        trace.pin(factors, f"looked up by {describe(node)}")
+    lead = indices.shape[:-1]
+    return [Value(lead + value.shape[depth:], tuple(() for _ in lead) + value.factors[depth:])]
+
+
+def only_measured(trace: Trace, node: gs.Node) -> bool:
+    """Is a value made for its shape alone (x[:, :, -1] to learn batch and length)? Then no neuron of it matters."""
+    outputs = {t.name for t in trace.model.graph.outputs}
+    return all(t.name not in outputs and all(n.op in ("Shape", "Size") for n in t.outputs) for t in node.outputs)
 
 
 @row("GatherElements")
