@@ -1,0 +1,1 @@
+"""A graph as a PyTorch module, trained, and its weights back in the graph."""

@@ -100,7 +100,7 @@ def _reduced(node: fx.Node, axis: int, rank: int) -> Extent:
     dims = node.kwargs.get("dim")
     if not node.kwargs.get("keepdim") or not isinstance(dims, (list, tuple)):
         return None
-    return 1 if axis in {int(d) % rank for d in dims} else (node.args[0], axis)  # type: ignore[arg-type]
+    return 1 if axis in {int(d) % rank for d in dims} else (node.args[0], axis)
 
 
 def _arange(node: fx.Node, axis: int, rank: int) -> Extent:
@@ -127,5 +127,7 @@ RULES: dict[Any, Rule] = {
     torch.arange: _arange,
     **dict.fromkeys((torch.mean, torch.sum, torch.amax, torch.amin), _reduced),
     **dict.fromkeys((torch.add, torch.sub, torch.mul, torch.pow, operator.truediv, torch.where), _broadcast),
-    **dict.fromkeys((torch.logical_and, torch.logical_or, torch.le, torch.lt, torch.ge, torch.gt, torch.eq), _broadcast),
+    **dict.fromkeys(
+        (torch.logical_and, torch.logical_or, torch.le, torch.lt, torch.ge, torch.gt, torch.eq), _broadcast
+    ),
 }

@@ -34,7 +34,7 @@ def to_torch(model: Model) -> fx.GraphModule:
 
     Raises UnsupportedGraph, before anything is built, for an operator that no row of the table covers.
     """
-    lookup = lookup_of(model)
+    lookup = Lookup.of(model)
     refuse_unknown_operators(model, lookup)
     weights = weight_map(model)
     return _Builder(model, lookup, weights).build()
@@ -46,11 +46,6 @@ def weights(module: nn.Module) -> WeightMap:
     if not isinstance(held, WeightMap):
         raise UnsupportedGraph("this module was not made by to_torch (or is wrapped: pass the module inside)")
     return held
-
-
-def lookup_of(model: Model) -> Lookup:
-    domains = {d.domain: d.version for d in model.graph.import_domains or ()}
-    return Lookup({**domains, "": model.graph.opset})
 
 
 def refuse_unknown_operators(model: Model, lookup: Lookup) -> None:
@@ -213,9 +208,13 @@ class _Builder:
 def _input_example(tensor: gs.Variable) -> torch.Tensor:
     code = onnx.helper.np_dtype_to_tensor_dtype(tensor.dtype) if tensor.dtype is not None else 0
     if code not in TYPES or tensor.shape is None:
-        raise UnsupportedGraph(f"input {tensor.name}: type {tensor.dtype}, shape {tensor.shape}: not a tensor PyTorch takes")
+        raise UnsupportedGraph(
+            f"input {tensor.name}: type {tensor.dtype}, shape {tensor.shape}: not a tensor PyTorch takes"
+        )
     image = len(tensor.shape) >= 4 and TYPES[code].is_floating_point
-    sizes = [d if isinstance(d, int) and d >= 0 else _example_size(str(d), i, image) for i, d in enumerate(tensor.shape)]
+    sizes = [
+        d if isinstance(d, int) and d >= 0 else _example_size(str(d), i, image) for i, d in enumerate(tensor.shape)
+    ]
     return torch.empty(sizes, dtype=TYPES[code], device="meta")
 
 

@@ -64,12 +64,14 @@ class Sizes:
 
     @staticmethod
     def of_tensor(tensor: torch.Tensor) -> Sizes:
+        """The numbers of a tensor that is known."""
         elements = np.empty(tuple(tensor.shape), dtype=object)
         elements[...] = np.array(tensor.tolist(), dtype=object)
         return Sizes(elements, tensor.dtype)
 
     @property
     def known(self) -> bool:
+        """Whether no number waits for run time."""
         return not any(isinstance(e, Symbol) for e in self.elements.reshape(-1))
 
     def tensor(self) -> torch.Tensor:
@@ -91,9 +93,11 @@ class Recorder(GraphAppendingTracer):
         self._constants: dict[int, tuple[torch.Tensor, Symbol]] = {}
 
     def proxy(self, node: fx.Node) -> Symbol:
+        """What torch.fx hands to the code being recorded."""
         return Symbol(node, self)
 
     def create_arg(self, a: Any) -> Any:
+        """Tensors known at build time become buffers."""
         if isinstance(a, torch.Tensor):
             return self.constant(a).node
         if isinstance(a, np.generic):
@@ -103,6 +107,7 @@ class Recorder(GraphAppendingTracer):
         return super().create_arg(a)
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **named: Any) -> Symbol:
+        """Record a node, or give back the one that computes the same already."""
         args, kwargs = self.create_arg(args), self.create_arg(_spoken(target, kwargs))
         pure = kind in ("call_function", "call_method") and target not in RANDOM
         key = (kind, target, _frozen(args), _frozen(kwargs)) if pure else None
@@ -122,6 +127,7 @@ class Recorder(GraphAppendingTracer):
         return function(*args, **kwargs)
 
     def input(self, name: str, example: torch.Tensor) -> Symbol:
+        """An argument of the module's forward."""
         symbol = super().create_proxy("placeholder", name, (), {})
         assert isinstance(symbol, Symbol)
         symbol.node.meta["example"] = example

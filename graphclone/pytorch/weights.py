@@ -84,7 +84,7 @@ def to_array(tensor: torch.Tensor) -> Array:
 
 def weight_map(model: Model) -> WeightMap:
     """Decide what is a weight and name it; the same model always gives the same map."""
-    lookup = Lookup({"": model.graph.opset, **_opsets(model)})
+    lookup = Lookup.of(model)
     constants = {t.name: t for t in model.graph.tensors().values() if isinstance(t, gs.Constant)}
     candidates = {name: t for name, t in constants.items() if t.values.dtype in FLOATS and t.values.size}
     tables = {name for name, t in candidates.items() if _is_mask(t.values)}
@@ -92,10 +92,6 @@ def weight_map(model: Model) -> WeightMap:
     usage = uses(model.graph, lookup, {name: t for name, t in candidates.items() if name not in tables})
     kept = [name for name in usage if usage[name].role is not None]
     return WeightMap(tuple(_named(_tied(kept, constants, usage), constants, usage)))
-
-
-def _opsets(model: Model) -> dict[str, int]:
-    return {d.domain: d.version for d in model.graph.import_domains or () if d.domain not in ("", "ai.onnx")}
 
 
 def _is_mask(values: Array) -> bool:
@@ -129,9 +125,7 @@ def _one_circle(a: Array, b: Array) -> bool:
     return bool(np.ptp(total) <= 0.02 * max(float(total.mean()), 1e-12) and (np.ptp(a) > 0 or np.ptp(b) > 0))
 
 
-def _tied(
-    names: list[str], constants: dict[str, gs.Constant], usage: dict[str, Usage]
-) -> list[list[tuple[str, bool]]]:
+def _tied(names: list[str], constants: dict[str, gs.Constant], usage: dict[str, Usage]) -> list[list[tuple[str, bool]]]:
     """Groups of initializers that hold one matrix."""
     groups: list[list[tuple[str, bool]]] = []
     by_content: dict[tuple[Any, ...], list[int]] = defaultdict(list)
@@ -171,6 +165,7 @@ def _named(
     modules: set[str] = set()
     for group in groups:
         spoken = next((name for name, _ in group if not ANONYMOUS.match(name)), None)
+        group = _led_by(spoken, group)
         first = group[0][0]
         path = _path(spoken if spoken is not None else _from_node(first, usage[first]))
         prefixes = {".".join(path[:i]) for i in range(1, len(path))}
@@ -182,6 +177,14 @@ def _named(
         leaves.add(name)
         modules |= prefixes
         yield Weight(name, usage[first].role or "matrix", tuple(constants[first].values.shape), tuple(group))
+
+
+def _led_by(name: str | None, group: list[tuple[str, bool]]) -> list[tuple[str, bool]]:
+    """The initializer that gives the parameter its name gives it its shape too."""
+    if name is None:
+        return group
+    turned = dict(group)[name]
+    return sorted(((n, t != turned) for n, t in group), key=lambda held: held[0] != name)
 
 
 def _from_node(initializer: str, usage: Usage) -> str:

@@ -178,5 +178,3 @@ def _float(call: Call, scale: Scalar) -> Scalar:
 @row("Upsample", 9, numbers=(1,))
 def upsample(call: Call, x: Any, scales: list[Scalar]) -> Any:
     return resize_by_scale(call, x, scales)
-
-

@@ -162,7 +162,6 @@ def constant_of_shape(call: Call, shape: list[Scalar]) -> Any:
 @row("EyeLike", 9, 22)
 def eye_like(call: Call, x: Any) -> Any:
     dtype = call.torch_type(int(call.attr("dtype"))) if "dtype" in call.node.attrs else call.dtype(x)
-    rows, columns = call.sizes(x)
     ones = torch.ones_like(x, dtype=dtype)
     k = int(call.attr("k", 0))
     return torch.tril(torch.triu(ones, k), k)

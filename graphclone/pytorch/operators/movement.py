@@ -121,7 +121,7 @@ def _positions(start: int, end: int, step: int, size: int) -> list[int]:
 
 @row("Expand", 8, 13, numbers=(1,))
 def expand(call: Call, x: Any, shape: list[Scalar]) -> Any:
-    """Two-way broadcasting: a 1 in ``shape`` keeps the input's size (onnx Expand-13), so -1 is what torch needs there."""
+    """Two-way broadcasting: a 1 in ``shape`` keeps the input's size (onnx Expand-13), which torch writes as -1."""
     if all(isinstance(n, int) for n in shape) and call.rank(x) <= len(shape):
         lead = len(shape) - call.rank(x)
         return x.expand([-1 if n == 1 and i >= lead else n for i, n in enumerate(shape)])

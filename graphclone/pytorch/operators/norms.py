@@ -194,5 +194,3 @@ def mean_variance_normalization(call: Call, x: Any) -> Any:
     axes = list(call.attr("axes", [0, 2, 3]))
     centred = x - x.mean(dim=axes, keepdim=True)
     return centred / (torch.sqrt(centred.square().mean(dim=axes, keepdim=True)) + 1e-9)
-
-

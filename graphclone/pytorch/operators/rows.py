@@ -16,6 +16,7 @@ import torch
 import torch.fx
 
 from graphclone.errors import UnsupportedGraph
+from graphclone.graph import Model
 from graphclone.pytorch.recorder import UNKNOWN, Recorder, Scalar, Sizes, Symbol, Value
 
 Key = tuple[str, str, int]
@@ -154,6 +155,12 @@ class Lookup:
 
     opsets: Mapping[str, int]
     _found: dict[tuple[str, str], int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, model: Model) -> Lookup:
+        """Under the opsets that the model imports."""
+        domains = {d.domain: d.version for d in model.graph.import_domains or ()}
+        return cls({**domains, "": model.graph.opset})
 
     def key(self, node: gs.Node) -> Key:
         domain = node.domain or ""
