@@ -6,8 +6,9 @@ Each function is one step, and the whole public interface. Rooms are imported wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from graphclone.anatomy.parts import Anatomy
     from graphclone.graph import Model
     from graphclone.planner import Target
+    from graphclone.pytorch.train import History, TrainingOptions
     from graphclone.statistics.calibration import Source
     from graphclone.statistics.store import Statistics
     from graphclone.verification import Report
@@ -103,6 +105,20 @@ def open_data(model: Model, asked: Calibration) -> Source:
     )
 
 
+def hold_out(source: Iterable[Batch], count: int) -> tuple[list[Batch], Iterable[Batch]]:
+    """The first ``count`` batches, and all the others, read anew at each iteration."""
+    return list(islice(source, count)), _Rest(source, count)
+
+
+@dataclass(frozen=True)
+class _Rest:
+    source: Iterable[Batch]
+    skipped: int
+
+    def __iter__(self) -> Iterator[Batch]:
+        return islice(self.source, self.skipped, None)
+
+
 def merge_statistics(paths: Sequence[Path]) -> Statistics:
     """Add up statistics of one parent. Raises BadData."""
     first, *others = [read_statistics(path) for path in paths]
@@ -173,14 +189,55 @@ def from_torch(model: Model, module: torch.nn.Module) -> Model:
     """The module's weights in the model's graph: the exact inverse of ``to_torch``."""
     from graphclone.pytorch.write_back import from_torch as write
 
-    return write(model, module)
+    return _marked(model, write(model, module))
 
 
 def pack(model: Model, tensors: Mapping[str, np.ndarray[Any, Any]]) -> Model:
     """Weights trained elsewhere, by initializer name, in the model's graph."""
     from graphclone.pytorch.write_back import pack as write
 
-    return write(model, tensors)
+    return _marked(model, write(model, tensors))
+
+
+def _marked(before: Model, after: Model) -> Model:
+    """Note in the metadata that weights are no longer slices of the parent, where any of them changed."""
+    held = before.constants()
+    if any(array.tobytes() != held[name].tobytes() for name, array in after.constants().items()):
+        after.metadata["graphclone.trained"] = "true"
+    return after
+
+
+def train(
+    model: Model,
+    batches: Iterable[Batch],
+    options: TrainingOptions,
+    *,
+    held_out: Iterable[Batch] | None = None,
+    progress: Callable[[int, int, float], None] | None = None,
+) -> tuple[Model, History]:
+    """Train a causal language model in PyTorch and write it back; ``held_out`` is evaluated before, between and after.
+
+    Raises BadData for batches or outputs that no causal loss can be made from.
+    """
+    from graphclone.pytorch import train as loop
+
+    module = to_torch(model)
+    before = None if held_out is None else loop.evaluate(module, held_out)
+    history = loop.train(module, batches, options, held_out=held_out, progress=progress)
+    if held_out is not None and before is not None:
+        history.evaluations.insert(0, (0, before))
+        if history.evaluations[-1][0] != options.steps:
+            history.evaluations.append((options.steps, loop.evaluate(module, held_out)))
+    return from_torch(model, module), history
+
+
+def reinitialised(model: Model, seed: int) -> Model:
+    """The same graph with weights drawn at random, as its architecture is started from nothing."""
+    from graphclone.pytorch.train import reinitialise
+
+    module = to_torch(model)
+    reinitialise(module, seed)
+    return from_torch(model, module)
 
 
 def save_verified(parent: Model, result: Model, path: str | Path, plan: Plan | None = None) -> Report:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from graphclone.demo.picture import Curve, draw
 
@@ -61,9 +62,13 @@ class Results:
             "seconds: " + ", ".join(f"{stage} {taken:.0f}" for stage, taken in self.seconds.items()),
         ]
 
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return asdict(self) | {"reached": self.reached}
+
     def save(self, folder: Path) -> None:
         """``results.json`` and ``loss.png``."""
-        held = asdict(self) | {"reached": self.reached}
+        held = self.as_dict()
         (folder / "results.json").write_text(json.dumps(held, indent=1) + "\n")
         curves = [Curve(arm.name, arm.steps, arm.losses) for arm in (self.clone, self.twin)]
         title = f"SmolLM2-135M cut to {self.clone.parameters / 1e6:.1f}M parameters, trained on Python's documentation"

@@ -63,7 +63,7 @@ def read(clone: Model) -> Claims:
         plan = Plan.from_json(held["plan"], PREFIX + "plan")
     except (ValueError, TypeError, LookupError, AttributeError, OverflowError, BadData) as reason:
         raise VerificationFailed(f"{clone.path or 'the clone'}: malformed metadata ({reason})") from None
-    return Claims(plan, held["parent_sha256"], held["method"], held["version"], slices, "trained" in held)
+    return Claims(plan, held["parent_sha256"], held["method"], held["version"], slices, held.get("trained") == "true")
 
 
 def _indices(take: Any) -> Indices:

@@ -91,7 +91,7 @@ def test_slices_that_the_plan_does_not_ask_for_fail(parent: Model, make_clone: C
 def test_trained_weights_are_not_called_slices(parent: Model, make_clone: Callable[..., Model]) -> None:
     def train(weights: dict[str, np.ndarray[Any, Any]], metadata: dict[str, Any]) -> None:
         nudge_a_weight(weights, metadata)
-        metadata["trained"] = "{}"
+        metadata["trained"] = "true"
 
     checks = examine(parent, make_clone(change=train))
     assert checks["weights are the parent's slices"].verdict is Verdict.NOT_APPLICABLE

@@ -1,0 +1,72 @@
+"""Run the commands of README.md and write what they print under them.
+
+    python -m tools.readme FOLDER      run in FOLDER (which may already hold smollm2.onnx), rewrite README.md
+
+A console block holds lines ``$ command``, each followed by what it prints on standard output.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+README = Path(__file__).parent.parent / "README.md"
+_BLOCK = re.compile(r"^```(console|bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command (or a piece of Python) with the output that README shows."""
+
+    language: str
+    command: str
+    output: str
+
+
+def steps(text: str) -> list[Step]:
+    """In order. A bash block is one step a line, without output; a python block is one step."""
+    found = []
+    for language, body in _BLOCK.findall(text):
+        if language == "console":
+            found += [_console(part) for part in re.split(r"^\$ ", body, flags=re.MULTILINE)[1:]]
+        elif language == "bash":
+            found += [Step("bash", line.split("  #")[0].strip(), "") for line in body.splitlines() if line.strip()]
+        else:
+            found.append(Step("python", body, ""))
+    return found
+
+
+def _console(part: str) -> Step:
+    command, _, output = part.partition("\n")
+    return Step("console", command.strip(), output)
+
+
+def refreshed(text: str, run: Callable[[str], str]) -> str:
+    """The text with each console command's output as ``run`` gives it."""
+
+    def block(match: re.Match[str]) -> str:
+        if match[1] != "console":
+            return match[0]
+        shown = [f"$ {step.command}\n{run(step.command)}" for step in steps(match[0])]
+        return f"```console\n{''.join(shown)}```"
+
+    return _BLOCK.sub(block, text)
+
+
+def in_folder(folder: Path) -> Callable[[str], str]:
+    """Runs a command in a folder and returns its standard output, without the padding of tables."""
+
+    def run(command: str) -> str:
+        print(f"$ {command}", file=sys.stderr)
+        done = subprocess.run(command, shell=True, cwd=folder, stdout=subprocess.PIPE, text=True, check=True)  # noqa: S602
+        return "".join(f"{line.rstrip()}\n" for line in done.stdout.splitlines())
+
+    return run
+
+
+if __name__ == "__main__":
+    README.write_text(refreshed(README.read_text(), in_folder(Path(sys.argv[1]))))
