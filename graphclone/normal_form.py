@@ -2,19 +2,29 @@
 
 A fused skip-normalisation whose sum is used again hides the residual stream inside one node, where no block could be
 joined or removed: it becomes the addition and the normalisation it stands for. ONNX Runtime fuses them again when it
-loads the model.
+loads the model. A head that was written as a transposed copy of the embedding becomes the embedding, transposed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
+Array = np.ndarray[Any, Any]
+ROWS_AT_ONCE = 4096  # of an embedding, so that comparing two needs little memory
 SUM = 3  # the output that carries input + skip (onnxruntime/docs/ContribOperators.md)
 
 
 def normalise(graph: gs.Graph) -> None:
+    """Bring a graph into the form that the rest of graphclone reads, in place."""
+    tie_head(graph)
+    show_sums(graph)
+
+
+def show_sums(graph: gs.Graph) -> None:
     """Rewrite the nodes that have a row, in place, in graph order: all of them, where any of them hides the stream (the
     last norm's sum is read by nobody, yet its block must look like the others)."""
     if not any((n.domain, n.op) in ROWS and _uses_sum(n) for n in graph.nodes):
@@ -24,6 +34,33 @@ def normalise(graph: gs.Graph) -> None:
         row = ROWS.get((node.domain, node.op))
         nodes += row(node) if row else [node]
     graph.nodes[:] = nodes
+
+
+def tie_head(graph: gs.Graph) -> None:
+    """Some exporters write a head that is tied to the embedding as a transposed copy: make it one tensor again."""
+    looked_up = [n.inputs[0] for n in graph.nodes if n.op == "Gather" and isinstance(n.inputs[0], gs.Constant)]
+    for node in graph.nodes:
+        if node.op != "MatMul" or not isinstance(node.inputs[1], gs.Constant):
+            continue
+        head = node.inputs[1]
+        table = next((t for t in looked_up if _is_transposed(t.values, head.values)), None)
+        if table is not None:
+            turned = gs.Variable(f"{head.name}_tied", head.values.dtype)
+            transpose = gs.Node("Transpose", turned.name, {"perm": [1, 0]}, [table], [turned], domain="")
+            node.inputs[1] = turned
+            graph.nodes.insert(graph.nodes.index(node), transpose)
+
+
+def _is_transposed(table: Array, head: Array) -> bool:
+    """Byte for byte; a few rows first, as the tables are large."""
+    if table.ndim != 2 or table.shape != head.shape[::-1] or table.dtype != head.dtype or min(table.shape) < 2:
+        return False
+    rows = range(0, table.shape[0], ROWS_AT_ONCE)
+    few = slice(0, 8)
+    varied = bool((table[few] != table[0, 0]).any())
+    return varied and all(
+        np.array_equal(table[k : k + n], head[:, k : k + n].T) for k, n in ((0, 8), *((r, ROWS_AT_ONCE) for r in rows))
+    )
 
 
 def _uses_sum(node: gs.Node) -> bool:

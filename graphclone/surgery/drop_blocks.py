@@ -32,7 +32,7 @@ def drop_blocks(model: Model, anatomy: Anatomy, plan: Plan, trace: Trace) -> boo
     graph.cleanup()
     if left := [n for n in graph.nodes if node_key(n) in doomed]:
         raise UnsupportedGraph(
-            f"dropping blocks {sorted(b.index for b in dropped)}: {left[0].op} node {left[0].name!r} of a dropped block "
+            f"dropping blocks {sorted(b.index for b in dropped)}: {left[0].op} node {left[0].name!r} of a dropped one "
             f"is still read by a kept one"
         )
     return True
