@@ -1,8 +1,11 @@
 """What a case of the table of flows is: a node under test in a tiny graph, its float operands as weights.
 
 ``special`` says of an operand's axis what a perturbation of one of its positions does, where it does not simply flow:
-``pinned`` (whatever changes something may not be cut), ``some`` (reaches only part of what carries it), ``noted`` (met
-by a product, a reduction, a norm or a lookup: its neurons end here), ``shared`` (part of what it is goes on: a head), ``setting`` (says what the operator does: never cut).
+``pinned``   whatever changes something may not be cut
+``some``     reaches only part of what carries it
+``noted``    met by a product, a reduction, a norm or a lookup: its neurons end here
+``shared``   part of what it is goes on: a head
+``setting``  says what the operator does: never cut
 """
 
 from __future__ import annotations
