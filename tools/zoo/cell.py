@@ -12,7 +12,8 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,9 @@ from graphclone.surgery.operate import clone
 from graphclone.verification import verify
 from tools.zoo.expectation import mismatches
 from tools.zoo.oracles import broken, permuted, stepping
-from tools.zoo.row import Expected, Sizes
+from tools.zoo.row import Expected
+from tools.zoo.rows import ROWS
+from tools.zoo.twin import NoTwin, compare, native
 
 GREEN, REFUSED, WRONG = "green", "refused", "WRONG"
 BROKEN = "broken"  # the export itself does not run: nothing is said about graphclone
@@ -57,15 +60,16 @@ class Cell:
         return cls(file, held["row"], held["column"], tuple(Expected(**s) for s in held["stacks"]))
 
 
-def targets(first: Expected) -> dict[str, dict[str, int]]:
+def targets(cell: Cell) -> dict[str, dict[str, int]]:
     """Every width and the depth alone, then all together; sizes of a configuration that exists."""
+    first, ratio = cell.stacks[0], ROWS[cell.row].ffn_ratio
     heads, kv_heads = first.heads // 2, first.kv_heads // 2
     coupled = first.heads * first.head_dim == first.hidden
     hidden = heads * first.head_dim if coupled else first.hidden * 5 // 7
     alone = {
         "hidden": {"hidden": hidden},
         "heads": {"heads": heads, "kv_heads": kv_heads},
-        "ffn": {"ffn": first.ffn * 3 // 5},
+        "ffn": {"ffn": hidden * ratio if ratio else first.ffn * 3 // 5},
         "layers": {"layers": first.layers - 1},
     }
     together: dict[str, int] = {}
@@ -76,36 +80,41 @@ def targets(first: Expected) -> dict[str, dict[str, int]]:
 
 def after(stack: Expected, first: Expected, target: dict[str, int]) -> Expected:
     """A stack as the clone has to have it. Shares are asked for where stacks differ."""
-    changed = {
-        name: getattr(stack, name) * size // getattr(first, name) if name != "layers" else size
-        for name, size in target.items()
-    }
+    changed = {name: getattr(stack, name) * size // getattr(first, name) for name, size in target.items()}
     return replace(stack, **{n: max(1, s) for n, s in changed.items()})
 
 
-def cut(model: Model, anatomy: Anatomy, cell: Cell, target: dict[str, int]) -> Model:
-    """Clone to a target and examine the clone. Raises GraphCloneError as graphclone does, AssertionError for a clone
-    that is not what was asked."""
-    first = cell.stacks[0]
-    several = len({(s.hidden, s.heads, s.ffn, s.layers) for s in cell.stacks}) > 1
-    asked = {n: _share(size, getattr(first, n)) if several else size for n, size in target.items()}
-    if first.heads == first.kv_heads:
-        asked.pop("kv_heads", None)  # as a user would say it
-    made = plan(anatomy, None, Target(**asked), importance="first", method="none")
-    clone_ = clone(model, anatomy, made)
-    report = verify(model, clone_, made)
-    failed = "; ".join(f"{c.name}: {c.detail} ({c.value})" for c in report.failures)
-    assert report.passed, f"verify: {failed or 'no check was made'}"
-    graphs.save(clone_, scratch := cell.file.with_suffix(f".{'-'.join(target)}.clone.onnx"))
-    try:
-        found = inspect(graphs.load(scratch))
-    finally:
-        scratch.unlink()
-    if several:
+@dataclass(frozen=True)
+class Subject:
+    """A parent under examination; clones are made once."""
+
+    cell: Cell
+    model: Model
+    anatomy: Anatomy
+    clones: dict[str, Model] = field(default_factory=dict)
+
+    def cut(self, target: dict[str, int]) -> Model:
+        """Clone to a target and examine the clone. Raises GraphCloneError as graphclone does, AssertionError for a
+        clone that is not what was asked."""
+        key = json.dumps(target)
+        if key not in self.clones:
+            self.clones[key] = self._cut(target)
+        return self.clones[key]
+
+    def _cut(self, target: dict[str, int]) -> Model:
+        first = self.cell.stacks[0]
+        several = len(self.cell.stacks) > 1
+        asked = {n: _share(size, getattr(first, n)) if several else size for n, size in target.items()}
+        if first.heads == first.kv_heads:
+            asked.pop("kv_heads", None)  # as a user would say it
+        made = plan(self.anatomy, None, Target(**asked), importance="first", method="none")
+        clone_ = clone(self.model, self.anatomy, made)
+        report = verify(self.model, clone_, made)
+        failed = "; ".join(f"{c.name}: {c.detail} ({c.value})" for c in report.failures)
+        assert report.passed, f"verify: {failed or 'no check was made'}"
+        wrong = mismatches(inspect(clone_), tuple(after(s, first, target) for s in self.cell.stacks))
+        assert not wrong, f"the clone's own anatomy: {wrong}"
         return clone_
-    wrong = mismatches(found, tuple(after(s, first, target) for s in cell.stacks))
-    assert not wrong, f"the clone's own anatomy: {wrong}"
-    return clone_
 
 
 def _share(size: int, whole: int) -> str:
@@ -146,20 +155,33 @@ def examine(cell: Cell, quick: bool = False) -> list[Verdict]:
     verdicts = [judge("inspect", anatomy)]
     if not held:
         return verdicts
-    found = held[0]
-    verdicts.append(judge("permutation", lambda: permuted(model, found)))
-    wanted = targets(cell.stacks[0])
-    for name, target in {"all": wanted["all"]}.items() if quick else wanted.items():
-        verdicts.append(judge(name, lambda target=target: _silent(cut(model, found, cell, target))))  # type: ignore[misc]
-    if "cache" in cell.column:
+    subject = Subject(cell, model, held[0])
+    verdicts.append(judge("permutation", lambda: permuted(model, subject.anatomy)))
+    wanted = targets(cell)
+    asked = ["all"] if quick else list(wanted)
+    verdicts += [judge(name, partial(_valid, subject, wanted[name])) for name in asked]
+    if "cache" in cell.column or cell.column == "genai":
         verdicts.append(judge("stepping", lambda: stepping(model)))
-        whole = targets(cell.stacks[0])["all"]
-        verdicts.append(judge("stepping of the clone", lambda: stepping(cut(model, found, cell, whole))))
+        verdicts.append(judge("stepping of the clone", lambda: stepping(subject.cut(wanted["all"]))))
+    verdicts.append(judge("native twin", lambda: twin(subject)))
     return verdicts
 
 
-def _silent(_: Model) -> None:
-    """The clone itself is of no interest to a verdict."""
+def _valid(subject: Subject, target: dict[str, int]) -> str:
+    subject.cut(target)
+    return ""
+
+
+def twin(subject: Subject) -> str:
+    """The clone against the exporter's own small model; where there is none, why."""
+    cell, target = subject.cell, dict(targets(subject.cell)["all"])
+    if len(cell.stacks) > 1:
+        del target["layers"]  # stacks of different depths: no configuration has the clone's
+    clone_ = subject.cut(target)
+    try:
+        return compare(clone_, native(cell.row, cell.column, target, cell.file.parent / "twins"))
+    except NoTwin as reason:
+        return f"no twin: {reason}"
 
 
 def overall(verdicts: list[Verdict]) -> str:
@@ -185,7 +207,7 @@ def main(arguments: list[str]) -> None:
     print(json.dumps(result))
 
 
-__all__ = ["Cell", "Sizes", "Verdict", "cut", "examine", "overall", "targets"]
+__all__ = ["Cell", "Subject", "Verdict", "examine", "overall", "targets"]
 
 if __name__ == "__main__":
     main(sys.argv[1:])

@@ -7,7 +7,7 @@ from tools.zoo.row import BATCH, LENGTH, VOCAB, Example, Expected, Row, Sizes, o
 SIZES = Sizes(hidden=48, heads=6, kv_heads=6, head_dim=8, ffn=100, layers=3)
 FREE = Sizes(hidden=56, heads=6, kv_heads=6, head_dim=10, ffn=100, layers=3)
 TARGET_LENGTH = 7
-DECODER_LAYERS = 2  # unlike the encoder's
+DECODER_LAYERS = 4  # unlike the encoder's
 BART_NAMES = {
     "d_model": "hidden",
     "encoder_attention_heads": "heads",
@@ -54,7 +54,7 @@ def _speech_to_text() -> Example:
 
 
 def _stacks(sizes: Sizes) -> tuple[Expected, ...]:
-    return (one_stack(sizes), one_stack(sizes, layers=min(sizes.layers, DECODER_LAYERS), attentions=2))
+    return (one_stack(sizes), one_stack(sizes, layers=DECODER_LAYERS, attentions=2))
 
 
 ROWS = (

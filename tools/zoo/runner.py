@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-LIMIT = 240  # seconds a cell may take
+LIMIT = 480  # seconds a cell may take
 SOURCES = ("graphclone", "tools/zoo")
 
 
@@ -106,7 +106,7 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="also what has a verdict")
     parser.add_argument("--quick", action="store_true", help="leave out the cuts of one kind alone")
     parser.add_argument("--jobs", type=int, default=2)
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     todo = [f for f in cells(given.folder, given.patterns) if given.again or stale(f, given.quick)]
     with ThreadPoolExecutor(given.jobs) as pool:
         for _ in pool.map(lambda f: settle(f, given.quick), todo):

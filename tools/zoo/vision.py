@@ -15,7 +15,7 @@ NAMES = {
     "intermediate_size": "ffn",
     "num_hidden_layers": "layers",
 }
-CLIP_VISION = {"hidden_size": 40, "num_attention_heads": 4, "intermediate_size": 92, "num_hidden_layers": 2}
+CLIP_VISION = {"hidden_size": 40, "num_attention_heads": 4, "intermediate_size": 92, "num_hidden_layers": 4}
 
 
 def _both_towers() -> Example:
@@ -40,13 +40,13 @@ def _clip(sizes: Sizes) -> Mapping[str, Any]:
         "hidden_size": CLIP_VISION["hidden_size"] * sizes.hidden // SIZES.hidden,
         "num_attention_heads": CLIP_VISION["num_attention_heads"] * sizes.heads // SIZES.heads,
         "intermediate_size": CLIP_VISION["intermediate_size"] * sizes.ffn // SIZES.ffn,
-        "num_hidden_layers": min(sizes.layers, CLIP_VISION["num_hidden_layers"]),
+        "num_hidden_layers": CLIP_VISION["num_hidden_layers"],
     }
     return {"text_config": {**text, **tokens}, "vision_config": {**IMAGE, **scaled}, "projection_dim": 28}
 
 
 def _clip_stacks(sizes: Sizes) -> tuple[Expected, ...]:
-    vision = Expected(hidden=40, layers=2, heads=4, kv_heads=4, head_dim=10, ffn=92)
+    vision = Expected(hidden=40, layers=4, heads=4, kv_heads=4, head_dim=10, ffn=92)
     return (one_stack(sizes), vision)
 
 

@@ -1,0 +1,97 @@
+"""The native twin: the small model of the clone's shape, exported by the same exporter, holding the clone's weights.
+
+Weights are paired by their places in the two graphs: the k-th use of a weight in one is the k-th in the other, where
+operators and shapes agree all along. Single numbers (scales, epsilons) stay the twin's own, so that a scale that
+should follow the cut and does not is found out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+import graphclone.graph as graphs
+from graphclone.feeds import tiny_feeds
+from graphclone.graph import Model
+from graphclone.verification.sessions import open_session
+from tools.zoo.build import build
+from tools.zoo.columns import COLUMNS
+from tools.zoo.oracles import EXTENTS, difference, tolerance
+from tools.zoo.row import Row, Sizes
+from tools.zoo.rows import ROWS
+
+COMMUTES = ("Add", "Mul")
+
+
+class NoTwin(Exception):
+    """The exporter's small model is another graph than the clone: there is nothing to compare."""
+
+
+@dataclass(frozen=True)
+class Use:
+    """A weight as one node reads it."""
+
+    op: str
+    position: int
+    tensor: gs.Constant
+
+    @property
+    def place(self) -> tuple[str, int]:
+        """Operator and operand; the operands of a sum or product may stand in either order."""
+        return self.op, 0 if self.op in COMMUTES else self.position
+
+
+def sizes_of(row: Row, target: dict[str, int]) -> Sizes:
+    """The configuration's sizes after a cut of everything in ``target``."""
+    held = {name: getattr(row.sizes, name) for name in Sizes.__dataclass_fields__}
+    return Sizes(**(held | target))
+
+
+def native(row: str, column: str, target: dict[str, int], folder: Path) -> Model:
+    """The twin as its exporter gives it, kept in ``folder`` between runs."""
+    kept = folder / f"{row}-{column}.onnx"
+    if not kept.exists():
+        folder.mkdir(exist_ok=True)
+        build(ROWS[row], COLUMNS[column], folder, sizes_of(ROWS[row], target))
+    return graphs.load(kept)
+
+
+def compare(clone: Model, twin: Model) -> str:
+    """Put the clone's weights into the twin and run both. Raises NoTwin where the graphs do not pair, AssertionError
+    where the answers differ."""
+    theirs, ours = _uses(twin), _uses(clone)
+    if len(theirs) != len(ours):
+        raise NoTwin(f"the clone reads weights in {len(ours)} places, the exporter's own small model in {len(theirs)}")
+    values: dict[str, np.ndarray[Any, Any]] = {}
+    for mine, wanted in zip(ours, theirs, strict=True):
+        if mine.place != wanted.place or mine.tensor.values.shape != wanted.tensor.values.shape:
+            raise NoTwin(
+                f"{mine.op} reads {mine.tensor.name} {list(mine.tensor.values.shape)} in the clone, "
+                f"{wanted.op} reads {wanted.tensor.name} {list(wanted.tensor.values.shape)} in the twin"
+            )
+        values[wanted.tensor.name] = mine.tensor.values
+    filled = twin.copy()
+    for name, tensor in filled.graph.tensors().items():
+        if name in values:
+            tensor.values = values[name]
+    before, after = open_session(filled, threads=1), open_session(clone, threads=1)
+    worst = 0.0
+    for batch, length in EXTENTS:
+        feeds = tiny_feeds(clone, batch, length)
+        worst = max(worst, difference(before.run(feeds), after.run(feeds)))
+    assert worst <= tolerance(clone), f"differs from its native twin by {worst:.2e}"
+    return f"{worst:.1e}"
+
+
+def _uses(model: Model) -> list[Use]:
+    """Every float constant of more than one number, in the order in which nodes read them."""
+    return [
+        Use(node.op, position, tensor)
+        for node in model.graph.nodes
+        for position, tensor in enumerate(node.inputs)
+        if isinstance(tensor, gs.Constant) and tensor.values.dtype.kind in "fV" and tensor.values.size > 1
+    ]
