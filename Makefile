@@ -13,6 +13,7 @@ SHELL := bash
 PYTHON ?= python3
 BIN := .venv/bin
 HARDWARE := $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
+OTHER := $(if $(filter gpu,$(HARDWARE)),cpu,gpu)
 READY := .venv/ready-$(HARDWARE)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
 TEST ?=
@@ -37,12 +38,12 @@ format: $(READY)
 
 setup: $(READY)
 
-# ready-cpu or ready-gpu, so that a driver that appears later brings its own set-up. The venv is made anew: onnxruntime
+# ready-cpu or ready-gpu, so that a driver that appears later brings its own set-up, in a new environment: onnxruntime
 # and onnxruntime-gpu install the same module, and leftovers of one break the other.
 $(READY): pyproject.toml constraints/$(HARDWARE).txt constraints/parents.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "graphclone needs Python 3.11 or newer, not %d.%d: make PYTHON=python3.11" % sys.version_info[:2])'
 	@echo "setting up .venv ($(HARDWARE)): a few minutes, mostly PyTorch" >&2
-	$(PYTHON) -m venv --clear .venv
+	[[ -x $(BIN)/python && ! -e .venv/ready-$(OTHER) ]] || $(PYTHON) -m venv --clear .venv
 	$(PIP) -c constraints/$(HARDWARE).txt -e '.[$(HARDWARE),dev]'
 	$(PIP) --no-deps -r constraints/parents.txt
 	touch $@
