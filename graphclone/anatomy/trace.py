@@ -22,18 +22,21 @@ from graphclone.graph import Model
 
 Array = np.ndarray[Any, Any]
 Shape = tuple[int, ...]
+REPEATING = ("Expand", "ConstantOfShape")  # operators that make copies where there was one number
 KNOWN_UP_TO = 1 << 20  # elements: larger values are never computed for real
 
 
 @dataclass(frozen=True)
 class Value:
     """What the trace knows of a tensor: its concrete shape, the factors of each axis, and its numbers where they are
-    independent of the weights. ``static``: the same whatever is fed."""
+    independent of the weights. ``static``: the same whatever is fed. ``copies``: its ids only count repetitions (a mask
+    spread over the hidden size), so its numbers may still be computed with."""
 
     shape: Shape
     factors: tuple[Factors, ...]
     data: Array | None = None
     static: bool = False
+    copies: bool = False
 
     @property
     def labelled(self) -> bool:
@@ -216,10 +219,19 @@ def _outputs(
     given = [v for v in inputs if v is not None]
     static = all(v.static for v in given)
     labelled = any(v.labelled for v in given)
-    known = all(v.data is not None and v.data.size <= KNOWN_UP_TO for v in given)
-    if known and not labelled and evaluator.can(node):
-        return [_computed(trace, node, i, a, static) for i, a in enumerate(evaluator.run(node, inputs))]
+    plain_numbers = all(
+        v.data is not None and v.data.size <= KNOWN_UP_TO and (v.copies or not v.labelled) for v in given
+    )
     flow = table.get((node.domain or "", node.op))
+    if plain_numbers and evaluator.can(node):
+        arrays = evaluator.run(node, inputs)
+        if flow is None or not (labelled or node.op in REPEATING):
+            for value in given:
+                for factors in value.factors:
+                    trace.pin(factors, f"read by {describe(node)}")
+            return [_computed(trace, node, i, a, static) for i, a in enumerate(arrays)]
+        moved = flow(trace, node, inputs)
+        return [Value(v.shape, v.factors, a, static, v.labelled) for v, a in zip(moved, arrays, strict=False)]
     if flow is not None:
         try:
             return flow(trace, node, inputs)

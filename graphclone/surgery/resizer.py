@@ -59,10 +59,17 @@ class Resizer:
 
     def constant(self, values: Array) -> gs.Constant:
         """A new integer constant, recorded as one that encodes a size."""
-        self._count += 1
-        name = f"graphclone_size_{self._count}"
+        name = self.fresh("graphclone_size")
         self.constants.append(name)
         return gs.Constant(name, values)
+
+    def fresh(self, stem: str) -> str:
+        """A name that no tensor has."""
+        while True:
+            self._count += 1
+            name = f"{stem}_{self._count}"
+            if name not in self.cut.names:
+                return name
 
     def place(self, graph: gs.Graph) -> None:
         """Put the added nodes into the graph, each before the node it serves."""
@@ -101,8 +108,7 @@ class Edit:
 
     @property
     def _parent_node(self) -> gs.Node:
-        wanted = {t.name for t in self.node.outputs if t.name}
-        return next(n for n in self.cut.trace.model.graph.nodes if any(t.name in wanted for t in n.outputs))
+        return self.cut.makers[node_key(self.node)]
 
     def operand(self, index: int) -> Array:
         """The numbers of an operand."""
@@ -158,8 +164,7 @@ class Edit:
         self.node.inputs[index] = current
 
     def _new(self, op: str, inputs: list[gs.Tensor], attrs: dict[str, Any] | None = None) -> gs.Variable:
-        self.resizer._count += 1
-        out = gs.Variable(f"graphclone_shape_{self.resizer._count}", np.int64)
+        out = gs.Variable(self.resizer.fresh("graphclone_shape"), np.int64)
         self.added.append(gs.Node(op, out.name, attrs or {}, inputs, [out], domain=""))
         return out
 

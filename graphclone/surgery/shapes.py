@@ -30,6 +30,11 @@ def expand(edit: Edit) -> None:
     )
 
 
+def constant_of_shape(edit: Edit) -> None:
+    """The input is the shape."""
+    _target(edit, 0, [int(d) for d in edit.operand(0).reshape(-1)], edit.expected())
+
+
 def resize(edit: Edit) -> None:
     """The sizes of an image spell out its channels too."""
     if len(edit.node.inputs) > 3 and not edit.node.inputs[3].is_empty():
@@ -153,6 +158,7 @@ def tile(edit: Edit) -> None:
 ROWS: dict[tuple[str, str], Row] = {
     ("", "Reshape"): reshape,
     ("", "Expand"): expand,
+    ("", "ConstantOfShape"): constant_of_shape,
     ("", "Resize"): resize,
     ("", "Slice"): slice_,
     ("", "Split"): split,

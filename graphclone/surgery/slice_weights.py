@@ -25,6 +25,7 @@ class Slices:
 
     takes: list[list[int]] = field(default_factory=list)
     claims: dict[str, dict[str, Any]] = field(default_factory=dict)
+    reserved: frozenset[str] = frozenset()  # names in the parent
     _known: dict[bytes, int] = field(default_factory=dict)
 
     def index(self, take: Ids) -> int:
@@ -38,7 +39,7 @@ class Slices:
 
 def slice_weights(model: Model, cut: Cut, scales: Mapping[Use, float]) -> Slices:
     """Replace the initializers of ``model`` by their slices, in place."""
-    found = Slices()
+    found = Slices(reserved=cut.names)
     slots: dict[tuple[str, Use | None], dict[int, Slot]] = {}
     for slot in cut.trace.slots:
         slots.setdefault((slot.tensor, slot.use), {})[slot.axis] = slot
@@ -76,8 +77,8 @@ def _sliced(
                 f"initializer {tensor.name}: holds NaN or infinite numbers, or overflows when scaled by {scale}"
             )
     name = tensor.name
-    while name in found.claims:  # the same tensor, cut in two ways by two uses
-        name += "_"
+    while name in found.claims or name != tensor.name and name in found.reserved:
+        name += "_"  # the same tensor, cut in two ways by two uses
     made[key] = gs.Constant(name, values)
     claim: dict[str, Any] = {"parent": tensor.name}
     claim["take"] = [found.index(taken[a]) if a in taken else None for a in range(tensor.values.ndim)]
