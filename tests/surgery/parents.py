@@ -1,4 +1,4 @@
-"""The parents of these tests, loaded and inspected once, and what their oracles need: feeds, runs, plans, zeroed copies."""
+"""The parents, loaded and inspected once, and what the oracles need: feeds, runs, plans, zeroed copies."""
 
 from __future__ import annotations
 
