@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphclone.errors import BadData, InvalidTarget
+from graphclone.errors import BadData, InvalidTarget, UnsupportedGraph
 from graphclone.outputs import staged
 from graphclone.plan import Plan
 
@@ -221,6 +221,7 @@ def train(
     """
     from graphclone.pytorch import train as loop
 
+    _try(model, batches)
     module = to_torch(model)
     before = None if held_out is None else loop.evaluate(module, held_out)
     history = loop.train(module, batches, options, held_out=held_out, progress=progress)
@@ -229,6 +230,22 @@ def train(
         if history.evaluations[-1][0] != options.steps:
             history.evaluations.append((options.steps, loop.evaluate(module, held_out)))
     return from_torch(model, module), history
+
+
+def _try(model: Model, batches: Iterable[Batch]) -> None:
+    """Run the first sequence in ONNX Runtime, which says in a line where a model cannot take it."""
+    import numpy as np
+
+    from graphclone.verification.sessions import open_session
+
+    first = next(iter(batches), None)
+    if first is None:
+        raise BadData("no batch to train on: more is held out than there is")
+    try:
+        open_session(model).run({name: np.asarray(array)[:1] for name, array in first.items()})
+    except UnsupportedGraph as reason:
+        shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in first.items())
+        raise BadData(f"a batch ({shapes}) does not run: a smaller --length may fit ({reason})") from None
 
 
 def reinitialised(model: Model, seed: int) -> Model:

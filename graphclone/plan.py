@@ -52,7 +52,11 @@ class Plan:
         known = {f.name for f in fields(cls)}
         if not isinstance(held, dict) or not {"parent", "keep"} <= held.keys() or held.keys() - known:
             raise BadData(f"{where}: not a plan: expected the keys {', '.join(sorted(known))}")
-        return cls(**{**held, "keep": _tuples(held["keep"]), "drop_blocks": _tuples(held.get("drop_blocks", {}))})
+        try:
+            lists = {"keep": _tuples(held["keep"]), "drop_blocks": _tuples(held.get("drop_blocks", {}))}
+        except (TypeError, ValueError, AttributeError, OverflowError):
+            raise BadData(f"{where}: not a plan: keep and drop_blocks map names to lists of indices") from None
+        return cls(**{**held, **lists})
 
     @classmethod
     def read(cls, path: str | Path) -> Plan:

@@ -97,7 +97,7 @@ def run(settings: Settings, say: Callable[[str], None]) -> tuple[Results, Report
     steps = settings.steps or _affordable(clone, training, settings, clock)
     for key, model in (("clone", clone), ("twin", twin)):
         with clock.stage("train", f"the {arms[key].name}, {steps} steps at learning rate {LEARNING_RATE[key]}"):
-            arms[key], trained = _trained(key, arms[key], model, (training, held_out), steps, settings)
+            arms[key], trained = _trained(key, arms[key], model, (training, held_out), steps, settings, say)
             if key == "clone":
                 pipeline.save(trained, settings.folder / "trained.onnx")
     with clock.stage("write back", "trained.onnx in ONNX Runtime"):
@@ -160,7 +160,13 @@ def _affordable(clone: Model, training: Batches, settings: Settings, clock: Cloc
 
 
 def _trained(
-    key: str, arm: Arm, model: Model, data: tuple[Batches, Batches], steps: int, settings: Settings
+    key: str,
+    arm: Arm,
+    model: Model,
+    data: tuple[Batches, Batches],
+    steps: int,
+    settings: Settings,
+    say: Callable[[str], None],
 ) -> tuple[Arm, Model]:
     """One arm, trained and written back, with its curve on the held-out batches."""
     from graphclone.pytorch.train import TrainingOptions
@@ -173,6 +179,11 @@ def _trained(
         evaluate_every=max(1, steps // settings.evaluations),
         seed=settings.seed,
     )
-    result, history = pipeline.train(model, training, options, held_out=held_out)
+
+    def tick(done: int, total: int, loss: float) -> None:
+        if done % options.evaluate_every == 0:
+            say(f"train: {arm.name}, step {done} of {total}, loss {loss:.2f} on its batch")
+
+    result, history = pipeline.train(model, training, options, held_out=held_out, progress=tick)
     done, losses = zip(*history.evaluations, strict=True)
     return replace(arm, loss_after=losses[-1], learning_rate=options.learning_rate, steps=done, losses=losses), result

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 
-_ERRORS_ONLY = 3  # ONNX Runtime's log level: its warnings are about its own optimisations
+_FATAL_ONLY = 4  # ONNX Runtime's log level: what it would print is in the exception it raises as well
 
 
 class MissingRuntime(GraphCloneError):
@@ -57,7 +57,7 @@ def open_session(model: Model, *, threads: int | None = None, optimise: bool = T
         ) from None
     proto, arrays = to_proto(model)
     options = ort.SessionOptions()
-    options.log_severity_level = _ERRORS_ONLY
+    options.log_severity_level = _FATAL_ONLY
     if threads:
         options.intra_op_num_threads = threads
     if not optimise:

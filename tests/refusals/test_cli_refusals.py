@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from safetensors.numpy import save_file
 
 import models
 from graphclone.cli.app import run
@@ -206,3 +207,23 @@ def test_a_graph_without_blocks(refused: Refused, tmp_path: Path, clone: Path) -
 )
 def test_usage(refused: Refused, line: tuple[str, ...]) -> None:
     assert refused(*line).code == USAGE
+
+
+def test_weights_of_another_model(refused: Refused, llama: Path, tmp_path: Path, clone: Path) -> None:
+    weights = tmp_path / "weights.safetensors"
+    save_file({"nothing": np.zeros(3, np.float32)}, weights)
+    got = refused("pack", llama, weights, "-o", clone)
+    assert (got.code, "nothing" in got.line) == (FILE, True)
+
+
+def test_training_what_is_no_language_model(refused: Refused, tmp_path: Path, clone: Path) -> None:
+    bert = models.cached("bert", exporter="torchscript")
+    got = refused("train", bert, "--data", "random:2", "--steps", "1", "-o", clone)
+    assert (got.code, "language model" in got.line or "logits" in got.line) == (FILE, True)
+
+
+@pytest.mark.parametrize(
+    "option", [("--learning-rate", "0"), ("--steps", "0"), ("--held-out", "-1"), ("--length", "x")]
+)
+def test_training_options_out_of_reach(refused: Refused, llama: Path, clone: Path, option: tuple[str, str]) -> None:
+    assert refused("train", llama, "--data", "random:4", "-o", clone, *option).code == USAGE
