@@ -179,7 +179,7 @@ def depth_first(graph: gs.Graph) -> list[gs.Node]:
 
 
 def runs(found: Grouping, made: Sequence[Projection]) -> list[Run]:
-    """Every stack of the graph, in graph order; a stack of one block only where nothing repeats.
+    """Every stack of the graph, in graph order; a stack of one block only where nothing repeats along a stream.
 
     A residual stream is read by several projections and written by several; nothing else is.
     """
@@ -188,22 +188,31 @@ def runs(found: Grouping, made: Sequence[Projection]) -> list[Run]:
     candidates = [g for g in found.groups if read[id(g)] > 1 and written[id(g)] > 1]
     nodes = depth_first(found.trace.model.graph)
     streams = [Stream(found, g, nodes) for g in sorted(candidates, key=lambda g: -len(g.slots))]
-    return _runs(found, streams, _longest_run) or _runs(found, streams, _single_block)
+    stacks: list[tuple[int, Run]] = []
+    taken: set[str] = set()
+    for choose in (_longest_run, _single_block):
+        having = {id(run.residual) for _, run in stacks}
+        for stream in streams:
+            if id(stream.residual) not in having:
+                stacks += _runs(found, stream, choose, taken)
+    return [run for _, run in sorted(stacks, key=lambda s: s[0])]
 
 
 def _runs(
-    found: Grouping, streams: Sequence[Stream], choose: Callable[[Grouping, Group, list[Segment]], Run | None]
-) -> list[Run]:
-    stacks: list[tuple[int, Run]] = []
-    taken: set[str] = set()
-    for stream in streams:
-        for cuts in stream.contexts.values():
-            run = choose(found, stream.residual, stream.segments(cuts))
-            names = {node_key(n) for block in run.blocks for s in block for n in s.nodes} if run else set()
-            if run is not None and not names & taken:
-                taken |= names
-                stacks.append((cuts[0].position, run))
-    return [run for _, run in sorted(stacks, key=lambda s: s[0])]
+    found: Grouping,
+    stream: Stream,
+    choose: Callable[[Grouping, Group, list[Segment]], Run | None],
+    taken: set[str],
+) -> list[tuple[int, Run]]:
+    """The stacks along one stream, with where they begin; ``taken`` collects their nodes, which are no other's."""
+    stacks = []
+    for cuts in stream.contexts.values():
+        run = choose(found, stream.residual, stream.segments(cuts))
+        names = {node_key(n) for block in run.blocks for s in block for n in s.nodes} if run else set()
+        if run is not None and not names & taken:
+            taken |= names
+            stacks.append((cuts[0].position, run))
+    return stacks
 
 
 def _longest_run(found: Grouping, residual: Group, segments: list[Segment]) -> Run | None:
@@ -244,9 +253,14 @@ def _single_block(found: Grouping, residual: Group, segments: list[Segment]) -> 
     last = max(k for k, s in enumerate(segments) if any(n.op in ("MatMul", "Gemm") for n in s.nodes))
     if last < first:
         return None
-    if last + 1 < len(segments) and any(n.op.endswith("Normalization") for n in segments[last + 1].nodes):
-        last += any(n.op.endswith("Normalization") for n in segments[first + 1].nodes[:1])
+    if {first + 1, last + 1} <= set(range(len(segments))):
+        last += _is_norm(segments[first + 1]) and _is_norm(segments[last + 1])  # post-norm: the last one is the block's
     return Run(residual, (tuple(segments[first : last + 1]),))
+
+
+def _is_norm(segment: Segment) -> bool:
+    ops = {n.op for n in segment.nodes}
+    return any(op.endswith("Normalization") for op in ops) and not ops & {"MatMul", "Gemm"}
 
 
 def is_attention(trace: Trace, segment: Segment) -> bool:

@@ -43,6 +43,11 @@ class Value:
         """Does it vary over any neurons?"""
         return any(self.factors)
 
+    @property
+    def numeric(self) -> bool:
+        """Can it be computed with: known, not large, and no weight?"""
+        return self.data is not None and self.data.size <= KNOWN_UP_TO and (self.copies or not self.labelled)
+
     def axis(self, index: int) -> Factors:
         """The factors of one axis."""
         return self.factors[index]

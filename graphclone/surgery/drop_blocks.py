@@ -23,14 +23,15 @@ def drop_blocks(model: Model, anatomy: Anatomy, plan: Plan, trace: Trace) -> boo
         return False
     graph = model.graph
     tensors = graph.tensors()
-    doomed = {key for block in dropped for key in block.nodes}
+    keys = {key for block in dropped for key in block.nodes}
+    doomed = {id(node) for node in graph.nodes if node_key(node) in keys}
     # later blocks first: the entry of a block may be the exit of a dropped one before it, which is joined next
     for block in reversed(dropped):
         _join(graph, tensors[block.entry], tensors[block.exit], doomed)
     _move_shape_readers(graph, dropped, trace, doomed)
-    graph.outputs[:] = [t for t in graph.outputs if not (t.inputs and node_key(t.inputs[0]) in doomed)]
+    graph.outputs[:] = [t for t in graph.outputs if not (t.inputs and id(t.inputs[0]) in doomed)]
     graph.cleanup()
-    if left := [n for n in graph.nodes if node_key(n) in doomed]:
+    if left := [n for n in graph.nodes if id(n) in doomed]:
         raise UnsupportedGraph(
             f"dropping blocks {sorted(b.index for b in dropped)}: {left[0].op} node {left[0].name!r} of a dropped one "
             f"is still read by a kept one"
@@ -45,9 +46,9 @@ def _chosen(stack: str, blocks: tuple[Block, ...], plan: Plan) -> list[Block]:
     return [b for b in blocks if b.index in chosen]
 
 
-def _join(graph: gs.Graph, entry: gs.Tensor, exit_: gs.Tensor, doomed: set[str]) -> None:
+def _join(graph: gs.Graph, entry: gs.Tensor, exit_: gs.Tensor, doomed: set[int]) -> None:
     for node in list(exit_.outputs):
-        if node_key(node) not in doomed or node.op == "Shape":
+        if id(node) not in doomed or node.op == "Shape":
             for position, tensor in enumerate(node.inputs):
                 if tensor.name == exit_.name:
                     node.inputs[position] = entry
@@ -58,7 +59,7 @@ def _join(graph: gs.Graph, entry: gs.Tensor, exit_: gs.Tensor, doomed: set[str])
             graph.outputs[position] = exit_
 
 
-def _move_shape_readers(graph: gs.Graph, dropped: list[Block], trace: Trace, doomed: set[str]) -> None:
+def _move_shape_readers(graph: gs.Graph, dropped: list[Block], trace: Trace, doomed: set[int]) -> None:
     """Kept nodes may read sizes off a value inside a dropped block; its entry has the same."""
     tensors = graph.tensors()
     for block in dropped:
@@ -68,6 +69,6 @@ def _move_shape_readers(graph: gs.Graph, dropped: list[Block], trace: Trace, doo
             maker = node.inputs[0].inputs[0]
             if node_key(maker) in inside and trace.values[node.inputs[0].name].shape == entry_shape:
                 source = tensors[block.entry]
-                while source.inputs and node_key(source.inputs[0]) in doomed:
+                while source.inputs and id(source.inputs[0]) in doomed:
                     source = tensors[next(b.entry for b in dropped if b.exit == source.name)]
                 node.inputs[0] = source

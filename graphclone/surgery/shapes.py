@@ -155,6 +155,27 @@ def tile(edit: Edit) -> None:
         edit.override(1, wrong)
 
 
+ROOTS = (0.5, -0.5)  # powers of a size that models multiply by: embeddings by sqrt(hidden), tied heads by its inverse
+SAME = 4e-3  # relative: the constant may have been rounded to bfloat16
+
+
+def scalar(edit: Edit) -> None:
+    """A factor on the residual stream that is a root of its width follows it."""
+    for index, tensor in enumerate(edit.node.inputs):
+        if not isinstance(tensor, gs.Constant) or tensor.values.size != 1 or tensor.values.dtype.kind not in "fV":
+            continue
+        value = float(tensor.values.reshape(-1)[0])
+        source = edit.before(1 - index)
+        for factors, full in zip(source.factors, source.shape, strict=True):
+            if not any(g.kind == "residual" for g in edit.cut.found.on(factors)):
+                continue
+            kept = edit.cut.size(factors, full)
+            power = next((p for p in ROOTS if abs(value - full**p) <= SAME * full**p), None)
+            if kept != full and power is not None:
+                edit.replace(index, np.full(tensor.values.shape, kept**power).astype(tensor.values.dtype))
+                return
+
+
 ROWS: dict[tuple[str, str], Row] = {
     ("", "Reshape"): reshape,
     ("", "Expand"): expand,
@@ -164,4 +185,6 @@ ROWS: dict[tuple[str, str], Row] = {
     ("", "Split"): split,
     ("", "Gather"): gather,
     ("", "Tile"): tile,
+    ("", "Mul"): scalar,
+    ("", "Div"): scalar,
 }
