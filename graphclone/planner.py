@@ -200,7 +200,9 @@ def _heads(block: Block, asked: Mapping[str, Asked], chooser: _Chooser) -> None:
     for part in block.attention:
         by_kind = {g.kind: g for g in (chooser.anatomy.groups[name] for name in part.head_groups)}
         outer, inner = by_kind.get("kv_head", by_kind.get("head")), by_kind.get("group")
-        kv_heads, group = _head_shape(part, outer, inner, asked, f"block {block.index}")
+        pinned = [f"its heads {g.pinned}" for g in (outer, inner) if g is not None and g.pinned]
+        where = f"block {block.index}" + (f" ({pinned[0]})" if pinned else "")
+        kv_heads, group = _head_shape(part, outer, inner, asked, where)
         for axis, count in ((outer, kv_heads), (inner, group)):
             if axis is not None:
                 chooser.cut(axis, count)
