@@ -201,8 +201,12 @@ def _open(model: Model, provider: str, threads: int | None, *, optimise: bool = 
     options = ort.SessionOptions()
     options.log_severity_level = QUIET
     options.intra_op_num_threads = threads or 0
-    if not optimise:
+    # by the order of the nodes: the default leaves reductions to the end, and every activation waits for its own
+    options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
+    if not optimise:  # for one run: nothing is prepared for a second, or kept for it
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.enable_cpu_mem_arena = False
+        options.add_session_config_entry("session.disable_prepacking", "1")
     names = sorted(arrays)
     whole = [np.ascontiguousarray(arrays[name]) for name in names]
     values = [

@@ -51,15 +51,20 @@ class Mask:
 
 
 class _Builder:
-    """Appends nodes to a graph, naming them in order."""
+    """Makes nodes, naming them in order; ``taken`` hands over those made since it was last called."""
 
-    def __init__(self, graph: gs.Graph) -> None:
-        self.graph = graph
+    def __init__(self, opset: int) -> None:
+        self.opset = opset
+        self.nodes: list[gs.Node] = []
         self.count = 0
+
+    def taken(self) -> list[gs.Node]:
+        nodes, self.nodes = self.nodes, []
+        return nodes
 
     def add(self, op: str, inputs: Sequence[gs.Tensor], dtype: type = np.float32, **attributes: object) -> gs.Variable:
         output = gs.Variable(f"{PREFIX}_{self.count}", dtype)
-        self.graph.nodes.append(gs.Node(op, output.name, attributes, list(inputs), [output]))
+        self.nodes.append(gs.Node(op, output.name, attributes, list(inputs), [output]))
         self.count += 1
         return output
 
@@ -72,7 +77,7 @@ class _Builder:
         return self.add("Cast", [tensor], dtype, to=int(onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))))
 
     def sum(self, tensor: gs.Tensor, axes: Sequence[int], dtype: type = np.float32) -> gs.Variable:
-        if self.graph.opset < AXES_AS_INPUT:
+        if self.opset < AXES_AS_INPUT:
             return self.add("ReduceSum", [tensor], dtype, axes=list(axes), keepdims=0)
         return self.add("ReduceSum", [tensor, self.constant(axes)], dtype, keepdims=0)
 
@@ -111,15 +116,29 @@ def reduce_sites(
     """
     copy = model.copy()
     tensors = copy.graph.tensors()
-    builder = _Builder(copy.graph)
+    builder = _Builder(copy.graph.opset)
     row = _Row.build(builder, tensors[mask.name]) if mask else None
+    first = builder.taken()
+    behind: dict[str, list[gs.Node]] = {}
     outputs: list[gs.Tensor] = []
     for site in sites:
         shape = shapes[site.value]
         over = mask.rank_over(shape, site.axis) if mask else None
         outputs += _site(builder, site, tensors[site.value], over or len(shape), row if over else None, guard)
+        behind.setdefault(site.value, []).extend(builder.taken())
+    copy.graph.nodes[:] = _interleaved(first, list(copy.graph.nodes), behind)
     copy.graph.outputs = outputs
     return copy
+
+
+def _interleaved(first: list[gs.Node], nodes: Sequence[gs.Node], behind: dict[str, list[gs.Node]]) -> list[gs.Node]:
+    """Each reduction right behind what it reduces: a runtime that keeps the order frees the activation there."""
+    made: list[gs.Node] = []
+    for node in nodes:
+        made.append(node)
+        for tensor in node.outputs:
+            made += behind.pop(tensor.name, [])
+    return [*first, *(n for left in behind.values() for n in left), *made]  # what is left reduces the graph's inputs
 
 
 def _site(
