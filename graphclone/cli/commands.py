@@ -162,7 +162,7 @@ def clone(
     if json:
         return show.as_json({"output": str(out), **describe.compared(anatomy, after), "verification": report.to_dict()})
     describe.print_comparison(str(model), anatomy, str(out), after)
-    show.report(report)
+    print(f"\nverified: {report.summary}")
 
 
 @app.command(

@@ -126,4 +126,3 @@ def print_comparison(parent: str, before: Anatomy, clone: str, after: Anatomy) -
         for stack in anatomy.stacks
     ]
     show.table(("model", "stack", *SHAPE, "parameters"), rows)
-    print()

@@ -98,9 +98,9 @@ def demo(
     found, report = story.run(story.quick(settings) if quick else settings, show.say)
     if json:
         return show.as_json(found.as_dict() | {"verification": report.to_dict()})
-    show.report(report)
-    print()
     show.table(results.HEAD, found.rows(), "SmolLM2-135M cut to a tenth, trained on Python's language reference")
+    print()
     for sentence in found.sentences():
         print(sentence)
+    print(f"verified: {report.summary}")
     print(f"{output / 'loss.png'}: both loss curves")

@@ -70,6 +70,12 @@ class Report:
         """The checks that failed."""
         return tuple(check for check in self.checks if check.verdict is Verdict.FAILED)
 
+    @property
+    def summary(self) -> str:
+        """A line: how many checks passed, and each that did not."""
+        others = [f"{c.verdict}: {c.name} ({c.detail})" for c in self.checks if not c.passed]
+        return "; ".join([f"{sum(c.passed for c in self.checks)} checks passed", *others])
+
     def raise_if_failed(self) -> None:
         """Raise VerificationFailed naming the failed checks."""
         if not self.passed:

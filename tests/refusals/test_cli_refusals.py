@@ -216,9 +216,16 @@ def test_weights_of_another_model(refused: Refused, llama: Path, tmp_path: Path,
     assert (got.code, "nothing" in got.line) == (FILE, True)
 
 
+def test_sequences_longer_than_the_model_can_take(refused: Refused, clone: Path) -> None:
+    gpt2 = models.cached("gpt2", exporter="torchscript")
+    got = refused("train", gpt2, "--data", "random:3", "--length", "128", "-o", clone)
+    assert (got.code, "--length" in got.line) == (FILE, True)
+    assert refused("train", gpt2, "--data", "random:2", "-o", clone).code == FILE  # all of it held out
+
+
 def test_training_what_is_no_language_model(refused: Refused, tmp_path: Path, clone: Path) -> None:
     bert = models.cached("bert", exporter="torchscript")
-    got = refused("train", bert, "--data", "random:2", "--steps", "1", "-o", clone)
+    got = refused("train", bert, "--data", "random:2", "--held-out", "0", "--length", "16", "-o", clone)
     assert (got.code, "language model" in got.line or "logits" in got.line) == (FILE, True)
 
 

@@ -27,6 +27,7 @@ def test_a_right_clone_passes_every_check(parent: Model, make_clone: Callable[..
     report = verify(parent, make_clone())
     assert set(verdicts(report).values()) == {Verdict.PASSED}
     assert len(report.checks) == 14
+    assert report.summary == "14 checks passed"
     report.raise_if_failed()
 
 
