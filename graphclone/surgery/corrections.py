@@ -61,8 +61,10 @@ def _norm_before(trace: Trace, p: Projection) -> list[Use]:
     """Gain and bias of the norm whose output the projection alone reads; empty where there is none."""
     tensor = next(t for t in p.node.inputs if t.name == p.input)
     uses: list[Use] = []
+    seen_by_caller = {t.name for t in trace.model.graph.outputs}
     for _ in range(FAR_ENOUGH):
-        if not tensor.inputs or len(tensor.outputs) > 1:
+        readers = [n for n in tensor.outputs if n.op != "Shape"]
+        if not tensor.inputs or len(readers) > 1 or tensor.name in seen_by_caller:
             return []
         node = tensor.inputs[0]
         if node.op.endswith("Normalization") and len(node.inputs) > 1:
@@ -74,7 +76,7 @@ def _norm_before(trace: Trace, p: Projection) -> list[Use]:
             uses.append((node_key(node), vectors[0]))
             if node.op == "Mul":
                 return uses
-        elif node.op not in ("Cast", "Identity"):
+        elif node.op not in ("Cast", "Identity", "Reshape"):
             return []
         tensor = next(t for t in node.inputs if isinstance(t, gs.Variable))
     return []

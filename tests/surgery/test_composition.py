@@ -69,7 +69,8 @@ import numpy as np
 from graphclone import graph
 from tests.surgery.parents import parent
 found = parent(sys.argv[1], sys.argv[2])
-graph.save(found.cut(found.some(np.random.default_rng(0), 0.5, "residual", "ffn", "head", "kv_head"), "paper", drop=[1]), sys.argv[3])
+keep = found.some(np.random.default_rng(0), 0.5, "residual", "ffn", "head", "kv_head")
+graph.save(found.cut(keep, "paper", drop=[1]), sys.argv[3])
 """
 
 

@@ -1,0 +1,173 @@
+"""The paper's weight scaling: sqrt(d/d') on every weight whose fan-in shrank, and on nothing else."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx
+import pytest
+
+from graphclone import graph
+from graphclone.anatomy import inspect
+from graphclone.anatomy.parts import AxisRef
+from graphclone.plan import Plan
+from graphclone.surgery.operate import clone
+from tests.surgery.parents import dropped
+
+KINDS = ("residual", "tail", "ffn", "head", "kv_head")
+
+
+def kept_share(found, linear, keep):
+    """Fan-in before and after, counted from the anatomy's axes."""
+    size = found.model.constants()[linear.weight].shape[linear.in_axis]
+    if not set(linear.reads) & keep.keys():
+        return size, size
+    return size, size - int(dropped(found.anatomy, AxisRef(linear.weight, linear.in_axis), keep).sum())
+
+
+def norm_before(found, linear):
+    """Gain and bias of the norm that a tied head reads: the embedding itself is not scaled."""
+    makers = {n.outputs[0].name: n for n in found.model.graph.nodes}
+    norm = makers[linear.input]
+    while norm.op == "Reshape":
+        norm = makers[norm.inputs[0].name]
+    assert norm.op == "LayerNormalization"
+    return [t.name for t in norm.inputs[1:]]
+
+
+def test_every_weight_is_scaled_by_the_root_of_its_fan_in(found, rng):
+    keep = found.some(rng, 0.5, *KINDS) | found.some(rng, 0.7, "ffn")
+    plain, scaled = found.cut(keep, "none").constants(), found.cut(keep, "paper").constants()
+    assert plain.keys() == scaled.keys()
+    factors = {}
+    for linear in found.anatomy.linears:
+        before, after = kept_share(found, linear, keep)
+        (weight,) = [t for t in found.model.graph.tensors().values() if t.name == linear.weight]
+        scaled_here = [linear.weight] if len(weight.outputs) == 1 else norm_before(found, linear)
+        factors |= dict.fromkeys(scaled_here, math.sqrt(before / after))
+    assert len({round(f, 6) for f in factors.values()} - {1.0}) >= 2
+    for name, array in plain.items():
+        factor = factors.get(name, 1.0)
+        want = array * np.float32(factor) if factor != 1.0 else array
+        assert scaled[name].tobytes() == want.tobytes(), f"{name} should be scaled by {factor}"
+
+
+VOCAB, HIDDEN, FFN, HEADS, LAYERS = 13, 8, 12, 2, 2
+
+
+def tied_parent(*, gain=True, transposed=True):
+    """A decoder of two tiny blocks whose head is the embedding."""
+    rng = np.random.default_rng(0)
+    nodes, weights = [], {}
+    make = onnx.helper.make_node
+
+    def weight(name, *shape):
+        weights[name] = rng.standard_normal(shape).astype(np.float32)
+        return name
+
+    def ints(name, *values):
+        weights[name] = np.array(values, np.int64)
+        return name
+
+    def norm(x, name):
+        parameters = [weight(f"{name}.gain", HIDDEN), weight(f"{name}.bias", HIDDEN)] if gain else [ones()]
+        nodes.append(make("LayerNormalization", [x, *parameters], [f"{name}.out"], name=name))
+        return f"{name}.out"
+
+    def ones():
+        weights["one"] = np.ones(HIDDEN, np.float32)
+        return "one"
+
+    nodes.append(make("Gather", [weight("embed", VOCAB, HIDDEN), "input_ids"], ["x0"], name="embedding"))
+    for i in range(LAYERS):
+        h = norm(f"x{i}", f"n{i}")
+        split, order = ints("split", 0, 0, HEADS, -1), [0, 2, 1, 3]
+        for part in "qkv":
+            nodes.append(make("MatMul", [h, weight(f"{part}{i}", HIDDEN, HIDDEN)], [f"{part}{i}.flat"]))
+            nodes.append(make("Reshape", [f"{part}{i}.flat", split], [f"{part}{i}.split"]))
+            turned = order if part != "k" else [0, 2, 3, 1]
+            nodes.append(make("Transpose", [f"{part}{i}.split"], [f"{part}{i}.out"], perm=turned))
+        nodes += [
+            make("MatMul", [f"q{i}.out", f"k{i}.out"], [f"s{i}"]),
+            make("Softmax", [f"s{i}"], [f"p{i}"], axis=-1),
+            make("MatMul", [f"p{i}", f"v{i}.out"], [f"c{i}.split"]),
+            make("Transpose", [f"c{i}.split"], [f"c{i}.turned"], perm=order),
+            make("Reshape", [f"c{i}.turned", ints("join", 0, 0, -1)], [f"c{i}"]),
+            make("MatMul", [f"c{i}", weight(f"o{i}", HIDDEN, HIDDEN)], [f"a{i}"]),
+            make("Add", [f"x{i}", f"a{i}"], [f"y{i}"]),
+        ]
+        m = norm(f"y{i}", f"m{i}")
+        nodes += [
+            make("MatMul", [m, weight(f"up{i}", HIDDEN, FFN)], [f"u{i}"]),
+            make("Relu", [f"u{i}"], [f"r{i}"]),
+            make("MatMul", [f"r{i}", weight(f"down{i}", FFN, HIDDEN)], [f"d{i}"]),
+            make("Add", [f"y{i}", f"d{i}"], [f"x{i + 1}"]),
+        ]
+    last = norm(f"x{LAYERS}", "final")
+    nodes.append(make("Transpose", ["embed"], ["head"], perm=[1, 0]))
+    nodes.append(make("MatMul", [last, "head"], ["logits"], name="head_matmul"))
+    tensors = [onnx.numpy_helper.from_array(a, n) for n, a in weights.items()]
+    info = onnx.helper.make_tensor_value_info
+    made = onnx.helper.make_graph(
+        nodes,
+        "tied",
+        [info("input_ids", onnx.TensorProto.INT64, ["batch", "sequence"])],
+        [info("logits", onnx.TensorProto.FLOAT, ["batch", "sequence", VOCAB])],
+        tensors,
+    )
+    opsets = [onnx.helper.make_opsetid("", 17)]
+    return graph.from_proto(onnx.helper.make_model(made, opset_imports=opsets, ir_version=9))  # noqa: TID251  by hand
+
+
+KEPT = (0, 2, 3, 5, 7)
+
+
+def cut(parent, method):
+    anatomy = inspect(parent)
+    return clone(parent, anatomy, Plan(anatomy.fingerprint, {"residual": KEPT}, method=method))
+
+
+def test_a_tied_embedding_stays_one_tensor_and_is_not_scaled():
+    parent = tied_parent()
+    made = cut(parent, "paper")
+    (shared,) = [n for n, a in made.constants().items() if a.shape == (VOCAB, len(KEPT))]
+    readers = [n.op for n in made.graph.tensors()[shared].outputs]
+    assert sorted(readers) == ["Gather", "Transpose"]
+    assert np.array_equal(made.constants()[shared], parent.constants()["embed"][:, KEPT])
+
+
+def test_the_final_norm_takes_the_factor_of_a_tied_head():
+    parent = tied_parent()
+    made, held = cut(parent, "paper").constants(), parent.constants()
+    factor = np.float32(math.sqrt(HIDDEN / len(KEPT)))
+    for name in ("final.gain", "final.bias"):
+        assert np.array_equal(made[name], held[name][list(KEPT)] * factor)
+    for name in ("n0.gain", "m1.bias"):
+        assert np.array_equal(made[name], held[name][list(KEPT)])
+    assert np.array_equal(made["up1"], held["up1"][list(KEPT)] * factor)
+    assert np.array_equal(made["down1"], held["down1"][:, list(KEPT)])
+
+
+def test_a_gain_that_other_norms_share_is_scaled_for_the_head_alone():
+    """An exporter merged all gains of one: the final norm's becomes a tensor of its own."""
+    parent = tied_parent(gain=False)
+    made = cut(parent, "paper")
+    factor = np.float32(math.sqrt(HIDDEN / len(KEPT)))
+    gains = {n.name: n.inputs[1].values for n in made.graph.nodes if n.op == "LayerNormalization"}
+    assert np.array_equal(gains.pop("final"), np.full(len(KEPT), factor))
+    assert len(gains) == 2 * LAYERS
+    assert all(np.array_equal(g, np.ones(len(KEPT), np.float32)) for g in gains.values())
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64"])
+def test_scaling_keeps_the_type_and_rounds_once(dtype):
+    parent = tied_parent()
+    for tensor in parent.graph.tensors().values():
+        if hasattr(tensor, "values") and tensor.values.dtype == np.float32:
+            tensor.values = tensor.values.astype(dtype)
+    parent.graph.outputs[0].dtype = np.dtype(dtype)
+    made = cut(parent, "paper").constants()["up0"]
+    exact = parent.constants()["up0"][list(KEPT)].astype(np.float64) * math.sqrt(HIDDEN / len(KEPT))
+    assert made.dtype == dtype
+    assert np.abs(made - exact).max() <= np.abs(exact).max() * max(np.finfo(dtype).eps, np.finfo("float32").eps)
