@@ -73,12 +73,12 @@ def _unfuse(node: gs.Node, norm: str, bias_input: int) -> list[gs.Node]:
     node.outputs.clear()
     named = len(outputs) > SUM and bool(outputs[SUM].name)
     total = outputs[SUM] if named else gs.Variable(f"{outputs[0].name}_sum", outputs[0].dtype)
-    made = [gs.Node("Add", f"{node.name}_sum", inputs=inputs[:2], outputs=[total], domain="")]
+    made = [gs.Node("Add", f"{total.name}_add", inputs=inputs[:2], outputs=[total], domain="")]
     if len(inputs) > bias_input and not inputs[bias_input].is_empty():
         partial = gs.Variable(f"{total.name}_before_bias", total.dtype)
         made[0].outputs[0] = partial
         made.append(
-            gs.Node("Add", f"{node.name}_bias", inputs=[partial, inputs[bias_input]], outputs=[total], domain="")
+            gs.Node("Add", f"{total.name}_add_bias", inputs=[partial, inputs[bias_input]], outputs=[total], domain="")
         )
     weights = [t for t in inputs[2:bias_input] if not t.is_empty()]
     attributes = {"axis": -1, "epsilon": node.attrs.get("epsilon", 1e-5)}
