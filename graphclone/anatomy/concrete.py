@@ -99,12 +99,27 @@ class Evaluator:
             found = onnx.shape_inference.infer_node_outputs(
                 schema, _proto(node, names, outputs), types, data, opset_imports=_imports(self.opsets)
             )
-            return [tuple(d.dim_value for d in found[o].tensor_type.shape.dim) for o in outputs]
+            return [_sizes(found[o].tensor_type) for o in outputs]
         except Exception as reason:  # noqa: BLE001  unknown operator, or a shape that depends on the weights
             raise UnsupportedGraph(
                 f"{node.op} node {node.name!r} (domain {node.domain or 'ai.onnx'!r}): its output shape cannot be "
                 f"inferred and it has no row in graphclone/anatomy/flows ({reason})"
             ) from None
+
+
+def _sizes(inferred: onnx.TypeProto.Tensor) -> tuple[int, ...]:
+    if not inferred.HasField("shape") or not all(d.HasField("dim_value") for d in inferred.shape.dim):
+        raise ValueError("shape inference leaves it open")
+    return tuple(d.dim_value for d in inferred.shape.dim)
+
+
+def captured(node: gs.Node) -> list[str]:
+    """Names that the bodies of an If, Loop or Scan read from the graph around them."""
+    bodies = [a for a in node.attrs.values() if isinstance(a, gs.Graph)]
+    inner = [n for body in bodies for n in body.nodes]
+    made = {t.name for n in inner for t in n.outputs} | {t.name for body in bodies for t in body.inputs}
+    read = [t.name for n in inner for t in n.inputs] + [t.name for body in bodies for t in body.outputs]
+    return [*dict.fromkeys(n for n in read if n and n not in made), *(name for n in inner for name in captured(n))]
 
 
 def _imports(opsets: dict[str, int]) -> list[onnx.OperatorSetIdProto]:

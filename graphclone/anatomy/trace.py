@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphclone.anatomy.concrete import Evaluator
+from graphclone.anatomy.concrete import Evaluator, captured
 from graphclone.anatomy.ids import Factors, IdSpace
 from graphclone.anatomy.parts import Ids
 from graphclone.errors import UnsupportedGraph
@@ -227,6 +227,10 @@ def _outputs(
     plain_numbers = all(
         v.data is not None and v.data.size <= KNOWN_UP_TO and (v.copies or not v.labelled) for v in given
     )
+    if inside := [n for n in captured(node) if n in trace.values and trace.values[n].labelled]:
+        raise UnsupportedGraph(
+            f"{describe(node)}: its body reads traced neurons ({inside[0]!r}): export without control flow, or fold it"
+        )
     flow = table.get((node.domain or "", node.op))
     if plain_numbers and evaluator.can(node):
         arrays = evaluator.run(node, inputs)

@@ -1,0 +1,71 @@
+"""Plans that surgery refuses: one line that says what and what to do, and no clone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from graphclone.errors import InvalidTarget
+from graphclone.plan import Plan
+from graphclone.surgery.operate import clone
+from tests.surgery.parents import parent
+
+
+@pytest.fixture
+def found():
+    return parent("llama", "torchscript")
+
+
+def refused(found, match, **changes):
+    plan = replace(found.plan({}), **changes)
+    with pytest.raises(InvalidTarget, match=match) as caught:
+        clone(found.model, found.anatomy, plan)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_plan_of_another_parent(found):
+    refused(found, r"plan is for parent 0{12}, this one is [0-9a-f]{12}: plan again", parent="0" * 64)
+
+
+def test_an_anatomy_of_another_parent(found):
+    other = parent("gpt2", "torchscript")
+    with pytest.raises(InvalidTarget, match="plan again"):
+        clone(found.model, other.anatomy, other.plan({}))
+
+
+def test_a_group_that_the_parent_does_not_have(found):
+    refused(found, "group blocks.7.ffn is not in this parent", keep={"blocks.7.ffn": (0, 1)})
+
+
+def test_a_neuron_past_the_end(found):
+    refused(found, "group blocks.0.ffn has 160 neurons, not 161", keep={"blocks.0.ffn": (0, 160)})
+
+
+def test_a_pinned_group(found):
+    vocabulary = next(g for g in found.anatomy.groups.values() if g.pinned and "logits" in g.pinned)
+    refused(found, f"group {vocabulary.name} cannot be cut: reaches output logits", keep={vocabulary.name: (0, 1, 2)})
+
+
+def test_head_dim(found):
+    (name,) = found.groups("qk_dim")
+    refused(found, f"{name} cuts head_dim.*cut heads instead", keep={name: (0, 1)})
+
+
+def test_blocks_that_are_not_there(found):
+    refused(found, r"cannot drop blocks \[1, 5\] of the 3", drop_blocks={"blocks": (1, 5)})
+    refused(found, r"cannot drop blocks \[-1\] of the 3", drop_blocks={"blocks": (-1,)})
+
+
+def test_every_block(found):
+    refused(found, r"cannot drop blocks \[0, 1, 2\] of the 3", drop_blocks={"blocks": (0, 1, 2)})
+
+
+def test_a_stack_that_is_not_there(found):
+    refused(found, "no stack named decoder; the parent has blocks", drop_blocks={"decoder": (0,)})
+
+
+@pytest.mark.parametrize("keep", [(), (1, 1), (-1, 0)], ids=["nothing", "twice", "negative"])
+def test_a_plan_that_makes_no_sense_cannot_be_made(keep):
+    with pytest.raises(InvalidTarget, match=r"group blocks\.0\.ffn keeps \d neurons with repeats, negatives or none"):
+        Plan("0" * 64, {"blocks.0.ffn": keep})
