@@ -67,7 +67,7 @@ def block_parts(block: Block) -> list[str]:
 
 def print_anatomy(name: str, anatomy: Anatomy) -> None:
     """What `inspect` shows."""
-    print(f"{name}: {anatomy.parameters:,} parameters, {len(anatomy.stacks)} stack(s) of blocks\n")
+    print(f"{name}: {anatomy.parameters:,} parameters, stacks of blocks: {len(anatomy.stacks)}\n")
     show.table(("stack", *SHAPE, "norms"), [(s.name, *shape(s).values(), norms(s)) for s in anatomy.stacks])
     for stack in anatomy.stacks:
         print(f"\n{stack.name}: {len(stack.blocks)} blocks of " + "; ".join(_parts(stack)))
@@ -104,7 +104,13 @@ def print_plan(anatomy: Anatomy, plan: Plan) -> None:
         (kind, n["groups"], n["found"], n["kept"], n["found"] - n["kept"]) for kind, n in held["neurons"].items()
     ]
     rows += [
-        (f"blocks of {name}", 1, b["found"], b["found"] - len(b["dropped"]), len(b["dropped"]))
+        (
+            "blocks" if len(held["blocks"]) == 1 else f"blocks of {name}",
+            1,
+            b["found"],
+            b["found"] - len(b["dropped"]),
+            len(b["dropped"]),
+        )
         for name, b in held["blocks"].items()
     ]
     show.table(("neurons", "groups", "found", "kept", "dropped"), rows)
