@@ -81,7 +81,7 @@ def attentions(
     by_output = {p.output: p for p in projections}
     result = []
     for raw in raw_attentions(found, nodes, projections):
-        q, k, v = (feeding(name, producer, by_output) for name in raw.tensors)
+        q, k, v = (feeding(found.trace, name, producer, by_output) for name in raw.tensors)
         head_groups = [g for factors in raw.heads for g in found.on(factors)]
         dims = [g for g in found.on(raw.dims) if g not in head_groups]
         value_dims = [g for g in found.on(raw.value_dims) if g not in head_groups]
@@ -121,8 +121,10 @@ def _count_heads(trace: Trace, axes: Sequence[Factors]) -> int:
     return total
 
 
-def feeding(name: str, producer: dict[str, gs.Node], by_output: dict[str, Projection]) -> list[Projection]:
-    """The projections from which a value is made, nearest first."""
+def feeding(
+    trace: Trace, name: str, producer: dict[str, gs.Node], by_output: dict[str, Projection]
+) -> list[Projection]:
+    """The projections from which a value is made, nearest first; what merely tells sizes is not followed."""
     found: list[Projection] = []
     stack, seen = [name], set()
     while stack:
@@ -133,7 +135,8 @@ def feeding(name: str, producer: dict[str, gs.Node], by_output: dict[str, Projec
         if current in by_output:  # the first step back may be the attention itself, where it holds its projection
             found.append(by_output[current])
         elif current in producer:
-            stack.extend(t.name for t in producer[current].inputs if isinstance(t, gs.Variable))
+            read = [t.name for t in producer[current].inputs if isinstance(t, gs.Variable)]
+            stack.extend(n for n in read if n not in trace.values or trace.values[n].data is None)
     return found
 
 
