@@ -31,8 +31,8 @@ def words(output: str) -> str:
 
 @pytest.mark.parametrize("step", [s for s in STEPS if s.language == "bash"], ids=lambda step: step.command)
 def test_make_commands_are_targets_of_the_makefile(step: readme.Step) -> None:
-    done = subprocess.run([*shlex.split(step.command), "-n"], capture_output=True, text=True, cwd=readme.README.parent, check=False
-    )
+    command, where = [*shlex.split(step.command), "-n"], readme.README.parent
+    done = subprocess.run(command, capture_output=True, text=True, cwd=where, check=False)
     assert done.returncode == 0, done.stderr
 
 

@@ -137,10 +137,7 @@ def clone(
     """Write a smaller model of exactly the asked shape, examined before it gets its name."""
     outputs.refuse_same_file(out, model, stats, plan)
     target = _target(hidden, heads, kv_heads, head_dim, ffn, layers)
-    if plan and (target != _target() or data or stats):
-        raise typer.BadParameter("--plan already says what is kept: give it alone, without a target, --data or --stats")
-    if data and stats:
-        raise typer.BadParameter("--data measures, --stats was measured: give one of them")
+    _refuse_two_sources(plan, target, data, stats)
     parent = pipeline.load(model)
     anatomy = pipeline.inspect(parent)
     held = pipeline.read_statistics(stats) if stats else None
@@ -177,6 +174,13 @@ def verify(parent: o.ParentPath, clone: o.ClonePath, json: o.Json = False) -> No
     else:
         show.report(report)
     report.raise_if_failed()
+
+
+def _refuse_two_sources(plan: Path | None, target: Target, data: str | None, stats: Path | None) -> None:
+    if plan and (target != _target() or data or stats):
+        raise typer.BadParameter("--plan already says what is kept: give it alone, without a target, --data or --stats")
+    if data and stats:
+        raise typer.BadParameter("--data measures, --stats was measured: give one of them")
 
 
 def _target(*sizes: str | int | None) -> Target:
