@@ -7,6 +7,7 @@ become one, and sizes fixed by weights become literals.
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -31,13 +32,16 @@ def _found(node: fx.Node, axis: int) -> Extent:
     example = node.meta.get("example")
     if not isinstance(example, torch.Tensor):
         return node, axis
+    if node.op == "placeholder":
+        declared = node.meta["fixed"][axis]  # a number, or the first input that declares a size of this name
+        return (node, axis) if declared is None else declared
     if node.op == "get_attr":
         return int(example.shape[axis])
     rule = RULES.get(node.target)
     found = rule(node, axis, example.dim()) if rule is not None else None
     if isinstance(found, tuple):
         return extent(*found)
-    return (node, axis) if found is None else found
+    return (node, axis) if found is None else _origin(found)
 
 
 def _rank(value: Any) -> int | None:
@@ -45,7 +49,8 @@ def _rank(value: Any) -> int | None:
     return example.dim() if isinstance(example, torch.Tensor) else None
 
 
-def _same(node: fx.Node, axis: int, rank: int) -> Extent:
+def same(node: fx.Node, axis: int, rank: int) -> Extent:
+    """The result has the shape of the first operand."""
     return node.args[0], axis
 
 
@@ -64,8 +69,27 @@ def _unsqueeze(node: fx.Node, axis: int, rank: int) -> Extent:
 
 
 def _reshape(node: fx.Node, axis: int, rank: int) -> Extent:
-    size = node.args[1][axis]  # type: ignore[index]
-    return None if size == -1 else size
+    target: Any = node.args[1]
+    return _rest(node.args[0], target) if target[axis] == -1 else target[axis]
+
+
+def _rest(source: Any, target: list[Any]) -> Extent:
+    """What -1 stands for, where all that is not a number cancels."""
+    had = [extent(source, axis) for axis in range(_rank(source) or 0)]
+    for size in (s for s in target if not isinstance(s, int)):
+        if _origin(size) not in had:
+            return None
+        had.remove(_origin(size))
+    kept = math.prod(s for s in target if isinstance(s, int) and s > 0)
+    if not had or kept == 0 or not all(isinstance(s, int) for s in had):
+        return None
+    return math.prod(had) // kept
+
+
+def _origin(size: Any) -> Extent:
+    """``x.size(1)`` as (x, 1), so that equal sizes compare equal."""
+    asked = isinstance(size, fx.Node) and size.op == "call_method" and size.target == "size"
+    return (size.args[0], size.args[1]) if asked else size
 
 
 def _expand(node: fx.Node, axis: int, rank: int) -> Extent:
@@ -76,9 +100,35 @@ def _expand(node: fx.Node, axis: int, rank: int) -> Extent:
 
 def _matmul(node: fx.Node, axis: int, rank: int) -> Extent:
     a, b = node.args[0], node.args[1]
-    if axis == rank - 1:
-        return (b, (_rank(b) or 0) - 1) if (_rank(b) or 0) > 1 and (_rank(a) or 0) > 1 else None
-    return (a, axis) if _rank(a) == rank and (axis == rank - 2 or _rank(b) == 2) else None
+    if (_rank(a) or 0) < 2 or (_rank(b) or 0) < 2:
+        return None
+    if axis >= rank - 2:
+        return (a, (_rank(a) or 0) - 2) if axis == rank - 2 else (b, (_rank(b) or 0) - 1)
+    return _broadcast(node, axis, rank)
+
+
+def _picked(node: fx.Node, axis: int, rank: int) -> Extent:
+    """A slice, or one of the pieces of a split."""
+    source: Any = node.args[0]
+    if _rank(source) is None:
+        return _piece(source, node.args[1], axis, rank) if source.target is torch.split else None
+    index = node.args[1] if isinstance(node.args[1], tuple) else (node.args[1],)
+    if rank != _rank(source) or not all(isinstance(i, slice) for i in index):
+        return None
+    bounds: Any = index[axis] if axis < len(index) else slice(None)
+    if bounds == slice(None):
+        return source, axis
+    size = extent(source, axis)
+    known = all(n is None or isinstance(n, int) for n in (bounds.start, bounds.stop, bounds.step))
+    return len(range(*bounds.indices(size))) if known and isinstance(size, int) else None
+
+
+def _piece(split: fx.Node, which: Any, axis: int, rank: int) -> Extent:
+    source, sizes = split.args[:2]
+    along: Any = split.args[2] if len(split.args) > 2 else split.kwargs.get("dim", 0)
+    if axis != along % rank:
+        return source, axis
+    return sizes[which] if isinstance(sizes, (list, tuple)) else None
 
 
 def _embedding(node: fx.Node, axis: int, rank: int) -> Extent:
@@ -103,6 +153,14 @@ def _reduced(node: fx.Node, axis: int, rank: int) -> Extent:
     return 1 if axis in {int(d) % rank for d in dims} else (node.args[0], axis)
 
 
+def _cat(node: fx.Node, axis: int, rank: int) -> Extent:
+    pieces: Any = node.args[0]
+    if axis != (node.args[1] if len(node.args) > 1 else 0) % rank:  # type: ignore[operator]
+        return pieces[0], axis
+    lengths = [extent(piece, axis) for piece in pieces]
+    return sum(lengths) if all(isinstance(n, int) for n in lengths) else None
+
+
 def _arange(node: fx.Node, axis: int, rank: int) -> Extent:
     bounds = node.args
     return bounds[1] if len(bounds) == 3 and bounds[0] == 0 and bounds[2] == 1 else None
@@ -121,10 +179,12 @@ RULES: dict[Any, Rule] = {
     "expand": _expand,
     torch.matmul: _matmul,
     F.embedding: _embedding,
-    **dict.fromkeys(("to", "contiguous"), _same),
-    **dict.fromkeys((F.layer_norm, F.rms_norm, F.gelu, F.silu, torch.softmax, torch.neg, torch.cos, torch.sin), _same),
-    **dict.fromkeys((torch.tanh, torch.sigmoid, torch.erf, torch.relu, torch.sqrt, torch.isnan), _same),
+    **dict.fromkeys(("to", "contiguous"), same),
+    **dict.fromkeys((F.layer_norm, F.rms_norm, F.gelu, F.silu, torch.softmax, torch.neg, torch.cos, torch.sin), same),
+    **dict.fromkeys((torch.tanh, torch.sigmoid, torch.erf, torch.relu, torch.sqrt, torch.isnan), same),
     torch.arange: _arange,
+    operator.getitem: _picked,
+    torch.cat: _cat,
     **dict.fromkeys((torch.mean, torch.sum, torch.amax, torch.amin), _reduced),
     **dict.fromkeys((torch.add, torch.sub, torch.mul, torch.pow, operator.truediv, torch.where), _broadcast),
     **dict.fromkeys(

@@ -98,13 +98,20 @@ class _Builder:
     def _add_inputs(self) -> dict[str, str]:
         """Placeholders named after the inputs, as Python allows; graph input -> argument."""
         names: dict[str, str] = {}
+        declared: dict[str, tuple[fx.Node, int]] = {}
         for tensor in self.model.graph.inputs:
             argument = re.sub(r"\W", "_", tensor.name)
             argument = argument if argument.isidentifier() else f"input_{argument}"
             while argument in names.values():
                 argument += "_"
             names[tensor.name] = argument
-            self.values[tensor.name] = self.recorder.input(argument, _input_example(tensor))
+            fixed: list[Any] = [d if isinstance(d, int) and d >= 0 else None for d in tensor.shape or ()]
+            symbol = self.recorder.input(argument, _input_example(tensor), fixed)
+            for axis, size in enumerate(tensor.shape):
+                if isinstance(size, str) and size:  # equal names are equal sizes
+                    first = declared.setdefault(size, (symbol.node, axis))
+                    fixed[axis] = None if first[0] is symbol.node else first
+            self.values[tensor.name] = symbol
         return names
 
     def _value(self, tensor: gs.Tensor) -> Value:

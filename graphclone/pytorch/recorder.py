@@ -27,7 +27,7 @@ from torch import fx
 from torch.fx.node import map_arg
 from torch.fx.proxy import GraphAppendingTracer
 
-from graphclone.pytorch.extents import extent
+from graphclone.pytorch.extents import RULES, extent, same
 
 UNKNOWN = object()  # the example of a node whose example could not be computed
 Scalar = Any  # int, float, bool or Symbol
@@ -126,11 +126,11 @@ class Recorder(GraphAppendingTracer):
             return self.create_proxy("call_function", function, args, kwargs)
         return function(*args, **kwargs)
 
-    def input(self, name: str, example: torch.Tensor) -> Symbol:
-        """An argument of the module's forward."""
+    def input(self, name: str, example: torch.Tensor, fixed: Sequence[Any]) -> Symbol:
+        """An argument of the module's forward; ``fixed`` holds the sizes that the graph declares (extents.py)."""
         symbol = super().create_proxy("placeholder", name, (), {})
         assert isinstance(symbol, Symbol)
-        symbol.node.meta["example"] = example
+        symbol.node.meta |= {"example": example, "fixed": fixed}
         if self.device_of is None:
             self.device_of = symbol
         return symbol
@@ -176,14 +176,19 @@ class Recorder(GraphAppendingTracer):
             size.node.meta["example"] = 1
         return size
 
-    def numbers(self, value: Value, count: int | None = None) -> list[Scalar]:
-        """The elements of a rank 0 or rank 1 value as numbers on the host; a run-time tensor is read with tolist."""
+    def numbers(self, value: Value) -> list[Scalar]:
+        """The elements of a rank 0 or rank 1 value as numbers on the host; a run-time tensor is read with tolist.
+
+        Raises ValueError where it is not known how many there are.
+        """
         if isinstance(value, Sizes):
             return list(value.elements.reshape(-1))
         if isinstance(value, torch.Tensor):
             return list(value.reshape(-1).tolist())
-        if count is None:
-            count = int(value.example.numel())
+        rank = 1 if value.example is UNKNOWN else value.example.dim()
+        count = product(self, [self.size(value, axis) for axis in range(rank)])
+        if not isinstance(count, int):
+            raise ValueError("how many numbers an operand holds depends on the graph's inputs")
         listed = value.reshape(-1).tolist()
         listed.node.meta["example"] = [1] * count
         return [listed[i] for i in range(count)]
@@ -214,7 +219,20 @@ def _run_example(node: fx.Node) -> Any:
     map_arg((node.args, node.kwargs), lambda n: operands.append(n.meta.get("example", UNKNOWN)))
     if any(o is UNKNOWN for o in operands):
         return UNKNOWN
-    args, kwargs = map_arg((node.args, node.kwargs), lambda n: n.meta["example"])
+    for small in (False, True):  # sizes that do not fit together: with sizes of 1 ranks and dtypes still come out
+        result = _attempt(node, small)
+        if result is not UNKNOWN:
+            return result
+    return operands[0] if RULES.get(node.target) is same else UNKNOWN
+
+
+def _sized(example: Any, small: bool) -> Any:
+    shrinks = small and isinstance(example, torch.Tensor)
+    return torch.empty([1] * example.dim(), dtype=example.dtype, device="meta") if shrinks else example
+
+
+def _attempt(node: fx.Node, small: bool) -> Any:
+    args, kwargs = map_arg((node.args, node.kwargs), lambda n: _sized(n.meta["example"], small))
     try:
         with torch.no_grad():
             if node.op == "call_method":

@@ -19,7 +19,7 @@ MAKES_POSITIONS = frozenset({"Shape", "Size", "Range"})
 ANGLES = frozenset({"Sin", "Cos"})
 MULTIPLIES = frozenset({"Mul", "Div"})
 ADDS = frozenset({"Add", "Sub", "Sum"})
-IMAGE_CHANNELS = 4
+IMAGE_CHANNELS, IMAGE_RANK = 4, 4
 
 
 @dataclass
@@ -35,7 +35,7 @@ class _Value:
     kind: int
     carried: frozenset[str] = frozenset()  # candidates that nothing has settled yet
     shifted: bool = False  # a constant was added on the way (a gain of 1 + w)
-    raw: bool = False  # a graph input, at most rescaled
+    raw: bool = False  # an image as it is fed, at most rescaled
 
 
 @dataclass
@@ -43,6 +43,7 @@ class _Walk:
     constants: dict[str, gs.Constant]
     found: dict[str, Usage] = field(default_factory=dict)
     tables: set[str] = field(default_factory=set)
+    met: set[str] = field(default_factory=set)  # as data, not as numbers
 
     def settle(self, names: frozenset[str], role: str, node: gs.Node) -> None:
         for name in sorted(names):
@@ -57,14 +58,14 @@ def uses(graph: gs.Graph, lookup: Lookup, candidates: dict[str, gs.Constant]) ->
     """Usage of each candidate that is a weight, or may be one, in the order of use."""
     by_role = _roles(graph, lookup)
     walk = _Walk({n: t for n, t in candidates.items() if t.values.size > 1 or n in by_role})
-    values = {t.name: _Value(SIGNAL if _is_float(t) else POSITIONAL, raw=True) for t in graph.inputs}
+    values = {t.name: _input(t) for t in graph.inputs}
     for node in graph.nodes:
         outcome = _step(node, lookup.row(node), values, walk)
         for output in node.outputs:
             values[output.name] = outcome
     for name in walk.constants:
-        if name not in walk.found and name not in walk.tables:
-            walk.found[name] = Usage("matrix")
+        if name in walk.met and name not in walk.found and name not in walk.tables:
+            walk.found[name] = Usage("matrix")  # straight to an output
     return walk.found
 
 
@@ -72,6 +73,10 @@ def _constant_kind(tensor: gs.Tensor) -> int:
     """A table of integers is positions that an exporter folded; a single one is just a number."""
     whole = isinstance(tensor, gs.Constant) and tensor.values.size > 1 and tensor.values.dtype.kind in "iu"
     return POSITIONAL if whole else CONSTANT
+
+
+def _input(tensor: gs.Variable) -> _Value:
+    return _Value(SIGNAL if _is_float(tensor) else POSITIONAL, raw=len(tensor.shape or ()) == IMAGE_RANK)
 
 
 def _is_float(tensor: gs.Tensor) -> bool:
@@ -98,6 +103,7 @@ def _step(node: gs.Node, row: Row | None, values: dict[str, _Value], walk: _Walk
             elif i in row.gains or i in row.biases:
                 walk.settle(frozenset({tensor.name}), "gain" if i in row.gains else "bias", node)
             else:
+                walk.met.add(tensor.name)
                 met.append(_Value(CONSTANT, frozenset({tensor.name})))
         else:
             met.append(values.get(tensor.name, _Value(_constant_kind(tensor))))

@@ -8,7 +8,7 @@ A float constant is a **weight** (an nn.Parameter), unless it is one of these, w
 4. a table over positions: it only meets values computed from integer inputs, shapes and other tables (rotary
    frequencies times positions, ALiBi slopes times distances). Rows picked by Gather or one-hot are embeddings: weights;
 5. one of a cosine and a sine table: two tables of one shape whose squares add up to one constant everywhere;
-6. a mean or deviation of image channels: at most four numbers applied to a graph input.
+6. a mean or deviation of image channels: at most four numbers applied to a graph input of rank 4.
 
 Exporters write a tied weight twice when one use is transposed: matrices with the same bytes, or the same bytes
 transposed, are one parameter, and both initializers are written back from it.

@@ -78,6 +78,8 @@ class _Packed:
 
     def into(self, model: Model, weights: list[Weight]) -> Model:
         result = Model(model.graph.copy(), None, dict(model.metadata))
+        result.graph.producer_name = model.graph.producer_name  # which its copy forgets
+        result.graph.producer_version = model.graph.producer_version
         tensors = result.graph.tensors()
         for weight in weights:
             values = self.given[weight.name][1]

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from graphclone.pytorch.operators.rows import CONTRIB, Call, row
-from graphclone.pytorch.recorder import Scalar, add
+from graphclone.pytorch.recorder import Scalar, add, multiply
 
 
 def _heads(x_BSH: Any, call: Call, heads: int) -> Any:
@@ -114,13 +114,13 @@ def multi_head_attention(
     heads = int(call.attr("num_heads"))
     if k is None or v is None:
         raise call.refuse("packed query, key and value")
+    flat, width = call.rank(k) == 3, call.size(q, 2)
     if bias is not None:
-        width, inner = call.size(q, 2), call.size(v, call.rank(v) - 1) if call.rank(v) == 3 else None
-        parts = torch.split(bias, [width, width, inner if inner is not None else width], 0)
+        parts = torch.split(bias, [width, width, call.size(v, 2) if flat else width], 0)
         q = q + parts[0]
-        k, v = (k + parts[1], v + parts[2]) if call.rank(k) == 3 else (k, v)
+        k, v = (k + parts[1], v + parts[2]) if flat else (k, v)
     q_BNSD = _heads(q, call, heads)
-    k_BNTD, v_BNTD = (_heads(x, call, heads) if call.rank(x) == 3 else x for x in (k, v))
+    k_BNTD, v_BNTD = (_heads(x, call, heads) if flat else x for x in (k, v))
     if past_k is not None:
         k_BNTD, v_BNTD = torch.cat([past_k, k_BNTD], 2), torch.cat([past_v, v_BNTD], 2)
     seen = _key_mask(call, mask)
@@ -207,7 +207,7 @@ def contrib_rotary_embedding(call: Call, x: Any, position_ids: Any, cos: Any, si
     flat = call.rank(x) == 3
     heads = int(call.attr("num_heads", 0))
     if flat and not heads:
-        head_dim = width or call.example(cos).shape[-1] * 2
+        head_dim = width or multiply(call.recorder, call.size(cos, 1), 2)
         x_BNSD = x.reshape([call.size(x, 0), call.size(x, 1), -1, head_dim]).transpose(1, 2)
     else:
         x_BNSD = _heads(x, call, heads) if flat else x

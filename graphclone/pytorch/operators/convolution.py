@@ -20,7 +20,7 @@ def conv(call: Call, x: Any, weight: Any, bias: Any = None) -> Any:
     strides = list(call.attr("strides", [1] * spatial))
     dilations = list(call.attr("dilations", [1] * spatial))
     before, after = _padding(call, x, weight, strides, dilations, spatial)
-    if before != after:
+    if not all(isinstance(n, int) for n in (*before, *after)) or before != after:
         x = F.pad(x, [n for pair in zip(before[::-1], after[::-1], strict=True) for n in pair])
         before = [0] * spatial
     return CONVOLUTION[spatial](x, weight, bias, strides, before, dilations, int(call.attr("group", 1)))
@@ -34,7 +34,7 @@ def _padding(
     if mode in ("NOTSET", "VALID"):
         pads = list(call.attr("pads", [0] * 2 * spatial)) if mode == "NOTSET" else [0] * 2 * spatial
         return pads[:spatial], pads[spatial:]
-    kernel = call.example(weight).shape[2:]
+    kernel = call.sizes(weight)[2:]
     totals = [
         call.recorder.call(_same, call.size(x, axis + 2), strides[axis], (kernel[axis] - 1) * dilations[axis] + 1)
         for axis in range(spatial)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from operator import getitem
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import fx
 
 from graphclone.pytorch.operators.rows import Call, row
 from graphclone.pytorch.recorder import Scalar, Symbol
@@ -25,11 +27,27 @@ def gather(call: Call, x: Any, indices: Any) -> Any:
     return x[(slice(None),) * (axis % call.rank(x)) + (indices,)]
 
 
+KEEPS_SIGN = frozenset({"reshape", "unsqueeze", "squeeze", "permute", "expand", "to", torch.add, torch.mul, getitem})
+
+
 def _never_negative(call: Call, indices: Any) -> bool:
-    """Token ids are not: an input of the graph is used as ids of a vocabulary."""
+    """Inputs of the graph that pick rows are ids of a vocabulary, and counting starts at 0."""
     if isinstance(indices, torch.Tensor):
         return bool((indices >= 0).all())
-    return bool(indices.node.op == "placeholder")
+    return _counts(indices.node, call.recorder.root)
+
+
+def _counts(node: fx.Node, root: torch.nn.Module) -> bool:
+    if node.op == "placeholder" or node.meta.get("nonnegative"):
+        return True
+    if node.op == "get_attr":
+        return bool((root.get_buffer(str(node.target)) >= 0).all())
+    if node.target is torch.arange:
+        return bool(node.args[0] == 0)
+    operands = node.args[:1] if node.target is getitem or node.op == "call_method" else node.args
+    return node.target in KEEPS_SIGN and all(
+        _counts(a, root) if isinstance(a, fx.Node) else isinstance(a, int) and a >= 0 for a in operands
+    )
 
 
 @row("GatherElements", 11, 13)
@@ -62,9 +80,12 @@ def _depth(call: Call, indices: Any) -> int:
     """The size of the last axis: part of the operator's meaning, so it must be fixed."""
     if isinstance(indices, torch.Tensor):
         return int(indices.shape[-1])
-    declared = call.node.inputs[1].shape
-    known = declared[-1] if declared else None
-    return known if isinstance(known, int) else int(call.example(indices).shape[-1])
+    depth = call.size(indices, call.rank(indices) - 1)
+    declared = (call.node.inputs[1].shape or [None])[-1]
+    known = next((d for d in (depth, declared) if isinstance(d, int)), None)
+    if known is None:
+        raise call.refuse("the last axis of the indices must have a fixed size")
+    return known
 
 
 @row("ScatterND", 11, 13, 16, 18)

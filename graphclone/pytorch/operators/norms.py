@@ -84,8 +84,9 @@ def _normalised_sizes(call: Call, x: Any, gain: Any) -> list[Scalar]:
     """The sizes from the axis on; read from the gain, whose shape is fixed, where it spans them."""
     rank, axis = call.rank(x), int(call.attr("axis", -1))
     spanned = rank - axis % rank
-    shape = list(call.example(gain).shape)
-    return shape if len(shape) == spanned and 1 not in shape else call.sizes(x)[rank - spanned :]
+    shape = call.sizes(gain)
+    whole = len(shape) == spanned and all(isinstance(n, int) and n != 1 for n in shape)
+    return shape if whole else call.sizes(x)[rank - spanned :]
 
 
 @row("LayerNormalization", 17, gains=(1,), biases=(2,))
@@ -159,7 +160,7 @@ def embed_layer_normalization(
     total = F.embedding(ids.long(), words) + F.embedding(position_ids.long(), positions)
     if segment_table is not None:
         total = total + F.embedding(segments.long(), segment_table)
-    normalised = F.layer_norm(total, list(call.example(gain).shape), gain, beta, call.attr("epsilon", 1e-12))
+    normalised = F.layer_norm(total, _normalised_sizes(call, total, gain), gain, beta, call.attr("epsilon", 1e-12))
     zeros = call.recorder.call(torch.zeros, [call.size(ids, 0)], dtype=torch.int32, device=call.recorder.device)
     lengths = zeros if mask is None else mask.sum(dim=1, dtype=torch.int32)
     return (normalised, lengths, total)[: len(call.node.outputs)]

@@ -1,0 +1,116 @@
+"""Matrix products, convolutions, reductions, softmax and norms."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tests.pytorch.cases.case import MICROSOFT, Case, cases, floats, ints
+
+X = floats(2, 3, 4)
+IMAGE = floats(2, 4, 7, 6)
+GAIN, BIAS = floats(4, low=0.5), floats(4)
+
+
+def _linear() -> list[Case]:
+    found = [
+        *cases("MatMul", X, floats(4, 5), constant=(1,)),
+        *cases("MatMul", X, floats(2, 4, 5)),
+        *cases("MatMul", X, floats(4)),
+        *cases("Gemm", floats(3, 4), floats(4, 5), floats(5), constant=(1, 2)),
+        *cases("Gemm", floats(4, 3), floats(5, 4), floats(3, 1), transA=1, transB=1, alpha=0.5, beta=2.0),
+        *cases("Gemm", floats(3, 4), floats(4, 5), since=11, alpha=0.5),
+        *cases("FusedMatMul", X, floats(2, 5, 4), domain=MICROSOFT, transB=1, alpha=0.5),
+        *cases("FusedMatMul", floats(2, 4, 3), floats(4, 5), domain=MICROSOFT, transA=1),
+        *cases("Einsum", X, floats(2, 5, 4), equation="bij,bkj->bik"),
+        *cases("Conv", IMAGE, floats(5, 4, 3, 2), floats(5), constant=(1, 2), pads=[1, 0, 1, 0], strides=[2, 1]),
+        *cases("Conv", IMAGE, floats(4, 2, 3, 3), constant=(1,), group=2, dilations=[2, 1]),
+        *cases("Conv", IMAGE, floats(5, 4, 3, 2), pads=[1, 0, 0, 1]),
+        *cases("Conv", IMAGE, floats(5, 4, 3, 3), auto_pad="SAME_UPPER", strides=[2, 2]),
+        *cases("Conv", IMAGE, floats(5, 4, 4, 3), auto_pad="SAME_LOWER", strides=[1, 2]),
+        *cases("Conv", floats(2, 4, 9), floats(5, 4, 3), constant=(1,), strides=[2]),
+        *cases("ConvTranspose", IMAGE, floats(4, 3, 2, 2), floats(3), constant=(1, 2), strides=[2, 2]),
+        *cases("ConvTranspose", IMAGE, floats(4, 3, 3, 3), pads=[1, 1, 1, 1], strides=[2, 2], output_padding=[1, 1]),
+        *cases("MaxPool", IMAGE, kernel_shape=[3, 2], strides=[2, 1], pads=[1, 0, 1, 0]),
+        *cases("AveragePool", IMAGE, kernel_shape=[3, 2], strides=[2, 1], pads=[1, 0, 1, 0]),
+        *cases("AveragePool", IMAGE, kernel_shape=[3, 2], pads=[1, 0, 1, 0], count_include_pad=1),
+        *cases("GlobalAveragePool", IMAGE),
+        *cases("GlobalMaxPool", IMAGE),
+    ]
+    doubled, none = np.array([1, 1, 2, 3], np.float32), np.zeros(0, np.float32)
+    halved = np.array([1, 1, 1.5, 0.5], np.float32)
+    sizes = ints(2, 4, 9, 11)
+    centred = {"coordinate_transformation_mode": "half_pixel"}
+    corners = {"coordinate_transformation_mode": "align_corners"}
+    plain = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    return [
+        *found,
+        *cases("Upsample", IMAGE, doubled, constant=(1,), mode="nearest"),
+        *cases("Resize", IMAGE, doubled, constant=(1,), until=10),
+        *cases("Resize", IMAGE, none, doubled, constant=(1, 2), since=11),
+        *cases("Resize", IMAGE, none, doubled, constant=(1, 2), since=11, **plain),
+        *cases("Resize", IMAGE, none, halved, constant=(1, 2), since=11, **plain),
+        *cases("Resize", IMAGE, none, halved, constant=(1, 2), since=11, mode="linear", **centred),
+        *cases("Resize", IMAGE, none, none, sizes, constant=(1, 2, 3), since=11, mode="linear", **corners),
+        *cases("Resize", IMAGE, none, none, sizes, constant=(1, 2, 3), since=11, mode="linear", **centred),
+        *cases("Resize", IMAGE, None, None, sizes, constant=(3,), since=13, mode="cubic", **centred),
+        *cases("Resize", IMAGE, None, None, ints(9, 11), constant=(3,), since=18, mode="linear", axes=[2, 3]),
+    ]
+
+
+REDUCTIONS = "L1 L2 LogSum LogSumExp Max Mean Min Sum SumSquare Prod".split()
+
+
+def _reductions() -> list[Case]:
+    positive = floats(2, 3, 4, low=0.5)
+    found: list[Case] = []
+    for name in REDUCTIONS:
+        op, moved = f"Reduce{name}", 13 if name == "Sum" else 18
+        found += cases(op, positive, keepdims=0)
+        found += cases(op, positive, until=moved - 1, axes=[0, 2])
+        found += cases(op, positive, ints(-1), constant=(1,), since=moved, keepdims=0)
+        found += cases(op, positive, ints(0, 2), constant=(1,), since=moved)
+        found += cases(op, positive, None, since=moved, noop_with_empty_axes=1)
+    for name in ("Max", "Min", "Sum", "Prod"):
+        found += cases(f"Reduce{name}", np.array([[1, 5], [3, 2]], np.int32))
+    return found
+
+
+def _norms() -> list[Case]:
+    found: list[Case] = []
+    for op in ("Softmax", "LogSoftmax"):
+        found += [*cases(op, X), *cases(op, X, axis=1), *cases(op, X, axis=2), *cases(op, X, axis=0)]
+    skip = floats(2, 3, 4, low=-1.0)
+    words, segments = floats(11, 4), floats(2, 4)
+    ids = np.array([[1, 2, 10], [4, 0, 3]], np.int32)
+    kinds, mask = np.array([[0, 1, 1], [0, 0, 1]], np.int32), np.array([[1, 1, 0], [1, 1, 1]], np.int32)
+    channels = floats(4, low=0.5), floats(4)
+    return [
+        *found,
+        *cases("Hardmax", X, axis=1),
+        *cases("LayerNormalization", X, GAIN, BIAS, constant=(1, 2), epsilon=1e-3),
+        *cases("LayerNormalization", X, floats(3, 4), constant=(1,), axis=1),
+        *cases("LayerNormalization", X, floats(1, low=0.5), constant=(1,), axis=1),
+        *cases("RMSNormalization", X, GAIN, constant=(1,), epsilon=1e-3),
+        *cases("RMSNormalization", X, floats(3, 4), constant=(1,), axis=1),
+        *cases("SimplifiedLayerNormalization", X, GAIN, constant=(1,), epsilon=1e-3),
+        *cases("SkipLayerNormalization", X, skip, GAIN, BIAS, floats(4), domain=MICROSOFT, constant=(2, 3, 4)),
+        *cases("SkipLayerNormalization", X, skip, GAIN, domain=MICROSOFT, constant=(2,)),
+        *cases("SkipSimplifiedLayerNormalization", X, skip, GAIN, floats(4), domain=MICROSOFT, constant=(2, 3)),
+        *cases(
+            "EmbedLayerNormalization", ids, kinds, words, floats(5, 4), segments, GAIN, BIAS, mask,
+            domain=MICROSOFT, constant=(2, 3, 4, 5, 6), outputs=2,
+        ),
+        *cases(
+            "EmbedLayerNormalization", ids, None, words, floats(5, 4), None, GAIN, BIAS,
+            domain=MICROSOFT, constant=(2, 3, 5, 6), outputs=2,
+        ),
+        *cases("InstanceNormalization", IMAGE, *channels, constant=(1, 2)),
+        *cases("GroupNormalization", IMAGE, *channels, constant=(1, 2), num_groups=2),
+        *cases("BatchNormalization", IMAGE, *channels, floats(4), floats(4, low=0.5, high=2.5), constant=(1, 2, 3, 4)),
+        *cases("LpNormalization", X, axis=1, p=1),
+        *cases("LpNormalization", X),
+        *cases("MeanVarianceNormalization", IMAGE),
+    ]  # fmt: skip
+
+
+CASES = [*_linear(), *_reductions(), *_norms()]

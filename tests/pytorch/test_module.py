@@ -1,0 +1,131 @@
+"""Whole models: the module computes what ONNX Runtime computes, at any batch and length, and every weight learns."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from graphclone import graph
+from graphclone.errors import UnsupportedGraph
+from graphclone.pytorch.module import to_torch, weights
+from tests.tolerances import assert_close
+
+EXTENTS = ((1, 1), (2, 7), (3, 16))
+
+
+def feeds(session, batch, length, seed=0):
+    """Ids below the smallest vocabulary of the seeded parents, a padded row, pixels."""
+    rng = np.random.default_rng(seed)
+    found = {}
+    for given in session.get_inputs():
+        sizes = [d if isinstance(d, int) else (batch if axis == 0 else length) for axis, d in enumerate(given.shape)]
+        if "mask" in given.name:
+            found[given.name] = np.ones(sizes, np.int64)
+            found[given.name][0, sizes[1] - sizes[1] // 3 :] = 0
+        elif "type" in given.name:
+            found[given.name] = np.zeros(sizes, np.int64)
+        elif "position" in given.name:
+            found[given.name] = np.broadcast_to(np.arange(sizes[-1]), sizes).copy()
+        elif "int" in given.type:
+            found[given.name] = rng.integers(0, 60, sizes)
+        else:
+            found[given.name] = rng.standard_normal(sizes).astype(np.float32)
+    return found
+
+
+def run(module, given):
+    arguments = module.meta["graphclone.inputs"]
+    return module(**{arguments[name]: torch.from_numpy(a) for name, a in given.items()})
+
+
+def differs(module, file):
+    """Assert that all outputs agree at several extents; returns the outputs of the last."""
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    module.eval()
+    for batch, length in EXTENTS:
+        given = feeds(session, batch, length)
+        expected = session.run(None, given)
+        with torch.no_grad():
+            found = run(module, given)
+        for output, wanted in zip(session.get_outputs(), expected, strict=True):
+            assert_close(found[output.name].numpy(), wanted)
+    return found
+
+
+def test_outputs_equal_onnx_runtime(seeded_parent):
+    differs(to_torch(graph.load(seeded_parent)), seeded_parent)
+
+
+def test_a_copied_module_computes_the_same_and_its_state_is_its_weights(parent_file):
+    file = parent_file("llama", exporter="torchscript")
+    module = copy.deepcopy(to_torch(graph.load(file)))
+    differs(module, file)
+    assert sorted(module.state_dict()) == sorted(weight.name for weight in weights(module))
+
+
+def test_the_comparison_sees_a_changed_weight(seeded_parent):
+    module = to_torch(graph.load(seeded_parent))
+    with torch.no_grad():
+        next(p for p in module.parameters() if p.dim() > 1).mul_(1.5)
+    with pytest.raises(AssertionError, match="differs by"):
+        differs(module, seeded_parent)
+
+
+def test_every_parameter_gets_a_gradient(seeded_parent):
+    module = to_torch(graph.load(seeded_parent))
+    session = onnxruntime.InferenceSession(seeded_parent, providers=["CPUExecutionProvider"])
+    outputs = run(module, feeds(session, 2, 7))
+    total = sum((out * torch.sin(torch.arange(out.numel()).reshape(out.shape))).sum() for out in outputs.values())
+    total.backward()
+    dead = [name for name, p in module.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    # adding one number to every score of a softmax changes nothing, so a key's bias has no gradient but rounding
+    assert [name for name in dead if "key" not in name and "k_proj" not in name] == []
+
+
+def test_every_float_matrix_of_the_graph_is_a_parameter(seeded_parent):
+    model = graph.load(seeded_parent)
+    held = {name for weight in weights(to_torch(model)) for name, _ in weight.initializers}
+    floats = {n for n, a in model.constants().items() if a.dtype.kind == "f" and a.size > 1}
+    left_out = {n for n in floats - held if model.constants()[n].size > 64 or model.constants()[n].ndim > 1}
+    assert left_out == set()
+
+
+@pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
+def test_rotary_frequencies_are_a_buffer(parent_file, exporter):
+    module = to_torch(graph.load(parent_file("llama", exporter=exporter)))
+    angles = [n for n in module.graph.nodes if n.target is torch.cos]
+    assert len(angles) == 1
+    buffers = dict(module.named_buffers())
+    assert any(b.is_floating_point() and b.numel() > 1 for b in buffers.values())
+    assert not any("inv_freq" in name or "rotary" in name for name, _ in module.named_parameters())
+
+
+def test_a_tied_embedding_is_one_parameter(parent_file):
+    module = to_torch(graph.load(parent_file("gpt2", exporter="dynamo")))
+    looked_up = next(n for n in module.graph.nodes if n.target is torch.nn.functional.embedding)
+    held = looked_up.args[1]
+    assert [n for n in module.graph.nodes if n.op == "get_attr" and n.target == held.target] == [held]
+    assert len(held.users) == 2  # the embedding and the head
+    sizes = [tuple(p.shape) for p in module.parameters()]
+    vocabulary, width = module.get_parameter(held.target).shape
+    assert sizes.count((vocabulary, width)) + sizes.count((width, vocabulary)) == 1
+
+
+def test_values_used_before_they_are_computed_are_refused(parent_file):
+    model = graph.load(parent_file("vit-tiny", exporter="dynamo"))
+    model.graph.nodes.append(model.graph.nodes.pop(3))
+    with pytest.raises(UnsupportedGraph, match="sort the graph"):
+        to_torch(model)
+
+
+def test_the_code_is_short_shape_arithmetic_is_that_of_the_inputs(parent_file):
+    """Exports by TorchScript hold hundreds of nodes that compute shapes; few are left."""
+    model = graph.load(parent_file("llama", exporter="torchscript"))
+    module = to_torch(model)
+    sizes = [n for n in module.graph.nodes if n.op == "call_method" and n.target == "size"]
+    assert len(sizes) <= 2  # of the ids: batch and length
+    assert not any(n.target in ("tolist", torch.tensor) for n in module.graph.nodes)

@@ -1,0 +1,117 @@
+"""Weights back into the graph: byte-exact, or refused by name."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from graphclone import graph
+from graphclone.errors import BadData
+from graphclone.pytorch.module import to_torch, weights
+from graphclone.pytorch.weights import to_array
+from graphclone.pytorch.write_back import from_torch, pack
+from tests.pytorch.test_module import differs, feeds
+
+
+def state(model):
+    return {name: to_array(p) for name, p in to_torch(model).named_parameters()}
+
+
+def test_untrained_comes_back_byte_for_byte(seeded_parent, tmp_path):
+    model = graph.load(seeded_parent)
+    back = from_torch(model, to_torch(model))
+    before, after = model.constants(), back.constants()
+    assert before.keys() == after.keys()
+    assert all(a.dtype == before[n].dtype and a.tobytes() == before[n].tobytes() for n, a in after.items())
+    graph.save(model, tmp_path / "before.onnx")
+    graph.save(back, tmp_path / "after.onnx")
+    assert (tmp_path / "before.onnx").read_bytes() == (tmp_path / "after.onnx").read_bytes()
+
+
+def test_trained_weights_reach_onnx_runtime(seeded_parent, tmp_path):
+    model = graph.load(seeded_parent)
+    module = to_torch(model)
+    with torch.no_grad():
+        for p in module.parameters():
+            p.add_(0.01 * torch.randn_like(p))
+    graph.save(from_torch(model, module), tmp_path / "trained.onnx")
+    differs(module, tmp_path / "trained.onnx")
+    with pytest.raises(AssertionError, match="differs by"):
+        differs(module, seeded_parent)
+
+
+def test_compiled_and_wrapped_names_are_understood(parent_file):
+    model = graph.load(parent_file("gpt2", exporter="dynamo"))
+    wrapped = torch.nn.Module()
+    wrapped.add_module("module", to_torch(model))
+    assert from_torch(model, wrapped).constants().keys() == model.constants().keys()
+
+
+@pytest.fixture(scope="module")
+def tied(parent_file):
+    """A model whose head is a transposed copy of its embedding, and the two names."""
+    model = graph.load(parent_file("llama", exporter="torchscript"))
+    weight = next(w for w in weights(to_torch(model)) if w.shape[0] > 100)
+    return model, weight
+
+
+def test_initializer_names_are_understood(tied):
+    model, _ = tied
+    held = {n for w in weights(to_torch(model)) for n, _ in w.initializers}
+    back = pack(model, {n: a for n, a in model.constants().items() if n in held})
+    assert all(np.array_equal(a, back.constants()[n]) for n, a in model.constants().items())
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda s, name: s.pop(name), "no values for {}"),
+        (lambda s, name: s.update(stranger=np.zeros(2, np.float32)), "no weight called stranger"),
+        (lambda s, name: s.update({name: s[name][:-1]}), "{}: shape"),
+        (lambda s, name: s.update({name: s[name] * np.nan}), "{}: holds values that are not finite"),
+        (lambda s, name: s.update({name: s[name].astype(np.int64)}), "{}: element type int64"),
+    ],
+    ids=["missing", "unknown", "shape", "nan", "type"],
+)
+def test_what_does_not_fit_is_refused_by_name(parent_file, spoil, message):
+    model = graph.load(parent_file("gpt2", exporter="torchscript"))
+    tensors = state(model)
+    name = sorted(tensors)[3]
+    before = {n: a.tobytes() for n, a in model.constants().items()}
+    spoil(tensors, name)
+    with pytest.raises(BadData) as refused:
+        pack(model, tensors)
+    assert message.format(name) in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert before == {n: a.tobytes() for n, a in model.constants().items()}
+
+
+def test_ties_that_disagree_are_refused():
+    from tests.pytorch.test_weights import I64, floats, made
+
+    embedding = floats(16, 4)
+    nodes = [("Gather", ["e", "p"], ["z"], "", {}), ("Gemm", ["z", "head"], ["y"], "", {})]
+    model = made(nodes, [("p", I64, ["b"])], {"e": embedding, "head": np.ascontiguousarray(embedding.T)})
+    both = pack(model, {"e": embedding + 1, "head": embedding.T + 1}).constants()
+    assert np.array_equal(both["e"], both["head"].T)
+    one = pack(model, {"head": embedding.T + 2}).constants()
+    assert np.array_equal(one["e"], embedding + 2)
+    with pytest.raises(BadData, match="one tied weight"):
+        pack(model, {"e": embedding, "head": embedding.T + 1})
+
+
+def test_half_precision_stays_half(parent_file):
+    model = graph.load(parent_file("gpt2", exporter="dynamo"))
+    tensors = {n: a.astype(np.float64) for n, a in state(model).items()}
+    assert {a.dtype for a in pack(model, tensors).constants().values()} == {a.dtype for a in model.constants().values()}
+
+
+def test_the_result_runs(parent_file, tmp_path):
+    file = parent_file("bert", exporter="torchscript")
+    model = graph.load(file)
+    graph.save(pack(model, state(model)), tmp_path / "packed.onnx")
+    ours, theirs = (onnxruntime.InferenceSession(f) for f in (tmp_path / "packed.onnx", file))
+    given = feeds(ours, 2, 5)
+    assert all(np.array_equal(a, b) for a, b in zip(ours.run(None, given), theirs.run(None, given), strict=True))
