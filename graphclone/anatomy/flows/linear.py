@@ -102,7 +102,8 @@ def conv(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]
     in_axis, out_axis = (0, 1) if transposed else (1, 0)
     trace.note("product", node, [x, w], 1)
     for axis in range(2, len(w.shape)):
-        trace.pin(w.axis(axis) + x.axis(axis), f"a window of {describe(node)}")
+        trace.pin(w.axis(axis), f"a window of {describe(node)}")
+        trace.pin(x.axis(axis), f"an image convolved by {describe(node)}")
     out = w.axis(out_axis)
     channels = w.shape[out_axis]
     if groups == 1:
@@ -140,7 +141,7 @@ def _window(node: gs.Node, size: int, kernel: int, k: int, rank: int) -> int:
     return int(rounded_up - starts_outside)
 
 
-@row("Resize", "MaxPool", "AveragePool", "GlobalAveragePool", "InstanceNormalization")
+@row("Resize", "MaxPool", "AveragePool", "InstanceNormalization")
 def spatial(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
     """Channels pass through; only their images change size."""
     value = first(inputs)
@@ -162,8 +163,6 @@ def _spatial_shape(node: gs.Node, inputs: list[Value | None], value: Value) -> t
     lead, images = value.shape[:2], value.shape[2:]
     if node.op == "InstanceNormalization":
         return value.shape
-    if node.op == "GlobalAveragePool":
-        return lead + tuple(1 for _ in images)
     if node.op == "Resize":
         return _resized(node, inputs, value)
     kernel = node.attrs["kernel_shape"]

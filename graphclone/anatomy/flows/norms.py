@@ -32,6 +32,17 @@ def reduction(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[V
     return [Value(shape, factors, static=value.static)]
 
 
+@row("GlobalAveragePool")
+def global_pool(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
+    """A reduction over all axes from the third on: tf2onnx writes the mean of a LayerNorm so."""
+    value = first(inputs)
+    for axis in range(2, len(value.shape)):
+        if value.axis(axis):
+            trace.note("reduction", node, [value], axis)
+    images = len(value.shape) - 2
+    return [Value(value.shape[:2] + (1,) * images, value.factors[:2] + ((),) * images, static=value.static)]
+
+
 @row("ArgMax", "ArgMin", "TopK")
 def ranking(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
     """A rank among neurons is a statement about all of them."""
