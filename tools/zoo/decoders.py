@@ -8,7 +8,7 @@ from typing import Any
 from tools.zoo.row import POSITIONS, VOCAB, Row, Sizes, tokens
 
 COUPLED = Sizes(hidden=48, heads=6, kv_heads=6, head_dim=8, ffn=100, layers=3)
-GROUPED = Sizes(hidden=56, heads=8, kv_heads=4, head_dim=10, ffn=108, layers=3)
+GROUPED = Sizes(hidden=56, heads=8, kv_heads=4, head_dim=24, ffn=108, layers=3)
 GROUPED_COUPLED = Sizes(hidden=64, heads=8, kv_heads=4, head_dim=8, ffn=108, layers=3)
 LOGITS = tokens(("logits",))
 TOKENS = {"vocab_size": VOCAB, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
