@@ -18,6 +18,7 @@ from graphclone.plan import Plan
 from graphclone.surgery.corrections import METHODS
 from graphclone.surgery.cut import Cut
 from graphclone.surgery.drop_blocks import drop_blocks
+from graphclone.surgery.renumber import renumber
 from graphclone.surgery.resizer import Resizer
 from graphclone.surgery.shapes import ROWS
 from graphclone.surgery.slice_weights import Slices, slice_weights
@@ -42,6 +43,7 @@ def clone(model: Model, anatomy: Anatomy, plan: Plan) -> Model:
     slices = slice_weights(made, cut, METHODS[plan.method](cut))
     sizes = _resize(made, cut)
     _clean(made, cut, model)
+    renumber(made.graph, model.graph, anatomy, plan)
     _record(made, plan, slices, sizes)
     return made
 
