@@ -8,6 +8,7 @@ functions are inlined on the way in, so that every room behind this one meets a 
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -169,9 +170,11 @@ class _TensorReader:
         keys = {entry.key: entry.value for entry in tensor.external_data}
         file = self._checked(keys.get("location", ""), name)
         dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
-        size = int(np.prod(tensor.dims, dtype=np.int64)) * dtype.itemsize
-        offset = int(keys.get("offset", 0))
-        length = int(keys.get("length", size))
+        size = math.prod(tensor.dims) * dtype.itemsize  # Python's integers: a product of sizes may not wrap around
+        try:
+            offset, length = int(keys.get("offset", 0)), int(keys.get("length", size))
+        except ValueError as reason:
+            raise BadModel(f"{self.model}: initializer {name}: offset or length is no number ({reason})") from None
         data = self._maps.get(file)
         if data is None:
             data = np.memmap(file, mode="r") if file.stat().st_size else np.empty(0, np.uint8)

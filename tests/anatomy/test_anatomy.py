@@ -1,4 +1,4 @@
-"""What is found in the graph against what the configuration says. The test reads the configuration, graphclone never."""
+"""What is found in the graph against the configuration, which the test reads and graphclone never does."""
 
 from __future__ import annotations
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import onnx
 import pytest
 
-from graphclone import graph
 from graphclone.anatomy import inspect
 from graphclone.anatomy.parts import AxisRef
 from graphclone.plan import Plan
 from graphclone.surgery.operate import clone
 from tests.surgery.parents import dropped
+from tests.surgery.tied import HIDDEN, LAYERS, VOCAB, tied_parent
 
 KINDS = ("residual", "tail", "ffn", "head", "kv_head")
 
@@ -53,73 +52,6 @@ def test_every_weight_is_scaled_by_the_root_of_its_fan_in(found, rng):
         assert scaled[name].tobytes() == want.tobytes(), f"{name} should be scaled by {factor}"
 
 
-VOCAB, HIDDEN, FFN, HEADS, LAYERS = 13, 8, 12, 2, 2
-
-
-def tied_parent(*, gain=True, transposed=True):
-    """A decoder of two tiny blocks whose head is the embedding."""
-    rng = np.random.default_rng(0)
-    nodes, weights = [], {}
-    make = onnx.helper.make_node
-
-    def weight(name, *shape):
-        weights[name] = rng.standard_normal(shape).astype(np.float32)
-        return name
-
-    def ints(name, *values):
-        weights[name] = np.array(values, np.int64)
-        return name
-
-    def norm(x, name):
-        parameters = [weight(f"{name}.gain", HIDDEN), weight(f"{name}.bias", HIDDEN)] if gain else [ones()]
-        nodes.append(make("LayerNormalization", [x, *parameters], [f"{name}.out"], name=name))
-        return f"{name}.out"
-
-    def ones():
-        weights["one"] = np.ones(HIDDEN, np.float32)
-        return "one"
-
-    nodes.append(make("Gather", [weight("embed", VOCAB, HIDDEN), "input_ids"], ["x0"], name="embedding"))
-    for i in range(LAYERS):
-        h = norm(f"x{i}", f"n{i}")
-        split, order = ints("split", 0, 0, HEADS, -1), [0, 2, 1, 3]
-        for part in "qkv":
-            nodes.append(make("MatMul", [h, weight(f"{part}{i}", HIDDEN, HIDDEN)], [f"{part}{i}.flat"]))
-            nodes.append(make("Reshape", [f"{part}{i}.flat", split], [f"{part}{i}.split"]))
-            turned = order if part != "k" else [0, 2, 3, 1]
-            nodes.append(make("Transpose", [f"{part}{i}.split"], [f"{part}{i}.out"], perm=turned))
-        nodes += [
-            make("MatMul", [f"q{i}.out", f"k{i}.out"], [f"s{i}"]),
-            make("Softmax", [f"s{i}"], [f"p{i}"], axis=-1),
-            make("MatMul", [f"p{i}", f"v{i}.out"], [f"c{i}.split"]),
-            make("Transpose", [f"c{i}.split"], [f"c{i}.turned"], perm=order),
-            make("Reshape", [f"c{i}.turned", ints("join", 0, 0, -1)], [f"c{i}"]),
-            make("MatMul", [f"c{i}", weight(f"o{i}", HIDDEN, HIDDEN)], [f"a{i}"]),
-            make("Add", [f"x{i}", f"a{i}"], [f"y{i}"]),
-        ]
-        m = norm(f"y{i}", f"m{i}")
-        nodes += [
-            make("MatMul", [m, weight(f"up{i}", HIDDEN, FFN)], [f"u{i}"]),
-            make("Relu", [f"u{i}"], [f"r{i}"]),
-            make("MatMul", [f"r{i}", weight(f"down{i}", FFN, HIDDEN)], [f"d{i}"]),
-            make("Add", [f"y{i}", f"d{i}"], [f"x{i + 1}"]),
-        ]
-    last = norm(f"x{LAYERS}", "final")
-    nodes.append(make("Transpose", ["embed"], ["head"], perm=[1, 0]))
-    nodes.append(make("MatMul", [last, "head"], ["logits"], name="head_matmul"))
-    tensors = [onnx.numpy_helper.from_array(a, n) for n, a in weights.items()]
-    info = onnx.helper.make_tensor_value_info
-    made = onnx.helper.make_graph(
-        nodes,
-        "tied",
-        [info("input_ids", onnx.TensorProto.INT64, ["batch", "sequence"])],
-        [info("logits", onnx.TensorProto.FLOAT, ["batch", "sequence", VOCAB])],
-        tensors,
-    )
-    opsets = [onnx.helper.make_opsetid("", 17)]
-    return graph.from_proto(onnx.helper.make_model(made, opset_imports=opsets, ir_version=9))  # noqa: TID251  by hand
-
-
 KEPT = (0, 2, 3, 5, 7)
 
 
@@ -143,7 +75,7 @@ def test_the_final_norm_takes_the_factor_of_a_tied_head():
     factor = np.float32(math.sqrt(HIDDEN / len(KEPT)))
     for name in ("final.gain", "final.bias"):
         assert np.array_equal(made[name], held[name][list(KEPT)] * factor)
-    for name in ("n0.gain", "m1.bias"):
+    for name in ("before0.gain", "between1.bias"):
         assert np.array_equal(made[name], held[name][list(KEPT)])
     assert np.array_equal(made["up1"], held["up1"][list(KEPT)] * factor)
     assert np.array_equal(made["down1"], held["down1"][:, list(KEPT)])
@@ -155,7 +87,7 @@ def test_a_gain_that_other_norms_share_is_scaled_for_the_head_alone():
     made = cut(parent, "paper")
     factor = np.float32(math.sqrt(HIDDEN / len(KEPT)))
     gains = {n.name: n.inputs[1].values for n in made.graph.nodes if n.op == "LayerNormalization"}
-    assert np.array_equal(gains.pop("final"), np.full(len(KEPT), factor))
+    assert np.array_equal(gains.pop("final.node"), np.full(len(KEPT), factor))
     assert len(gains) == 2 * LAYERS
     assert all(np.array_equal(g, np.ones(len(KEPT), np.float32)) for g in gains.values())
 
