@@ -15,7 +15,7 @@ def cases():
         yield pytest.param(name, exporter, id=f"{name}-{exporter}", marks=marks)
 
 
-@pytest.mark.parametrize(("name", "exporter"), cases())
+@pytest.mark.parametrize(("name", "exporter"), list(cases()))
 def test_the_printed_anatomy_is_the_golden(name, exporter):
     golden = goldens.file(name, exporter).read_text(encoding="utf-8")
     assert goldens.text(name, exporter) == golden, "changed: python tools/goldens.py, and review the diff"
