@@ -24,12 +24,16 @@ Build = Callable[[Row, Sizes, Path], None]
 
 @dataclass(frozen=True)
 class Column:
-    """One way to an ONNX file. ``applies`` says for which rows there is such a way."""
+    """One way to an ONNX file. ``rows`` says which of transformers' architectures it takes."""
 
     name: str
     title: str
     build: Build
-    applies: Callable[[Row], bool] = lambda row: True
+    rows: Callable[[Row], bool] = lambda row: True
+
+    def applies(self, row: Row) -> bool:
+        """Whether there is such a way for this row."""
+        return row.only == self.name or (row.only is None and self.rows(row))
 
 
 def _dynamo(row: Row, sizes: Sizes, file: Path) -> None:
@@ -71,8 +75,21 @@ def _eager(build: Build) -> Build:
     return run
 
 
+def _apart(module: str, *arguments: str) -> None:
+    """Run a module of the zoo in an interpreter of its own ($ZOO_PYTHON where its packages live apart)."""
+    command = [os.environ.get("ZOO_PYTHON", sys.executable), "-m", module, *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    if done.returncode:
+        raise RuntimeError((done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1])
+
+
+def _keras(row: Row, sizes: Sizes, file: Path) -> None:
+    told = (sizes.hidden, sizes.heads, sizes.head_dim, sizes.ffn, sizes.layers, file.resolve())
+    _apart("tools.zoo.keras_model", *map(str, told))
+
+
 def _then(transform: str, build: Build) -> Build:
-    """Export, then transform, in an interpreter of its own ($ZOO_PYTHON where the tools live apart)."""
+    """Export, then transform."""
 
     def run(row: Row, sizes: Sizes, file: Path) -> None:
         first = row.expected(sizes)[0]
@@ -80,11 +97,7 @@ def _then(transform: str, build: Build) -> Build:
             source, target = Path(folder, "source.onnx"), Path(folder, "target.onnx")
             build(row, sizes, source)
             told = [str(first.heads), str(first.hidden), row.fused or "bert"]
-            python = os.environ.get("ZOO_PYTHON", sys.executable)
-            command = [python, "-m", "tools.zoo.transforms", transform, str(source), str(target), *told]
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
-            if done.returncode:
-                raise RuntimeError((done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1])
+            _apart("tools.zoo.transforms", transform, str(source), str(target), *told)
             os.replace(target, file)
 
     return run
@@ -118,5 +131,6 @@ _TABLE = (
     Column("float16", "TorchScript, then float16", _then("float16", _torchscript)),
     Column("bfloat16", "dynamo of a bfloat16 module", _bfloat16),
     Column("merged", "TorchScript, equal tensors merged", _merged),
+    Column("keras", "Keras 3, TensorFlow, tf2onnx", _keras, lambda row: False),
 )
 COLUMNS: dict[str, Column] = {column.name: column for column in _TABLE}

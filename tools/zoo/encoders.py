@@ -42,4 +42,5 @@ ROWS = (
         {"vocab_size": VOCAB, "max_position_embeddings": POSITIONS},
         fused="bert",
     ),
+    Row("keras-encoder", "", "", {}, tokens(()), SIZES, coupled=False, only="keras"),
 )

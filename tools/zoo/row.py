@@ -73,6 +73,7 @@ class Row:
     stacks: Callable[[Sizes], tuple[Expected, ...]] | None = None
     fused: str | None = None  # model_type of onnxruntime.transformers.optimizer
     genai: bool = False  # onnxruntime-genai's builder knows it
+    only: str | None = None  # the one column of a row that is not transformers'
     attention: Attention = "sdpa"
 
     def configure(self, sizes: Sizes) -> Any:
