@@ -8,13 +8,15 @@ would be scaled too: the final norm's gain and bias take the factor, which is th
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 
 import onnx_graphsurgeon as gs
 
 from graphclone.anatomy.normalisations import FAR_ENOUGH
 from graphclone.anatomy.projections import Projection, projections
-from graphclone.anatomy.trace import Trace, node_key
+from graphclone.anatomy.trace import Trace, describe, node_key
+from graphclone.errors import UnsupportedGraph
 from graphclone.surgery.cut import Cut
 from graphclone.surgery.slice_weights import Use
 
@@ -22,16 +24,17 @@ from graphclone.surgery.slice_weights import Use
 def paper(cut: Cut) -> dict[Use, float]:
     """Scale of each use of a weight."""
     scales: dict[Use, float] = {}
-    for p in projections(cut.found):
+    made = projections(cut.found)
+    products = Counter(p.weight for p in made)
+    uses = Counter(t.name for n in cut.trace.model.graph.nodes for t in n.inputs)
+    for p in made:
         full = cut.trace.values[p.input].shape[p.input_axis]
         kept = cut.size(p.input_factors, full)
         if kept == full:
             continue
-        scale = math.sqrt(full / kept)
-        if p.weight in cut.trace.shared:
-            scales |= dict.fromkeys(_norm_before(cut.trace, p), scale)
-        else:
-            scales |= dict.fromkeys(_uses(p), scale)
+        tied = p.weight in cut.trace.shared and uses[p.weight] > products[p.weight]  # not only products read it
+        where = _norm_before(cut.trace, p) if tied else _uses(p)
+        scales |= dict.fromkeys(where, math.sqrt(full / kept))
     return scales
 
 
@@ -44,17 +47,28 @@ METHODS: dict[str, Callable[[Cut], dict[Use, float]]] = {"paper": paper, "none":
 
 
 def _uses(p: Projection) -> list[Use]:
-    """Where the weight enters: at the product, or before the Transpose or Cast that it passes first."""
-    node = p.node
+    """Where the weight enters: at the product, or before the Transpose or Cast that it passes first. Integers are not
+    scaled: the numbers that multiply them are."""
+    node, multiplier = p.node, None
     for _ in range(FAR_ENOUGH):
         for position, tensor in enumerate(node.inputs):
+            if isinstance(tensor, gs.Constant) and tensor.values.dtype.kind in "fV" and node.op == "Mul":
+                multiplier = (node_key(node), position)
             if isinstance(tensor, gs.Constant) and tensor.name == p.weight:
-                return [(node_key(node), position)]
+                if tensor.values.dtype.kind in "fV":
+                    return [(node_key(node), position)]
+                return [multiplier] if multiplier else _unscalable(p)
         above = [t.inputs[0] for t in node.inputs if t.inputs and t.name != p.input]
         if not above:
             break
         node = above[0]
     return []
+
+
+def _unscalable(p: Projection) -> list[Use]:
+    raise UnsupportedGraph(
+        f"{describe(p.node)}: its weight {p.weight} holds integers that nothing multiplies: clone with method none"
+    )
 
 
 def _norm_before(trace: Trace, p: Projection) -> list[Use]:

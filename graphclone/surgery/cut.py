@@ -33,7 +33,7 @@ class Cut:
             if group is None or max(kept) >= group.size:
                 has = "is not in this parent" if group is None else f"has {group.size} neurons, not {max(kept) + 1}"
                 raise InvalidTarget(f"plan: group {name} {has}")
-            if group.pinned and len(kept) < group.size:
+            if group.pinned and tuple(kept) != tuple(range(group.size)):
                 raise InvalidTarget(f"plan: group {name} cannot be cut: {group.pinned}")
             self.alive[group.classes] = False
             chosen = group.classes[np.asarray(kept)]

@@ -47,6 +47,14 @@ def test_a_pinned_group(found):
     refused(found, f"group {vocabulary.name} cannot be cut: reaches output logits", keep={vocabulary.name: (0, 1, 2)})
 
 
+def test_a_pinned_group_is_not_reordered_either(found):
+    """A token id would look up another token's row."""
+    vocabulary = next(g for g in found.anatomy.groups.values() if g.pinned and "looked up" in g.pinned)
+    order = tuple(reversed(range(vocabulary.size)))
+    refused(found, f"group {vocabulary.name} cannot be cut: looked up", keep={vocabulary.name: order})
+    clone(found.model, found.anatomy, found.plan({vocabulary.name: range(vocabulary.size)}))
+
+
 def test_head_dim(found):
     (name,) = found.groups("qk_dim")
     refused(found, f"{name} cuts head_dim.*cut heads instead", keep={name: (0, 1)})

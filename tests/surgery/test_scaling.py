@@ -103,3 +103,25 @@ def test_scaling_keeps_the_type_and_rounds_once(dtype):
     exact = parent.constants()["up0"][list(KEPT)].astype(np.float64) * math.sqrt(HIDDEN / len(KEPT))
     assert made.dtype == dtype
     assert np.abs(made - exact).max() <= np.abs(exact).max() * max(np.finfo(dtype).eps, np.finfo("float32").eps)
+
+
+def test_a_weight_that_every_block_reads_is_scaled_once():
+    """Shared by layers as in ALBERT: not tied to an embedding, so it takes the factor itself and stays one tensor."""
+    parent = tied_parent(albert=True)
+    made, held = cut(parent, "paper").constants(), parent.constants()
+    factor = np.float32(math.sqrt(HIDDEN / len(KEPT)))
+    assert np.array_equal(made["up0"], held["up0"][list(KEPT)] * factor)
+    assert [n for n in made if n.startswith("up")] == ["up0"]
+    for name in ("between0.gain", "between1.gain", "before1.bias"):
+        assert np.array_equal(made[name], held[name][list(KEPT)])
+
+
+def test_a_quantised_weight_keeps_its_integers_and_its_multiplier_takes_the_factor():
+    parent = tied_parent(quantised=True)
+    made, held = cut(parent, "paper").constants(), parent.constants()
+    factor = np.float32(math.sqrt(HIDDEN / len(KEPT)))
+    for i in range(LAYERS):
+        assert np.array_equal(made[f"up{i}"], held[f"up{i}"][list(KEPT)])
+        assert made[f"up{i}"].dtype == np.int8
+        assert np.array_equal(made[f"up{i}.scale"], held[f"up{i}.scale"] * factor)
+        assert np.array_equal(made[f"down{i}.scale"], held[f"down{i}.scale"][list(KEPT)])

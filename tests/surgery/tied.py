@@ -17,9 +17,12 @@ ORDER = [0, 2, 1, 3]
 
 @dataclass
 class Decoder:
-    """Nodes and weights, as they come. Without ``gain`` all norms share one tensor of ones."""
+    """Nodes and weights, as they come. Without ``gain`` all norms share one tensor of ones; ``albert``: every block has
+    the feed-forward weights of the first; ``quantised``: they are 8-bit integers times a number a neuron."""
 
     gain: bool = True
+    albert: bool = False
+    quantised: bool = False
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     weights: dict[str, np.ndarray] = field(default_factory=lambda: {n: np.array(v) for n, v in INTS.items()})
     rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
@@ -53,14 +56,25 @@ class Decoder:
         out = self.add("MatMul", [flat, self.weight(f"o{i}", HIDDEN, HIDDEN)], f"attended{i}")
         return self.add("Add", [x, out], f"middle{i}")
 
+    def inner(self, name, i, *shape):
+        """A weight of the feed-forward, in one of the ways in which files hold them."""
+        if self.quantised:
+            self.weights[f"{name}{i}"] = self.rng.integers(-90, 90, shape).astype(np.int8)
+            self.weights[f"{name}{i}.scale"] = self.rng.uniform(0.01, 0.02, shape[1]).astype(np.float32)
+            wide = self.add("Cast", [f"{name}{i}"], f"{name}{i}.float", to=onnx.TensorProto.FLOAT)
+            return self.add("Mul", [wide, f"{name}{i}.scale"], f"{name}{i}.real")
+        if self.albert:
+            return f"{name}0" if i else self.weight(f"{name}0", *shape)
+        return self.weight(f"{name}{i}", *shape)
+
     def feed_forward(self, x, i):
-        up = self.add("MatMul", [self.norm(x, f"between{i}"), self.weight(f"up{i}", HIDDEN, FFN)], f"wide{i}")
-        down = [self.add("Relu", [up], f"active{i}"), self.weight(f"down{i}", FFN, HIDDEN)]
+        up = self.add("MatMul", [self.norm(x, f"between{i}"), self.inner("up", i, HIDDEN, FFN)], f"wide{i}")
+        down = [self.add("Relu", [up], f"active{i}"), self.inner("down", i, FFN, HIDDEN)]
         return self.add("Add", [x, self.add("MatMul", down, f"narrow{i}")], f"after{i}")
 
 
-def tied_parent(gain: bool = True) -> Model:
-    made = Decoder(gain)
+def tied_parent(**how: bool) -> Model:
+    made = Decoder(**how)
     x = made.add("Gather", [made.weight("embed", VOCAB, HIDDEN), "input_ids"], "embedded")
     for i in range(LAYERS):
         x = made.feed_forward(made.attention(x, i), i)
