@@ -2,13 +2,14 @@
 #   make demo    the whole story on a real model
 #   make test    the tests
 #   make check   lint, format, types, import directions, line budget
+#   make zoo     the compatibility matrix, docs/compatibility.md; hours, resumable; ZOO="llama-* --quick" for a part
 #   make format  write what `make check` would ask for
 #   make clean   remove .venv and what the tools cache
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test check format setup clean
+.PHONY: demo test check zoo format setup clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -18,6 +19,7 @@ READY := .venv/ready-$(HARDWARE)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
 TEST ?=
 DEMO ?=
+ZOO ?=
 
 demo: $(READY)
 	$(BIN)/python -m graphclone demo $(DEMO)
@@ -31,6 +33,10 @@ check: $(READY)
 	$(BIN)/mypy --strict graphclone models tools
 	$(BIN)/lint-imports
 	$(BIN)/python tools/line_budget.py
+
+zoo: $(READY)
+	$(PIP) -c constraints/$(HARDWARE).txt -e '.[$(HARDWARE),zoo]'
+	$(BIN)/python -m tools.zoo $(ZOO)
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

@@ -46,6 +46,21 @@ def note(folder: Path, cell: str, said: str) -> None:
         lines.write(f"{cell}: {said}\n")
 
 
+def export(folder: Path, patterns: list[str]) -> None:
+    """Every cell that matches and is not there yet; a failure is noted and tried again next time."""
+    for row, column in cells(patterns):
+        cell = f"{row.name}-{column.name}"
+        if (folder / f"{cell}.onnx").exists():
+            continue
+        try:
+            build(row, column, folder)
+            said = "ok"
+        except Exception as reason:  # noqa: BLE001  exporters raise anything; the index tells
+            said = f"failed export: {type(reason).__name__}: {' '.join(str(reason).split())[:300]}"
+        print(cell, said, flush=True)
+        note(folder, cell, said)
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -53,17 +68,7 @@ def main() -> None:
     parser.add_argument("patterns", nargs="*")
     given = parser.parse_intermixed_args()
     given.folder.mkdir(parents=True, exist_ok=True)
-    for row, column in cells(given.patterns):
-        cell = f"{row.name}-{column.name}"
-        if (given.folder / f"{cell}.onnx").exists():
-            continue
-        try:
-            build(row, column, given.folder)
-            said = "ok"
-        except Exception as reason:  # noqa: BLE001  exporters raise anything; the index tells
-            said = f"failed export: {type(reason).__name__}: {' '.join(str(reason).split())[:300]}"
-        print(cell, said, flush=True)
-        note(given.folder, cell, said)
+    export(given.folder, given.patterns)
 
 
 if __name__ == "__main__":

@@ -35,4 +35,5 @@ def build(hidden: int, heads: int, head_dim: int, ffn: int, blocks: int, file: P
 
 
 if __name__ == "__main__":
-    build(*map(int, sys.argv[1:6]), Path(sys.argv[6]))  # type: ignore[arg-type]
+    hidden, heads, head_dim, ffn, blocks = map(int, sys.argv[1:6])
+    build(hidden, heads, head_dim, ffn, blocks, Path(sys.argv[6]))
