@@ -21,6 +21,7 @@ from graphclone.errors import BadData, GraphCloneError, InvalidTarget
 from graphclone.pytorch.weights import WeightMap
 
 Batch = Mapping[str, "np.ndarray[Any, Any] | torch.Tensor"]
+IGNORED = -100  # a target that does not count
 IDS, MASK, LOGITS = "input_ids", "attention_mask", "logits"
 
 
@@ -134,14 +135,15 @@ def causal_loss(module: nn.Module, batch: Batch) -> tuple[torch.Tensor, int]:
     inputs = _inputs(module, batch)
     logits_BTV = _logits(module(**inputs))
     ids_BT = inputs[IDS]
-    targets_BT = ids_BT[:, 1:].to(torch.int64)
+    targets_BT = torch.full_like(ids_BT, IGNORED, dtype=torch.int64)  # the last token predicts nothing
+    targets_BT[:, :-1] = ids_BT[:, 1:]
     if MASK in inputs:
-        targets_BT = targets_BT.masked_fill(inputs[MASK][:, 1:] == 0, -100)
-    tokens = int((targets_BT != -100).sum())
+        targets_BT[:, :-1].masked_fill_(inputs[MASK][:, 1:] == 0, IGNORED)
+    tokens = int((targets_BT != IGNORED).sum())
     if not tokens:
         raise BadData(f"a batch of shape {list(ids_BT.shape)} has no token to predict: windows need two tokens or more")
-    flat = logits_BTV[:, :-1].reshape(-1, logits_BTV.shape[-1]).float()
-    return F.cross_entropy(flat, targets_BT.reshape(-1)), tokens
+    flat = logits_BTV.reshape(-1, logits_BTV.shape[-1]).float()  # whole: a slice would copy the largest tensor there is
+    return F.cross_entropy(flat, targets_BT.reshape(-1), ignore_index=IGNORED), tokens
 
 
 def _inputs(module: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:

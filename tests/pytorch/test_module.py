@@ -115,6 +115,13 @@ def test_a_tied_embedding_is_one_parameter(parent_file):
     assert sizes.count((vocabulary, width)) + sizes.count((width, vocabulary)) == 1
 
 
+def test_a_gated_feed_forward_runs_as_silu(parent_file):
+    module = to_torch(graph.load(parent_file("llama", exporter="dynamo")))
+    targets = [n.target for n in module.graph.nodes]
+    assert torch.nn.functional.silu in targets
+    assert torch.sigmoid not in targets
+
+
 def test_values_used_before_they_are_computed_are_refused(parent_file):
     model = graph.load(parent_file("vit-tiny", exporter="dynamo"))
     model.graph.nodes.append(model.graph.nodes.pop(3))

@@ -104,7 +104,17 @@ def multiply(call: Call, a: Any, b: Any) -> Any:
     """Exporters leave factors of 1, such as an attention scaling."""
     if _is_one(a) or _is_one(b):
         return b if _is_one(a) else a
+    for gate, x in ((a, b), (b, a)):
+        if _is_sigmoid_of(gate, x):
+            return F.silu(x)
     return torch.mul(*_tensor_first(torch.mul, a, b))
+
+
+def _is_sigmoid_of(gate: Any, x: Any) -> bool:
+    """x * sigmoid(x) is how every exporter writes SiLU; one call keeps one tensor less for the gradient."""
+    if not (isinstance(gate, Symbol) and isinstance(x, Symbol)):
+        return False
+    return gate.node.target is torch.sigmoid and gate.node.args[0] is x.node
 
 
 def _is_one(a: Any) -> bool:

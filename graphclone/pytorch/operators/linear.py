@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from graphclone.pytorch.operators.rows import CONTRIB, Call, row
+
+ACTIVATIONS: dict[str, Callable[[Any, Call], Any]] = {
+    "Relu": lambda x, call: torch.relu(x),
+    "Sigmoid": lambda x, call: torch.sigmoid(x),
+    "Tanh": lambda x, call: torch.tanh(x),
+    "LeakyRelu": lambda x, call: torch.nn.functional.leaky_relu(x, call.attr("activation_alpha", 0.01)),
+}
 
 
 @row("MatMul", 1, 9, 13)
@@ -25,6 +33,15 @@ def gemm(call: Call, a: Any, b: Any, c: Any = None) -> Any:
     if alpha == 1.0 and beta == 1.0:
         return torch.addmm(c, a, b)
     return torch.addmm(c, a, b, alpha=alpha, beta=beta)
+
+
+@row("FusedGemm", 1, domain=CONTRIB, biases=(2,))
+def fused_gemm(call: Call, a: Any, b: Any, c: Any = None) -> Any:
+    """Gemm, then the activation that it names (onnxruntime contrib)."""
+    activation = call.attr("activation", "")
+    if activation not in ACTIVATIONS:
+        raise call.refuse(f"the activation {activation!r}")
+    return ACTIVATIONS[activation](gemm(call, a, b, c), call)
 
 
 @row("FusedMatMul", 1, domain=CONTRIB)
