@@ -21,7 +21,7 @@ from graphclone.anatomy.projections import Projection
 from graphclone.anatomy.trace import Trace, node_key
 
 COMMUTATIVE = ("Add", "Mul")
-PRODUCTS = ("MatMul", "Gemm", "Einsum", "FusedMatMul")
+PRODUCTS = ("MatMul", "Gemm", "Einsum", "FusedMatMul", "FusedGemm")
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,7 @@ def _outer(value: Value) -> Value:
 
 
 @row("Gemm")
+@row("FusedGemm", domain="com.microsoft")
 def gemm(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
     a, b = pair(node, inputs)
     a = swapped(a) if node.attrs.get("transA") else a

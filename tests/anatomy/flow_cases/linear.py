@@ -21,6 +21,14 @@ LINEAR_CASES = [
         transA=1,
         transB=1,
     ),
+    case(
+        "",
+        "FusedGemm",
+        {"a": floats(2, 4), "b": floats(4, 3), "c": floats(3)},
+        NOTED_INNER,
+        domain=MICROSOFT,
+        activation="Tanh",
+    ),
     case("", "Gemm", {"a": floats(2, 4), "b": floats(4, 3), "c": floats(3)}, NOTED_INNER),
     case(
         "transposed",

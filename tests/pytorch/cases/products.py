@@ -20,8 +20,14 @@ def _linear() -> list[Case]:
         *cases("Gemm", floats(4, 3), floats(5, 4), floats(3, 1), transA=1, transB=1, alpha=0.5, beta=2.0),
         *cases("Gemm", floats(3, 4), floats(4, 5), since=11, alpha=0.5),
         *(
-            cases("FusedGemm", floats(4, 3), floats(4, 5), floats(5), domain=MICROSOFT, transA=1, activation=name)
-            for name in ("Relu", "Sigmoid", "Tanh")
+            case
+            for activation in ({"activation": a} for a in ("Relu", "Sigmoid", "Tanh"))
+            for case in cases(
+                "FusedGemm", floats(4, 3), floats(4, 5), floats(5), domain=MICROSOFT, transA=1, **activation
+            )
+        ),
+        *cases(
+            "FusedGemm", floats(3, 4), floats(4, 5), domain=MICROSOFT, activation="LeakyRelu", activation_alpha=0.25
         ),
         *cases("FusedMatMul", X, floats(2, 5, 4), domain=MICROSOFT, transB=1, alpha=0.5),
         *cases("FusedMatMul", floats(2, 4, 3), floats(4, 5), domain=MICROSOFT, transA=1),
