@@ -2,7 +2,8 @@
 
 ``paper`` (arXiv 2312.09299): a weight whose fan-in shrinks from d to d' is multiplied by sqrt(d/d'), so that what it
 writes keeps its deviation; gains and biases stay. A head tied to the embedding cannot be scaled, as the embedding
-would be scaled too: the final norm's gain and bias take the factor, which is the same function.
+would be scaled too: the final norm's gain and bias take the factor, which is the same function; where no norm can (the
+caller sees its output, or something else reads it), the head's output is multiplied.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Callable
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphclone.anatomy.normalisations import FAR_ENOUGH
@@ -19,6 +21,8 @@ from graphclone.anatomy.trace import Trace, describe, node_key
 from graphclone.errors import UnsupportedGraph
 from graphclone.surgery.cut import Cut
 from graphclone.surgery.slice_weights import Use
+
+OUTPUT = -1  # in a Use: not an input, the product itself
 
 
 def paper(cut: Cut) -> dict[Use, float]:
@@ -33,7 +37,7 @@ def paper(cut: Cut) -> dict[Use, float]:
         if kept == full:
             continue
         tied = p.weight in cut.trace.shared and uses[p.weight] > products[p.weight]  # not only products read it
-        where = _norm_before(cut.trace, p) if tied else _uses(p)
+        where = (_norm_before(cut.trace, p) or [(p.output, OUTPUT)]) if tied else _uses(p)
         scales |= dict.fromkeys(where, math.sqrt(full / kept))
     return scales
 
@@ -90,7 +94,29 @@ def _norm_before(trace: Trace, p: Projection) -> list[Use]:
             uses.append((node_key(node), vectors[0]))
             if node.op == "Mul":
                 return uses
-        elif node.op not in ("Cast", "Identity", "Reshape"):
+        elif node.op not in ("Cast", "Identity", "Reshape", "Mul", "Div"):  # Mul and Div by a scalar, here
             return []
-        tensor = next(t for t in node.inputs if isinstance(t, gs.Variable))
+        varying = [t for t in node.inputs if isinstance(t, gs.Variable)]
+        if len(varying) > 1 and node.op != "Reshape":
+            return []
+        tensor = varying[0]
     return []
+
+
+def scale_outputs(graph: gs.Graph, scales: dict[Use, float]) -> list[str]:
+    """Multiply the products whose factor nothing before them can carry; names of the constants that do."""
+    names = []
+    for (key, place), scale in scales.items():
+        if place != OUTPUT:
+            continue
+        node = next(n for n in graph.nodes if node_key(n) == key)
+        output = node.outputs[0]
+        plain = gs.Variable(f"{output.name}_unscaled", output.dtype)
+        node.outputs[0] = plain
+        constant = gs.Constant(f"{output.name}_scale", np.array(scale, output.dtype or np.float32))
+        graph.nodes.insert(
+            graph.nodes.index(node) + 1,
+            gs.Node("Mul", f"{output.name}_scaled", inputs=[plain, constant], outputs=[output], domain=""),
+        )
+        names.append(constant.name)
+    return names

@@ -15,7 +15,7 @@ from graphclone.errors import InvalidTarget, UnsupportedGraph
 from graphclone.feeds import tiny_feeds
 from graphclone.graph import Model
 from graphclone.plan import Plan
-from graphclone.surgery.corrections import METHODS
+from graphclone.surgery.corrections import METHODS, scale_outputs
 from graphclone.surgery.cut import Cut
 from graphclone.surgery.drop_blocks import drop_blocks
 from graphclone.surgery.renumber import renumber
@@ -40,8 +40,9 @@ def clone(model: Model, anatomy: Anatomy, plan: Plan) -> Model:
     made.path, made.external_files = None, ()
     made.__dict__.pop("sha256", None)
     drop_blocks(made, anatomy, plan, found.trace)
-    slices = slice_weights(made, cut, METHODS[plan.method](cut))
-    sizes = _resize(made, cut)
+    scales = METHODS[plan.method](cut)
+    slices = slice_weights(made, cut, scales)
+    sizes = scale_outputs(made.graph, scales) + _resize(made, cut)
     _clean(made, cut, model)
     renumber(made.graph, model.graph, anatomy, plan)
     _record(made, plan, slices, sizes)

@@ -81,6 +81,20 @@ def test_the_final_norm_takes_the_factor_of_a_tied_head():
     assert np.array_equal(made["down1"], held["down1"][:, list(KEPT)])
 
 
+def test_the_output_is_multiplied_where_no_norm_can_take_the_factor():
+    """The caller sees the normalised stream too: scaling it would change what he gets."""
+    parent = tied_parent()
+    (norm,) = [n for n in parent.graph.nodes if n.name == "final.node"]
+    norm.outputs[0].dtype = np.dtype(np.float32)
+    parent.graph.outputs.append(norm.outputs[0])
+    plain, scaled = cut(parent, "none"), cut(parent, "paper")
+    assert np.array_equal(scaled.constants()["final.gain"], plain.constants()["final.gain"])
+    (last,) = [n for n in scaled.graph.nodes if n.outputs[0].name == parent.graph.outputs[0].name]
+    assert last.op == "Mul"
+    assert float(last.inputs[1].values) == np.float32(math.sqrt(HIDDEN / len(KEPT)))
+    assert last.inputs[0].inputs[0].op == "MatMul"
+
+
 def test_a_gain_that_other_norms_share_is_scaled_for_the_head_alone():
     """An exporter merged all gains of one: the final norm's becomes a tensor of its own."""
     parent = tied_parent(gain=False)
