@@ -12,7 +12,8 @@ import pytest
 
 from graphclone import graph
 from graphclone.anatomy import inspect
-from tests.surgery.parents import Parent, outputs
+from tests.conftest import SEEDED_EXPORTS
+from tests.surgery.parents import Parent, outputs, parent
 from tests.tolerances import assert_close
 
 KINDS = ("residual", "tail", "ffn", "head", "kv_head")
@@ -31,8 +32,14 @@ def renamed(name, surviving):
     return ".".join([head, str(surviving[int(rest[0])]), *rest[1:]]) if head == "blocks" else name
 
 
-@pytest.mark.parametrize("method", ["none", "paper"])
-def test_a_cut_of_a_cut_is_the_cut_of_the_composed_plan(found, method, rng, tmp_path):
+SOME = [("llama", "torchscript", "paper"), ("bert", "dynamo", "paper")]
+
+
+@pytest.mark.parametrize(
+    ("name", "exporter", "method"), [(*cell, "none") for cell in SEEDED_EXPORTS] + SOME, ids="-".join
+)
+def test_a_cut_of_a_cut_is_the_cut_of_the_composed_plan(name, exporter, method, rng, tmp_path):
+    found = parent(name, exporter)
     first = {n: rng.permutation(k) for n, k in found.some(rng, 0.75, *KINDS).items()}  # out of order, too
     once = as_parent(found, found.cut(first, method, drop=[0]), tmp_path)
     surviving = [1, 2]

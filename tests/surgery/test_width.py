@@ -7,7 +7,8 @@ import pytest
 
 from graphclone.anatomy import inspect
 from graphclone.anatomy.parts import AxisRef
-from tests.surgery.parents import dropped, expected, outputs, shuffled, with_constants, zeroed
+from tests.conftest import SEEDED_EXPORTS
+from tests.surgery.parents import dropped, expected, outputs, parent, shuffled, with_constants, zeroed
 from tests.tolerances import assert_close
 
 
@@ -45,11 +46,24 @@ def test_the_parent_is_left_alone(found, rng):
     assert all(t.inputs or t.outputs for t in found.model.graph.tensors().values())
 
 
-@pytest.mark.parametrize("kind", ["residual", "ffn", "head", "kv_head", "group", "v_dim", "qk_dim", "tail", "all"])
+KINDS = {  # kinds of groups that each architecture has, inner ones first
+    "gpt2": (["ffn", "head", "v_dim"], ["qk_dim", "residual"]),
+    "llama": (["ffn", "kv_head", "group", "v_dim"], ["qk_dim", "residual"]),
+    "bert": (["ffn", "head", "v_dim"], ["qk_dim", "residual", "tail"]),
+    "vit-tiny": (["ffn", "head", "v_dim"], ["qk_dim", "residual"]),
+}
+INNER = [(*cell, kind) for cell in SEEDED_EXPORTS for kind in KINDS[cell[0]][0]]
+TOGETHER = ("inner", "residual", "all")  # inner groups one by one are the next test's
+
+
+def test_the_kinds_are_all_there_are(found):
+    assert {found.anatomy.groups[n].kind for n in found.groups()} == {k for part in KINDS[found.name] for k in part}
+
+
+@pytest.mark.parametrize("kind", TOGETHER)
 def test_a_permutation_changes_no_output(found, kind, rng):
-    names = found.groups() if kind == "all" else found.groups(kind)
-    if not names:
-        pytest.skip(f"{found.name} has no {kind}")
+    kinds = {"inner": KINDS[found.name][0], "residual": ["residual"], "all": []}
+    names = found.groups(*kinds[kind])
     keep = {n: shuffled(rng, found.anatomy.groups[n].size) for n in names}
     made = found.cut(keep, "paper")
     before, after = found.model.constants(), made.constants()
@@ -57,11 +71,10 @@ def test_a_permutation_changes_no_output(found, kind, rng):
     assert_same_outputs(outputs(made), expected(found, found.model, keep))
 
 
-@pytest.mark.parametrize("kind", ["ffn", "head", "kv_head", "group", "v_dim"])
-def test_dropped_neurons_equal_the_parent_with_their_output_projection_zeroed(found, kind, rng):
+@pytest.mark.parametrize(("name", "exporter", "kind"), INNER, ids="-".join)
+def test_dropped_neurons_equal_the_parent_with_their_output_projection_zeroed(name, exporter, kind, rng):
+    found = parent(name, exporter)
     keep = found.some(rng, 0.6, kind)
-    if not keep:
-        pytest.skip(f"{found.name} has no {kind}")
     made, reference = found.cut(keep), zeroed(found, keep)
     assert_same_outputs(outputs(made), outputs(reference))
     sizes = {n: g.size for n, g in inspect(made).groups.items()}
@@ -128,8 +141,9 @@ def test_equal_vectors_that_an_exporter_merged_are_cut_apart(found, rng):
         for ref in anatomy.groups[part.group].axes
         if model.constants()[ref.tensor].ndim == 1
     ]
-    if not biases:
-        pytest.skip(f"{found.name} has no biases in its feed-forward")
+    assert bool(biases) == (found.name != "llama")
+    if not biases:  # vectors of the feed-forward are what this is about
+        return
     value = np.full_like(model.constants()[biases[0]], 0.25)
     apart = with_constants(model, dict.fromkeys(biases, value))
     merged = apart.copy()
