@@ -13,7 +13,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from tools.zoo.columns import COLUMNS, Column
-from tools.zoo.row import Row, Sizes
+from tools.zoo.row import Row
 from tools.zoo.rows import ROWS
 
 
@@ -23,16 +23,25 @@ def cells(patterns: list[str]) -> list[tuple[Row, Column]]:
     return [(r, c) for r, c in every if any(fnmatch(f"{r.name}-{c.name}", p) for p in patterns or ["*"])]
 
 
-def build(row: Row, column: Column, folder: Path, sizes: Sizes | None = None) -> Path:
-    """Export one cell, at its own sizes or others; raises whatever the exporter raises."""
+def build(row: Row, column: Column, folder: Path) -> Path:
+    """Export one cell; raises whatever the exporter raises."""
     file = folder / f"{row.name}-{column.name}.onnx"
-    chosen = sizes or row.sizes
     partial = file.with_suffix(".part")
-    column.build(row, chosen, partial)
-    expected = {"row": row.name, "column": column.name, "stacks": [asdict(s) for s in row.expected(chosen)]}
+    column.build(row, row.sizes, partial)
+    expected = {"row": row.name, "column": column.name, "stacks": [asdict(s) for s in row.expected(row.sizes)]}
     file.with_suffix(".json").write_text(json.dumps(expected, indent=1))
     os.replace(partial, file)
     return file
+
+
+def present(row: Row, column: Column, folder: Path) -> bool:
+    """Whether a cell's export is there, and of the sizes that the row has now."""
+    file = folder / f"{row.name}-{column.name}.onnx"
+    described = file.with_suffix(".json")
+    if not file.exists() or not described.exists():
+        return False
+    held: list[dict[str, int]] = json.loads(described.read_text())["stacks"]
+    return held == [asdict(s) for s in row.expected(row.sizes)]
 
 
 def note(folder: Path, cell: str, said: str) -> None:
@@ -50,7 +59,7 @@ def export(folder: Path, patterns: list[str]) -> None:
     """Every cell that matches and is not there yet; a failure is noted and tried again next time."""
     for row, column in cells(patterns):
         cell = f"{row.name}-{column.name}"
-        if (folder / f"{cell}.onnx").exists():
+        if present(row, column, folder):
             continue
         try:
             build(row, column, folder)

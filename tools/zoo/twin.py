@@ -7,7 +7,7 @@ should follow the cut and does not is found out.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import graphclone.graph as graphs
 from graphclone.feeds import tiny_feeds
 from graphclone.graph import Model
 from graphclone.verification.sessions import open_session
-from tools.zoo.build import build
+from tools.zoo.build import build, present
 from tools.zoo.columns import COLUMNS
 from tools.zoo.oracles import EXTENTS, difference, tolerance
 from tools.zoo.row import Row, Sizes
@@ -53,11 +53,11 @@ def sizes_of(row: Row, target: dict[str, int]) -> Sizes:
 
 def native(row: str, column: str, target: dict[str, int], folder: Path) -> Model:
     """The twin as its exporter gives it, kept in ``folder`` between runs."""
-    kept = folder / f"{row}-{column}.onnx"
-    if not kept.exists():
-        folder.mkdir(exist_ok=True)
-        build(ROWS[row], COLUMNS[column], folder, sizes_of(ROWS[row], target))
-    return graphs.load(kept)
+    small = replace(ROWS[row], sizes=sizes_of(ROWS[row], target))
+    folder.mkdir(exist_ok=True)
+    if not present(small, COLUMNS[column], folder):
+        build(small, COLUMNS[column], folder)
+    return graphs.load(folder / f"{row}-{column}.onnx")
 
 
 def compare(clone: Model, twin: Model) -> str:
