@@ -18,7 +18,7 @@ import onnx_graphsurgeon as gs
 
 from graphclone.anatomy.groups import Group, Grouping
 from graphclone.anatomy.projections import Projection
-from graphclone.anatomy.trace import Trace, node_key
+from graphclone.anatomy.trace import Trace, Value, node_key
 
 COMMUTATIVE = ("Add", "Mul")
 PRODUCTS = ("MatMul", "Gemm", "Einsum", "FusedMatMul", "FusedGemm")
@@ -143,14 +143,22 @@ class Stream:
                 if tensor.name in known:
                     operands.append(known[tensor.name])
                 else:
-                    value = trace.input(node, index)
-                    operands.append(hash("none" if value is None else "weight" if value.static else "side"))
+                    operands.append(hash(_kind(trace.input(node, index))))
             if node.op in COMMUTATIVE:
                 operands.sort()
             attributes = tuple(sorted((k, v) for k, v in node.attrs.items() if isinstance(v, str)))
             for k, tensor in enumerate(node.outputs):
                 known[tensor.name] = hash((node.domain, node.op, attributes, k, tuple(operands)))
         return known.get(exit_, 0)
+
+
+def _kind(value: Value | None) -> str:
+    """What a segment is given from outside: optimisers fold the sizes of one block to constants and leave another's."""
+    if value is None:
+        return "none"
+    if value.data is not None and value.data.dtype.kind in "iub":
+        return "size"
+    return "weight" if value.static else "side"
 
 
 def read_by_many(tensors: Sequence[gs.Tensor]) -> bool:
