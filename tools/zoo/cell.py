@@ -175,8 +175,8 @@ def _valid(subject: Subject, target: dict[str, int]) -> str:
 def twin(subject: Subject) -> str:
     """The clone against the exporter's own small model; where there is none, why."""
     cell, target = subject.cell, dict(targets(subject.cell)["all"])
-    if len(cell.stacks) > 1:
-        del target["layers"]  # stacks of different depths: no configuration has the clone's
+    if len(cell.stacks) > 1 or ROWS[cell.row].period > 1:
+        del target["layers"]  # no configuration has the clone's depths, or its order of layers
     clone_ = subject.cut(target)
     try:
         return compare(clone_, native(cell.row, cell.column, target, cell.file.parent / "twins"))

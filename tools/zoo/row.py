@@ -73,6 +73,7 @@ class Row:
     stacks: Callable[[Sizes], tuple[Expected, ...]] | None = None
     fused: str | None = None  # model_type of onnxruntime.transformers.optimizer
     genai: bool = False  # onnxruntime-genai's builder knows it
+    period: int = 1  # layers of this many kinds alternate: without one of them no configuration has what is left
     only: str | None = None  # the one column of a row that is not transformers'
     attention: Attention = "sdpa"
 
