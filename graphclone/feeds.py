@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from graphclone.caches import cache_shape
 from graphclone.errors import BadData, UnsupportedGraph
 from graphclone.graph import Model
 
@@ -164,7 +165,7 @@ def _understand(tensor: gs.Tensor) -> Input:
         raise UnsupportedGraph(f"input {tensor.name!r} is no tensor of known type and rank: export it with both")
     dtype = tensor.dtype
     dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(dtype) if isinstance(dtype, int) else dtype)
-    shape = tuple(dim if isinstance(dim, str) or dim and dim > 0 else None for dim in tensor.shape)
+    shape = cache_shape(tensor, tuple(d if isinstance(d, str) or d and d > 0 else None for d in tensor.shape))
     rows = _rows(tensor) if dtype.kind in "iu" else None
     role = next((r for r in ROLES if dtype.kind in r.kinds and r.pattern.search(tensor.name)), None)
     if role is None and len(shape) == 2 and dtype.kind in "iub":

@@ -8,8 +8,10 @@ from typing import Any
 from tools.zoo.row import POSITIONS, VOCAB, Row, Sizes, tokens
 
 COUPLED = Sizes(hidden=48, heads=6, kv_heads=6, head_dim=8, ffn=100, layers=3)
-GROUPED = Sizes(hidden=56, heads=8, kv_heads=4, head_dim=24, ffn=108, layers=3)
-GROUPED_COUPLED = Sizes(hidden=64, heads=8, kv_heads=4, head_dim=8, ffn=108, layers=3)
+WIDE = Sizes(hidden=96, heads=6, kv_heads=6, head_dim=16, ffn=100, layers=3)
+# ONNX Runtime's GroupQueryAttention rotates heads of a multiple of 16
+GROUPED = Sizes(hidden=56, heads=8, kv_heads=4, head_dim=32, ffn=108, layers=3)
+GROUPED_COUPLED = Sizes(hidden=128, heads=8, kv_heads=4, head_dim=16, ffn=108, layers=3)
 LOGITS = tokens(("logits",))
 TOKENS = {"vocab_size": VOCAB, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
 TEXT = {**TOKENS, "max_position_embeddings": POSITIONS}
@@ -105,7 +107,7 @@ ROWS = (
         "phi",
         "Phi",
         HIDDEN,
-        COUPLED,
+        WIDE,
         {**TEXT, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}},
         fused="phi",
         genai=True,
