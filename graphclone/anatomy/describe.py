@@ -202,6 +202,8 @@ def _name_the_rest(found: Grouping, residuals: Sequence[Group], made: Sequence[P
 
 def _finished(group: Group) -> NeuronGroup:
     axes = tuple(dict.fromkeys(AxisRef(s.tensor, s.axis) for s in group.slots))
+    if group.kind == "qk_dim":
+        group.pinned = group.pinned or "sets the scale of the attention scores, which is not rewritten yet"
     return NeuronGroup(group.name, group.kind, group.size, axes, group.block, group.pinned)
 
 
