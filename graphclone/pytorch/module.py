@@ -22,7 +22,8 @@ from graphclone.errors import UnsupportedGraph
 from graphclone.graph import Model, to_proto
 from graphclone.pytorch.operators import ON_SIZES, Call, Lookup, Row
 from graphclone.pytorch.operators.rows import TYPES
-from graphclone.pytorch.recorder import UNKNOWN, Recorder, Sizes, Symbol, Value
+from graphclone.pytorch.recorder import Recorder
+from graphclone.pytorch.values import UNKNOWN, Sizes, Symbol, Value
 from graphclone.pytorch.weights import WeightMap, to_tensor, weight_map
 
 FEW = 64  # elements up to which an integer constant may take part in arithmetic on sizes

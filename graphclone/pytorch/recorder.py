@@ -15,9 +15,7 @@ from __future__ import annotations
 
 import inspect
 import math
-import operator
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -27,59 +25,11 @@ from torch import fx
 from torch.fx.node import map_arg
 from torch.fx.proxy import GraphAppendingTracer
 
+from graphclone.pytorch.arithmetic import product
 from graphclone.pytorch.extents import RULES, extent, same
+from graphclone.pytorch.values import UNKNOWN, Scalar, Sizes, Symbol, Value
 
-UNKNOWN = object()  # the example of a node whose example could not be computed
-Scalar = Any  # int, float, bool or Symbol
 RANDOM: frozenset[Any] = frozenset({torch.nn.functional.dropout, torch.rand, torch.randn})
-
-
-class Symbol(fx.Proxy):
-    """A value of the module's forward; operators and torch functions on it are recorded."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__array"):  # NumPy asks; a symbol is an opaque element to it
-            raise AttributeError(name)
-        return super().__getattr__(name)
-
-    @property
-    def example(self) -> Any:
-        """The meta tensor or number that stands for it, or UNKNOWN."""
-        return self.node.meta.get("example", UNKNOWN)
-
-
-@dataclass(frozen=True, eq=False)
-class Sizes:
-    """Numbers known to be few and on the host: an array of int, float, bool or scalar Symbol."""
-
-    elements: np.ndarray[Any, np.dtype[Any]]
-    dtype: torch.dtype
-
-    @staticmethod
-    def of(values: Sequence[Scalar], dtype: torch.dtype = torch.int64) -> Sizes:
-        """A vector of numbers."""
-        elements = np.empty(len(values), dtype=object)
-        elements[:] = values
-        return Sizes(elements, dtype)
-
-    @staticmethod
-    def of_tensor(tensor: torch.Tensor) -> Sizes:
-        """The numbers of a tensor that is known."""
-        elements = np.empty(tuple(tensor.shape), dtype=object)
-        elements[...] = np.array(tensor.tolist(), dtype=object)
-        return Sizes(elements, tensor.dtype)
-
-    @property
-    def known(self) -> bool:
-        """Whether no number waits for run time."""
-        return not any(isinstance(e, Symbol) for e in self.elements.reshape(-1))
-
-    def tensor(self) -> torch.Tensor:
-        """As a tensor, where every number is known."""
-        return torch.tensor(self.elements.tolist(), dtype=self.dtype)
-
-
-Value = Symbol | torch.Tensor | Sizes
 
 
 class Recorder(GraphAppendingTracer):
@@ -263,40 +213,3 @@ def _flat(a: Any) -> list[Any]:
 
 def _nested(elements: np.ndarray[Any, np.dtype[Any]]) -> Any:
     return elements.item() if elements.ndim == 0 else elements.tolist()
-
-
-def nonnegative(a: Scalar) -> bool:
-    """Whether a number is proved not to be negative: sizes, and what is added, multiplied or divided from them."""
-    return bool(a.node.meta.get("nonnegative")) if isinstance(a, Symbol) else a >= 0
-
-
-def _proved(result: Scalar, *operands: Scalar) -> Scalar:
-    if isinstance(result, Symbol) and all(map(nonnegative, operands)):
-        result.node.meta["nonnegative"] = True
-    return result
-
-
-def add(r: Recorder, a: Scalar, b: Scalar) -> Scalar:
-    """a + b, simplified."""
-    if _is(a, 0) or _is(b, 0):
-        return b if _is(a, 0) else a
-    return _proved(r.call(operator.add, a, b), a, b)
-
-
-def multiply(r: Recorder, a: Scalar, b: Scalar) -> Scalar:
-    """a * b, simplified."""
-    if _is(a, 1) or _is(b, 1):
-        return b if _is(a, 1) else a
-    return _proved(r.call(operator.mul, a, b), a, b)
-
-
-def _is(a: Scalar, number: int) -> bool:
-    return type(a) is int and a == number
-
-
-def product(r: Recorder, numbers: Sequence[Scalar]) -> Scalar:
-    """All of them multiplied; 1 for none."""
-    total: Scalar = 1
-    for number in numbers:
-        total = multiply(r, total, number)
-    return total

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from graphclone.pytorch.arithmetic import add, multiply
 from graphclone.pytorch.operators.rows import CONTRIB, Call, row
-from graphclone.pytorch.recorder import Scalar, add, multiply
+from graphclone.pytorch.values import Scalar
 
 
 def _heads(x_BSH: Any, call: Call, heads: int) -> Any:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from graphclone.pytorch.operators.rows import Call, row
-from graphclone.pytorch.recorder import Scalar, Symbol
+from graphclone.pytorch.values import Scalar, Symbol
 
 CONVOLUTION = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}

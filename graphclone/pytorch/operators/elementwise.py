@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from graphclone.pytorch.operators.rows import CONTRIB, Call, row
-from graphclone.pytorch.recorder import Symbol, Value
+from graphclone.pytorch.values import Symbol, Value
 
 UNARY: tuple[tuple[str, tuple[int, ...], Any], ...] = (
     ("Abs", (6, 13), torch.abs),

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import fx
 
 from graphclone.pytorch.operators.rows import Call, row
-from graphclone.pytorch.recorder import Scalar, Symbol
+from graphclone.pytorch.values import Scalar, Symbol
 
 
 @row("Gather", 1, 11, 13)

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from graphclone.pytorch.arithmetic import add, product
 from graphclone.pytorch.operators.rows import Call, row
-from graphclone.pytorch.recorder import Scalar, Sizes, Symbol, Value, add, product
+from graphclone.pytorch.values import Scalar, Sizes, Symbol, Value
 
 LAST = 1 << 62  # exporters write "to the end" as a huge number
 

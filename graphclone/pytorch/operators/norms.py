@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from graphclone.pytorch.operators.rows import CONTRIB, Call, row
-from graphclone.pytorch.recorder import Scalar
+from graphclone.pytorch.values import Scalar
 
 REDUCTIONS: tuple[tuple[str, tuple[int, ...], Any], ...] = (
     ("ReduceL1", (1, 11, 13, 18), lambda x, dim, keepdim: x.abs().sum(dim, keepdim)),

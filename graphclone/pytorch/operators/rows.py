@@ -17,7 +17,8 @@ import torch.fx
 
 from graphclone.errors import UnsupportedGraph
 from graphclone.graph import Model
-from graphclone.pytorch.recorder import UNKNOWN, Recorder, Scalar, Sizes, Symbol, Value
+from graphclone.pytorch.recorder import Recorder
+from graphclone.pytorch.values import UNKNOWN, Scalar, Sizes, Symbol, Value
 
 Key = tuple[str, str, int]
 Function = Callable[..., Any]

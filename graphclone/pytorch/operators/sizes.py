@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from graphclone.pytorch.arithmetic import add, multiply, nonnegative, product
 from graphclone.pytorch.operators.rows import Call, on_sizes
-from graphclone.pytorch.recorder import Recorder, Scalar, Sizes, Symbol, add, multiply, nonnegative, product
+from graphclone.pytorch.recorder import Recorder
+from graphclone.pytorch.values import Scalar, Sizes, Symbol
 
 Elements = np.ndarray[Any, np.dtype[Any]]
 
