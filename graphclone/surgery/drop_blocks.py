@@ -25,6 +25,7 @@ def drop_blocks(model: Model, anatomy: Anatomy, plan: Plan, trace: Trace) -> boo
     tensors = graph.tensors()
     keys = {key for block in dropped for key in block.nodes}
     doomed = {id(node) for node in graph.nodes if node_key(node) in keys}
+    read = {t.name for t in graph.inputs if t.outputs}
     # later blocks first: the entry of a block may be the exit of a dropped one before it, which is joined next
     for block in reversed(dropped):
         _join(graph, tensors[block.entry], tensors[block.exit], doomed)
@@ -36,6 +37,7 @@ def drop_blocks(model: Model, anatomy: Anatomy, plan: Plan, trace: Trace) -> boo
             f"dropping blocks {sorted(b.index for b in dropped)}: {left[0].op} node {left[0].name!r} of a dropped one "
             f"is still read by a kept one"
         )
+    graph.inputs[:] = [t for t in graph.inputs if t.outputs or t.name not in read]  # the caches of dropped blocks
     return True
 
 

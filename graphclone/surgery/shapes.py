@@ -161,10 +161,12 @@ SAME = 4e-3  # relative: the constant may have been rounded to bfloat16
 
 def scalar(edit: Edit) -> None:
     """A factor on the residual stream that is a root of its width follows it."""
-    for index, tensor in enumerate(edit.node.inputs):
-        if not isinstance(tensor, gs.Constant) or tensor.values.size != 1 or tensor.values.dtype.kind not in "fV":
+    for index in range(2):
+        held = edit.after(index)
+        data = held.data if held is not None and held.static else None
+        if data is None or data.size != 1 or data.dtype.kind not in "fV":
             continue
-        value = float(tensor.values.reshape(-1)[0])
+        value = float(data.reshape(-1)[0])
         source = edit.before(1 - index)
         for factors, full in zip(source.factors, source.shape, strict=True):
             if not any(g.kind == "residual" for g in edit.cut.found.on(factors)):
@@ -172,7 +174,7 @@ def scalar(edit: Edit) -> None:
             kept = edit.cut.size(factors, full)
             power = next((p for p in ROOTS if abs(value - full**p) <= SAME * full**p), None)
             if kept != full and power is not None:
-                edit.replace(index, np.full(tensor.values.shape, kept**power).astype(tensor.values.dtype))
+                edit.replace(index, np.full(data.shape, kept**power).astype(data.dtype))
                 return
 
 
