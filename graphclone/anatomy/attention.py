@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphclone.anatomy.groups import Group, Grouping
+from graphclone.anatomy.groups import NONE, Group, Grouping
 from graphclone.anatomy.ids import Factors
 from graphclone.anatomy.naming import Names
 from graphclone.anatomy.parts import Attention
 from graphclone.anatomy.projections import Projection
-from graphclone.anatomy.trace import Note, Trace, node_key
+from graphclone.anatomy.trace import Note, Slot, Trace, node_key
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,7 @@ def attentions(
         head_groups = [g for factors in raw.heads for g in found.on(factors)]
         dims = [g for g in found.on(raw.dims) if g not in head_groups]
         value_dims = [g for g in found.on(raw.value_dims) if g not in head_groups]
-        in_keys = {p.weight for p in k}
-        kv_groups = [g for g in head_groups if g.tensors & in_keys]
+        kv_groups = _of_keys(found, head_groups, {p.weight for p in k})
         for group in head_groups:
             alone = len(head_groups) == 1 and bool(kv_groups)
             names.give(group, "head" if alone else "kv_head" if group in kv_groups else "group")
@@ -109,6 +108,20 @@ def attentions(
             )
         )
     return result
+
+
+def _of_keys(found: Grouping, head_groups: Sequence[Group], weights: set[str]) -> list[Group]:
+    """The head groups that the keys have too. Packed with the queries' columns, theirs are in the same weight, where
+    the queries of one KV head number fewer columns than the KV heads."""
+    columns = [sum(_columns(found, g, slot) for slot in g.slots if slot.tensor in weights) for g in head_groups]
+    most = max(columns, default=0)
+    return [g for g, count in zip(head_groups, columns, strict=True) if count and count == most]
+
+
+def _columns(found: Grouping, group: Group, slot: Slot) -> int:
+    """Positions of a weight's axis that belong to a neuron of the group."""
+    held = found.members((np.arange(slot.start, slot.start + slot.size),))
+    return int(np.count_nonzero(held[found.groups.index(group)] != NONE))
 
 
 def _count_heads(trace: Trace, axes: Sequence[Factors]) -> int:
