@@ -8,7 +8,7 @@ from typing import Any
 from tools.zoo.row import POSITIONS, VOCAB, Row, Sizes, tokens
 
 COUPLED = Sizes(hidden=48, heads=6, kv_heads=6, head_dim=8, ffn=100, layers=3)
-WIDE = Sizes(hidden=96, heads=6, kv_heads=6, head_dim=16, ffn=100, layers=3)
+WIDE = Sizes(hidden=192, heads=6, kv_heads=6, head_dim=32, ffn=100, layers=3)
 # ONNX Runtime's GroupQueryAttention rotates heads of a multiple of 16
 GROUPED = Sizes(hidden=56, heads=8, kv_heads=4, head_dim=32, ffn=108, layers=3)
 GROUPED_COUPLED = Sizes(hidden=128, heads=8, kv_heads=4, head_dim=16, ffn=108, layers=3)
