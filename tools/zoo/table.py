@@ -21,7 +21,7 @@ heads, feed-forward) and depth, each alone and all together, and examined.
 permuting all neurons leaves the outputs as they are; where the exporter's own small model is the same graph, it gives
 the clone's outputs with the clone's weights; stepping with the KV cache gives what a full pass gives.
 *refused*: graphclone said why, below. *-*: the exporter failed, or what it wrote does not run; also below.
-An empty cell: there is no such export.
+An empty cell: there is no such export, or the run had not come to it.
 
 """
 
