@@ -15,6 +15,7 @@ import onnx_graphsurgeon as gs
 
 Array = np.ndarray[Any, Any]
 ROWS_AT_ONCE = 4096  # of an embedding, so that comparing two needs little memory
+PRODUCTS = ("MatMul", "Gemm", "FusedMatMul", "MatMulNBits")
 SUM = 3  # the output that carries input + skip (onnxruntime/docs/ContribOperators.md)
 
 
@@ -73,17 +74,23 @@ def _unfuse(node: gs.Node, norm: str, bias_input: int) -> list[gs.Node]:
     node.outputs.clear()
     named = len(outputs) > SUM and bool(outputs[SUM].name)
     total = outputs[SUM] if named else gs.Variable(f"{outputs[0].name}_sum", outputs[0].dtype)
-    made = [gs.Node("Add", f"{total.name}_add", inputs=inputs[:2], outputs=[total], domain="")]
+    made, operands = [], inputs[:2]
     if len(inputs) > bias_input and not inputs[bias_input].is_empty():
-        partial = gs.Variable(f"{total.name}_before_bias", total.dtype)
-        made[0].outputs[0] = partial
-        made.append(
-            gs.Node("Add", f"{total.name}_add_bias", inputs=[partial, inputs[bias_input]], outputs=[total], domain="")
-        )
+        branch = _branch(operands)
+        biased = gs.Variable(f"{total.name}_biased", total.dtype)
+        added = [operands[branch], inputs[bias_input]]
+        made.append(gs.Node("Add", f"{total.name}_add_bias", inputs=added, outputs=[biased], domain=""))
+        operands[branch] = biased
+    made.append(gs.Node("Add", f"{total.name}_add", inputs=operands, outputs=[total], domain=""))
     weights = [t for t in inputs[2:bias_input] if not t.is_empty()]
     attributes = {"axis": -1, "epsilon": node.attrs.get("epsilon", 1e-5)}
     made.append(gs.Node(norm, node.name, attributes, [total, *weights], [outputs[0]], domain=""))
     return made
+
+
+def _branch(operands: list[gs.Tensor]) -> int:
+    """Which operand the fusion took a bias from: the projection. Blocks that were not fused add theirs there too."""
+    return next((k for k, t in enumerate(operands) if t.inputs and t.inputs[0].op in PRODUCTS), 0)
 
 
 def _skip_norm(node: gs.Node) -> list[gs.Node]:
