@@ -156,7 +156,7 @@ def _affordable(clone: Model, training: Batches, settings: Settings, clock: Cloc
         _, history = pipeline.train(clone, training, TrainingOptions(steps=PROBE_STEPS))
     one = min(history.seconds / PROBE_STEPS, warm.seconds)
     each = 60 * settings.minutes * (1 - EVALUATION_SHARE) / 2
-    return int(min(max(each / one, 2 * settings.evaluations), MOST_STEPS))
+    return int(min(max(each / one, settings.evaluations), MOST_STEPS))
 
 
 def _trained(
