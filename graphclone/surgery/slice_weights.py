@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 
 from graphclone.anatomy.parts import Ids
 from graphclone.anatomy.trace import Slot, node_key
-from graphclone.errors import BadModel
+from graphclone.errors import BadModel, UnsupportedGraph
 from graphclone.graph import Model
 from graphclone.surgery.cut import Cut
 
@@ -43,7 +43,7 @@ def slice_weights(model: Model, cut: Cut, scales: Mapping[Use, float]) -> Slices
     slots: dict[tuple[str, Use | None], dict[int, Slot]] = {}
     for slot in cut.trace.slots:
         slots.setdefault((slot.tensor, slot.use), {})[slot.axis] = slot
-    _freeze_tables(model, cut, slots)
+    _refuse_tables(model, cut)
     made: dict[tuple[str, bytes], gs.Constant] = {}
     for node in model.graph.nodes:
         for position, tensor in enumerate(node.inputs):
@@ -88,19 +88,12 @@ def _sliced(
     return made[key]
 
 
-def _freeze_tables(model: Model, cut: Cut, slots: dict[tuple[str, Use | None], dict[int, Slot]]) -> None:
-    """A table computed from constants (rotary frequencies, ALiBi slopes) that is cut becomes an initializer."""
-    tensors = model.graph.tensors()
-    for (name, _), axes in slots.items():
-        tensor = tensors.get(name)
-        if tensor is None or isinstance(tensor, gs.Constant) or any(s.kind != "table" for s in axes.values()):
-            continue
-        taken = {a: t for a, s in axes.items() if (t := cut.take_slot(s)) is not None}
-        if not taken:
-            continue
-        values = cut.trace.values[name].data
-        assert values is not None
-        for axis, take in taken.items():
-            values = np.take(values, take, axis=axis)
-        tensor.inputs.clear()
-        tensor.to_constant(np.ascontiguousarray(values))
+def _refuse_tables(model: Model, cut: Cut) -> None:
+    """A table computed from constants (frequencies, slopes) in the graph has no initializer to slice."""
+    computed = {name for name, tensor in model.graph.tensors().items() if isinstance(tensor, gs.Variable)}
+    for slot in cut.trace.slots:
+        if slot.kind == "table" and slot.tensor in computed and cut.take_slot(slot) is not None:
+            raise UnsupportedGraph(
+                f"table {slot.tensor!r}, axis {slot.axis} of {slot.size}, is computed from constants in the graph and "
+                f"would have to be cut: fold constants first (onnxsim, onnxslim) and clone the folded file"
+            )
