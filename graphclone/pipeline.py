@@ -64,10 +64,10 @@ def measure(
     progress: Progress | None = None,
 ) -> Statistics:
     """Run the parent on calibration batches, keeping sums only. Raises BadData for batches that do not fit."""
-    from graphclone.statistics import probe
+    from graphclone.statistics import run
 
     anatomy = anatomy or inspect(model)
-    return probe.measure(model, anatomy, batches, provider=provider, threads=threads, progress=progress)
+    return run.measure(model, anatomy, batches, provider=provider, threads=threads, progress=progress)
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,8 @@ removed: what no statistic depends on (the language head, for one) does not run.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from operator import length_hint
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,64 +19,18 @@ from graphclone.anatomy.parts import Anatomy, Site
 from graphclone.errors import BadData, GraphCloneError, InvalidTarget, UnsupportedGraph
 from graphclone.graph import Model, to_proto
 from graphclone.statistics.reductions import KINDS, Mask, reduce_sites
-from graphclone.statistics.store import COUNT, Statistics
+from graphclone.statistics.store import COUNT
 
 if TYPE_CHECKING:
     import onnxruntime
 
 Array = np.ndarray[Any, Any]
-Progress = Callable[[int, int | None], None]
 Sums = dict[str, dict[str, Array]]
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 EXACT_FLOAT32 = {"use_tf32": "0"}  # TF32 keeps 10 bits of each summand
 QUIET = 3  # ONNX Runtime's log level for errors only
 TINY = (3, 13)  # batch and length of the run that learns layouts: no model has 13 heads or a width of 39
-
-
-def measure(
-    model: Model,
-    anatomy: Anatomy,
-    batches: Iterable[Mapping[str, Array]],
-    *,
-    provider: str = "auto",
-    threads: int | None = None,
-    progress: Progress | None = None,
-) -> Statistics:
-    """Run ``batches`` through the model and sum |x| and x^2 at every writer and inner site, padding left out.
-
-    Auxiliary inputs that a batch lacks are filled by rule (graphclone.feeds). provider: auto, cpu or cuda.
-    ``progress(done, total)`` is called after each batch; total is None where ``batches`` has no length.
-
-    Raises BadData for batches that do not fit or activations that are not finite, InvalidTarget for a provider that
-    is not there or an anatomy of another model.
-    """
-    if anatomy.fingerprint != model.sha256:
-        raise InvalidTarget(f"{model.path or 'the model'}: the anatomy is of another model (inspect this one)")
-    known = feeds.inputs(model)
-    probe = Probe.open(model, anatomy, provider=provider, threads=threads)
-    total = length_hint(batches, -1)
-    digest, done = hashlib.sha256(), 0
-    sums: Sums = {}
-    for number, batch in enumerate(batches, 1):
-        fed = feeds.fill(known, batch, f"batch {number}")
-        _add(sums, probe.run(fed, f"batch {number}"))
-        for name in sorted(fed):
-            digest.update(f"{name}{fed[name].dtype}{fed[name].shape}".encode())
-            digest.update(np.ascontiguousarray(fed[name]).tobytes())
-        done = number
-        if progress is not None:
-            progress(done, None if total < 0 else total)
-    if not done:
-        raise BadData("there is no batch to measure: the data is empty")
-    return Statistics(model.sha256, sums, done, (digest.hexdigest(),), (probe.provider,))
-
-
-def _add(sums: Sums, found: Sums) -> None:
-    for site, held in found.items():
-        into = sums.setdefault(site, {})
-        for name, array in held.items():
-            into[name] = into[name] + array if name in into else array
 
 
 @dataclass
@@ -96,7 +48,7 @@ class Probe:
 
     @classmethod
     def open(cls, model: Model, anatomy: Anatomy, *, provider: str = "auto", threads: int | None = None) -> Probe:
-        """Build the probe and load it. See ``measure`` for options and errors."""
+        """Build the probe and load it. See ``run.measure`` for options and errors."""
         runs_on = _provider(provider)
         sites = tuple(site for site in anatomy.sites if site.kind in KINDS)
         if not sites:

@@ -9,7 +9,7 @@ import pytest
 
 from graphclone.anatomy.parts import NeuronGroup, Site
 from graphclone.errors import InvalidTarget
-from graphclone.statistics import probe
+from graphclone.statistics import run
 from graphclone.statistics.importance import TABLE, score, select
 from graphclone.statistics.store import Statistics
 
@@ -18,7 +18,7 @@ from graphclone.statistics.store import Statistics
 def measured(hand, batches):
     model = hand.model()
     anatomy = hand.anatomy(model)
-    return model, anatomy, probe.measure(model, anatomy, batches, provider="cpu")
+    return model, anatomy, run.measure(model, anatomy, batches, provider="cpu")
 
 
 def concatenated(hand, batches):

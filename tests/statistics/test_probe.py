@@ -13,7 +13,7 @@ from graphclone.anatomy import inspect
 from graphclone.anatomy.parts import Anatomy, Site
 from graphclone.errors import BadData, InvalidTarget, UnsupportedGraph
 from graphclone.graph import Model, to_proto
-from graphclone.statistics import probe
+from graphclone.statistics import run
 from graphclone.statistics.reductions import reduce_sites
 
 RELATIVE = 1e-6
@@ -35,7 +35,7 @@ def assert_equal_sums(found, expected, relative=RELATIVE):
 def test_sums_equal_a_float64_reference(hands, batches, opset, flat):
     hand = hands(opset=opset, flat=flat)
     model = hand.model()
-    found = probe.measure(model, hand.anatomy(model), batches, provider="cpu")
+    found = run.measure(model, hand.anatomy(model), batches, provider="cpu")
     each = [hand.activations(batch) for batch in batches]
     assert_equal_sums(found, {site: np.concatenate([a[site] for a in each]) for site in each[0]})
     assert (found.batches, found.providers) == (3, ("CPUExecutionProvider",))
@@ -45,7 +45,7 @@ def test_sums_equal_a_float64_reference(hands, batches, opset, flat):
 def test_the_comparison_sees_a_padded_position_that_counts(hand, batches):
     model = hand.model()
     unmasked = [{**batch, "attention_mask": np.ones_like(batch["attention_mask"])} for batch in batches]
-    found = probe.measure(model, hand.anatomy(model), unmasked, provider="cpu")
+    found = run.measure(model, hand.anatomy(model), unmasked, provider="cpu")
     each = [hand.activations(batch) for batch in batches]
     with pytest.raises(AssertionError):
         assert_equal_sums(found, {site: np.concatenate([a[site] for a in each]) for site in each[0]})
@@ -57,7 +57,7 @@ def test_half_precision_is_summed_in_float32(hands):
     model = hand.model()
     rng = np.random.default_rng(0)
     batch = {"input_ids": rng.integers(0, 300, (8, 512)), "attention_mask": np.ones((8, 512), np.int64)}
-    found = probe.measure(model, hand.anatomy(model), [batch], provider="cpu")
+    found = run.measure(model, hand.anatomy(model), [batch], provider="cpu")
     embedded = hand.activations(batch)["embedding.out"]
     held = found.sites["embedding.out"]
     np.testing.assert_allclose(held["abs"], np.abs(embedded).sum(0), rtol=RELATIVE)
@@ -96,7 +96,7 @@ def test_exports_sum_to_their_dumped_activations(seeded_parent):
     for batch in batches:
         if "attention_mask" in batch:
             batch["attention_mask"][1, 9:] = 0
-    found = probe.measure(model, anatomy, batches, provider="cpu")
+    found = run.measure(model, anatomy, batches, provider="cpu")
     assert_equal_sums(found, dumped(model, anatomy, batches))
 
 
@@ -106,7 +106,7 @@ def test_a_trained_parent_sums_to_its_dumped_activations():
     anatomy = inspect(model)
     batch = feeds.tiny_feeds(model, 2, 33)
     batch["attention_mask"][1, 20:] = 0
-    found = probe.measure(model, anatomy, [batch], provider="cpu")
+    found = run.measure(model, anatomy, [batch], provider="cpu")
     assert_equal_sums(found, dumped(model, anatomy, [batch]))
 
 
@@ -137,7 +137,7 @@ def test_inner_axes_count_and_values_of_another_layout_are_not_masked():
     rng = np.random.default_rng(0)
     mask = np.array([[1, 1, 0], [1, 0, 0]])
     features = rng.standard_normal((2, 3, 5, 4)).astype(np.float32)
-    found = probe.measure(model, anatomy, [{"features": features, "attention_mask": mask}], provider="cpu")
+    found = run.measure(model, anatomy, [{"features": features, "attention_mask": mask}], provider="cpu")
     heads = -features.astype(np.float64)
     channels = np.repeat(heads.max(axis=(1, 2)), 9, axis=0)
     assert_equal_sums(found, {"heads": heads[mask.astype(bool)].reshape(-1, 4), "channels": channels})
@@ -170,7 +170,7 @@ def broken_at(hand, when: str) -> Model:
 
 def test_padding_that_is_not_finite_does_not_count(hand, batches):
     model = broken_at(hand, "padding")
-    found = probe.measure(model, hand.anatomy(model), batches, provider="cpu")
+    found = run.measure(model, hand.anatomy(model), batches, provider="cpu")
     each = [hand.activations(batch) for batch in batches]
     assert_equal_sums(found, {site: np.concatenate([a[site] for a in each]) for site in each[0]})
 
@@ -181,14 +181,14 @@ def test_activations_that_are_not_finite_are_named_by_site_and_batch(hand, batch
         batch["input_ids"][batch["input_ids"] == 42] = 41
     batches[1]["input_ids"][0, 0] = 42
     with pytest.raises(BadData, match=r"batch 2: the activations at embedding\.out are not finite"):
-        probe.measure(model, hand.anatomy(model), batches, provider="cpu")
+        run.measure(model, hand.anatomy(model), batches, provider="cpu")
 
 
 def test_shards_add_up_to_one_run(hand, batches):
     model = hand.model()
     anatomy = hand.anatomy(model)
-    whole = probe.measure(model, anatomy, batches, provider="cpu")
-    parts = [probe.measure(model, anatomy, piece, provider="cpu") for piece in (batches[:1], batches[1:])]
+    whole = run.measure(model, anatomy, batches, provider="cpu")
+    parts = [run.measure(model, anatomy, piece, provider="cpu") for piece in (batches[:1], batches[1:])]
     merged = parts[0].merge(parts[1])
     assert (merged.batches, merged.count) == (whole.batches, whole.count)
     for site, held in whole.sites.items():
@@ -216,8 +216,8 @@ def test_what_no_statistic_depends_on_does_not_run(hand):
 def test_progress_says_how_far_it_is(hand, batches):
     model = hand.model()
     said = []
-    probe.measure(model, hand.anatomy(model), batches, progress=lambda done, total: said.append((done, total)))
-    probe.measure(model, hand.anatomy(model), (b for b in batches[:1]), progress=lambda d, t: said.append((d, t)))
+    run.measure(model, hand.anatomy(model), batches, progress=lambda done, total: said.append((done, total)))
+    run.measure(model, hand.anatomy(model), (b for b in batches[:1]), progress=lambda d, t: said.append((d, t)))
     assert said == [(1, 3), (2, 3), (3, 3), (1, None)]
 
 
@@ -225,30 +225,30 @@ def test_what_cannot_be_measured_is_refused(hand, batches):
     model = hand.model()
     anatomy = hand.anatomy(model)
     with pytest.raises(BadData, match="no batch"):
-        probe.measure(model, anatomy, [])
+        run.measure(model, anatomy, [])
     with pytest.raises(BadData, match=r"batch 1: the graph wants input_ids int64\[batch, length\], .* int64\[3\]"):
-        probe.measure(model, anatomy, [{"input_ids": np.zeros(3, np.int64)}])
+        run.measure(model, anatomy, [{"input_ids": np.zeros(3, np.int64)}])
     with pytest.raises(InvalidTarget, match="provider 'tpu' is not one of auto, cpu, cuda"):
-        probe.measure(model, anatomy, batches, provider="tpu")
+        run.measure(model, anatomy, batches, provider="tpu")
     other = Anatomy("0" * 64, anatomy.stacks, anatomy.groups, anatomy.sites, (), anatomy.axes)
     with pytest.raises(InvalidTarget, match="another model"):
-        probe.measure(model, other, batches)
+        run.measure(model, other, batches)
     absent = Site("nowhere", "writer", "no_such_tensor", -1, 6, None, {})
     with pytest.raises(UnsupportedGraph, match="no_such_tensor"):
-        probe.measure(model, Anatomy(model.sha256, (), {}, (absent,), (), {}), batches)
+        run.measure(model, Anatomy(model.sha256, (), {}, (absent,), (), {}), batches)
 
 
 @pytest.mark.skipif(CUDA, reason="this onnxruntime has CUDA: nothing to refuse")
 def test_cuda_that_is_not_there_is_an_error_not_a_fallback(hand, batches):
     model = hand.model()
     with pytest.raises(InvalidTarget, match=r"no CUDA.*graphclone\[gpu\]"):
-        probe.measure(model, hand.anatomy(model), batches, provider="cuda")
+        run.measure(model, hand.anatomy(model), batches, provider="cuda")
 
 
 @pytest.mark.skipif(not CUDA, reason="NO GPU: CUDA placement and precision are not tested here")
 def test_cuda_sums_equal_the_reference(hand, batches):
     model = hand.model()
-    found = probe.measure(model, hand.anatomy(model), batches, provider="cuda")
+    found = run.measure(model, hand.anatomy(model), batches, provider="cuda")
     each = [hand.activations(batch) for batch in batches]
     assert_equal_sums(found, {site: np.concatenate([a[site] for a in each]) for site in each[0]}, relative=2e-6)
     assert found.providers == ("CUDAExecutionProvider",)
