@@ -1,4 +1,4 @@
-"""Corrections of the weights for what was cut away. Each is a row: name -> scale of every weight that is read.
+"""Corrections of the weights for what was cut away. Each is a row: name -> what becomes of every weight that is read.
 
 ``paper`` (arXiv 2312.09299): a weight whose fan-in shrinks from d to d' is multiplied by sqrt(d/d'), so that what it
 writes keeps its deviation; gains and biases stay. A head tied to the embedding cannot be scaled, as the embedding
@@ -20,14 +20,14 @@ from graphclone.anatomy.projections import Projection, projections
 from graphclone.anatomy.trace import Trace, describe, node_key
 from graphclone.errors import UnsupportedGraph
 from graphclone.surgery.cut import Cut
-from graphclone.surgery.slice_weights import Use
+from graphclone.surgery.slice_weights import Correction, Use
 
 OUTPUT = -1  # in a Use: not an input, the product itself
 
 
-def paper(cut: Cut) -> dict[Use, float]:
+def paper(cut: Cut) -> dict[Use, Correction]:
     """Scale of each use of a weight."""
-    scales: dict[Use, float] = {}
+    scales: dict[Use, Correction] = {}
     made = projections(cut.found)
     products = Counter(p.weight for p in made)
     uses = Counter(t.name for n in cut.trace.model.graph.nodes for t in n.inputs)
@@ -38,16 +38,16 @@ def paper(cut: Cut) -> dict[Use, float]:
             continue
         tied = p.weight in cut.trace.shared and uses[p.weight] > products[p.weight]  # not only products read it
         where = (_norm_before(cut.trace, p) or [(p.output, OUTPUT)]) if tied else _uses(p)
-        scales |= dict.fromkeys(where, math.sqrt(full / kept))
+        scales |= dict.fromkeys(where, Correction(math.sqrt(full / kept)))
     return scales
 
 
-def none(cut: Cut) -> dict[Use, float]:
+def none(cut: Cut) -> dict[Use, Correction]:
     """Slices as they are."""
     return {}
 
 
-METHODS: dict[str, Callable[[Cut], dict[Use, float]]] = {"paper": paper, "none": none}
+METHODS: dict[str, Callable[[Cut], dict[Use, Correction]]] = {"paper": paper, "none": none}
 
 
 def _uses(p: Projection) -> list[Use]:
@@ -103,17 +103,17 @@ def _norm_before(trace: Trace, p: Projection) -> list[Use]:
     return []
 
 
-def scale_outputs(graph: gs.Graph, scales: dict[Use, float]) -> list[str]:
+def scale_outputs(graph: gs.Graph, corrections: dict[Use, Correction]) -> list[str]:
     """Multiply the products whose factor nothing before them can carry; names of the constants that do."""
     names = []
-    for (key, place), scale in scales.items():
+    for (key, place), correction in corrections.items():
         if place != OUTPUT:
             continue
         node = next(n for n in graph.nodes if node_key(n) == key)
         output = node.outputs[0]
         plain = gs.Variable(f"{output.name}_unscaled", output.dtype)
         node.outputs[0] = plain
-        constant = gs.Constant(f"{output.name}_scale", np.array(scale, output.dtype or np.float32))
+        constant = gs.Constant(f"{output.name}_scale", np.asarray(correction.scale).astype(output.dtype or np.float32))
         graph.nodes.insert(
             graph.nodes.index(node) + 1,
             gs.Node("Mul", f"{output.name}_scaled", inputs=[plain, constant], outputs=[output], domain=""),

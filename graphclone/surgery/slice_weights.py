@@ -19,6 +19,56 @@ Array = np.ndarray[Any, Any]
 Use = tuple[str, int]  # node key, input index
 
 
+@dataclass(frozen=True)
+class Correction:
+    """What one use of a weight becomes: its slice times ``scale``, or ``values`` in its place.
+
+    ``scale``: a number, or an array that broadcasts onto the slice (one gain a position of an axis). ``values``: of the
+    slice's own shape, in any float type, with every factor in them. Products are taken in float32, in float64 for
+    float64, and rounded once to the weight's own type.
+    """
+
+    scale: float | Array = 1.0
+    values: Array | None = None
+
+    @property
+    def key(self) -> bytes:
+        """Equal for corrections that do the same."""
+        if self.values is not None:
+            return b"values" + self.values.tobytes()
+        return repr(self.scale).encode() if isinstance(self.scale, float) else self.scale.tobytes()
+
+    @property
+    def claim(self) -> dict[str, Any]:
+        """What the clone's metadata says of it; nothing for a plain slice."""
+        if self.values is not None:
+            return {"replaced": True}
+        scale = self.scale if isinstance(self.scale, float) else self.scale.tolist()
+        return {} if scale == 1.0 else {"scale": scale}
+
+    def apply(self, cut: Array, name: str) -> Array:
+        """The corrected slice, in its own type. Raises BadModel where it is not finite."""
+        if not self.claim:
+            return cut
+        wide = np.promote_types(cut.dtype, np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):
+            made = self.values if self.values is not None else cut.astype(wide) * np.asarray(self.scale, wide)
+            result = np.asarray(made).astype(cut.dtype)
+        if result.shape != cut.shape:
+            raise ValueError(f"{name}: a correction makes {list(result.shape)} of the slice {list(cut.shape)}")
+        if not np.isfinite(result.astype(wide)).all():
+            by = (
+                "corrected"
+                if self.values is not None or not isinstance(self.scale, float)
+                else f"scaled by {self.scale}"
+            )
+            raise BadModel(f"initializer {name}: holds NaN or infinite numbers, or overflows when {by}")
+        return result
+
+
+PLAIN = Correction()
+
+
 @dataclass
 class Slices:
     """What became of the parent's initializers; ``claims`` goes into the clone's metadata."""
@@ -37,7 +87,7 @@ class Slices:
         return self._known[key]
 
 
-def slice_weights(model: Model, cut: Cut, scales: Mapping[Use, float]) -> Slices:
+def slice_weights(model: Model, cut: Cut, corrections: Mapping[Use, Correction]) -> Slices:
     """Replace the initializers of ``model`` by their slices, in place."""
     found = Slices(reserved=cut.names)
     slots: dict[tuple[str, Use | None], dict[int, Slot]] = {}
@@ -50,9 +100,8 @@ def slice_weights(model: Model, cut: Cut, scales: Mapping[Use, float]) -> Slices
             if isinstance(tensor, gs.Constant):
                 use = (node_key(node), position)
                 axes = slots.get((tensor.name, use), slots.get((tensor.name, None), {}))
-                scale = scales.get(use, 1.0)
                 taken = {a: t for a, s in axes.items() if (t := cut.take_slot(s)) is not None}
-                node.inputs[position] = _sliced(tensor, taken, scale, made, found)
+                node.inputs[position] = _sliced(tensor, taken, corrections.get(use, PLAIN), made, found)
     for tensor in model.graph.inputs:
         for axis, slot in slots.get((tensor.name, None), {}).items():
             shape = list(tensor.shape)
@@ -62,29 +111,25 @@ def slice_weights(model: Model, cut: Cut, scales: Mapping[Use, float]) -> Slices
 
 
 def _sliced(
-    tensor: gs.Constant, taken: dict[int, Ids], scale: float, made: dict[tuple[str, bytes], gs.Constant], found: Slices
+    tensor: gs.Constant,
+    taken: dict[int, Ids],
+    correction: Correction,
+    made: dict[tuple[str, bytes], gs.Constant],
+    found: Slices,
 ) -> gs.Constant:
-    key = (tensor.name, repr((sorted((a, t.tobytes()) for a, t in taken.items()), scale)).encode())
+    key = (tensor.name, repr(sorted((a, t.tobytes()) for a, t in taken.items())).encode() + correction.key)
     if key in made:
         return made[key]
     values = tensor.values
     for axis, take in taken.items():
         values = np.take(values, take, axis=axis)
-    if scale != 1.0:
-        values = (values.astype(np.float32) * np.float32(scale)).astype(tensor.values.dtype)
-        if not np.isfinite(values.astype(np.float32)).all():
-            raise BadModel(
-                f"initializer {tensor.name}: holds NaN or infinite numbers, or overflows when scaled by {scale}"
-            )
     name = tensor.name
     while name in found.claims or name != tensor.name and name in found.reserved:
         name += "_"  # the same tensor, cut in two ways by two uses
-    made[key] = gs.Constant(name, values)
+    made[key] = gs.Constant(name, correction.apply(values, tensor.name))
     claim: dict[str, Any] = {"parent": tensor.name}
     claim["take"] = [found.index(taken[a]) if a in taken else None for a in range(tensor.values.ndim)]
-    if scale != 1.0:
-        claim["scale"] = scale
-    found.claims[name] = claim
+    found.claims[name] = claim | correction.claim
     return made[key]
 
 

@@ -101,14 +101,15 @@ def _fits(source: Array, claim: Slice) -> bool:
 
 
 def recompute(source: Array, claim: Slice) -> Array:
-    """np.take along each axis, then times the scale in float32, in the source's own dtype."""
+    """np.take along each axis, then times the scale in float32 (float64 for float64), in the source's own dtype."""
     result = source
     for axis, indices in enumerate(claim.take):
         if indices is not None:
             result = np.take(result, indices, axis=axis)
     if claim.scale == 1.0:
         return result
-    return np.asarray(result.astype(np.float32) * np.float32(claim.scale)).astype(source.dtype)
+    wide = np.promote_types(source.dtype, np.float32)
+    return np.asarray(result.astype(wide) * np.asarray(claim.scale, wide)).astype(source.dtype)
 
 
 def _cut_axes(before: Mapping[str, Array], claims: Claims) -> Iterator[tuple[str, int, Indices, int]]:
