@@ -1,28 +1,27 @@
-"""Write the printed anatomy of every recipe into tests/golden/anatomy, where a change shows up as a diff to review.
+"""Write the printed anatomies into tests/golden, where a change shows up as a diff to review.
 
     python tools/goldens.py [NAME ...]
+    python tools/goldens.py --zoo [FOLDER]
 
-Without names, every recipe by every exporter; a recipe whose package is not installed is left as it is, and said so.
+Every recipe by every exporter, or those that are named; a recipe whose package is not installed is left as it is, and
+said so. --zoo: every cell that has a verdict in a folder of `make zoo` (its own, where none is given).
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
 import sys
 from pathlib import Path
 
 import models
 from graphclone import graph
 from graphclone.anatomy import inspect
-from graphclone.anatomy.parts import Anatomy, Linear
-from graphclone.cli.describe import print_anatomy
 from graphclone.errors import GraphCloneError
-from graphclone.graph import Model
+from models import cache_folder
 from models.recipe import Exporter
+from tools.zoo import goldens as zoo
+from tools.zoo import table
 
 FOLDER = Path(__file__).parents[1] / "tests" / "golden" / "anatomy"
-SHOWN = (None, 0)  # blocks whose products are listed: the others repeat
 
 
 def cells() -> list[tuple[str, Exporter]]:
@@ -31,30 +30,9 @@ def cells() -> list[tuple[str, Exporter]]:
 
 
 def text(name: str, exporter: Exporter) -> str:
-    """What `graphclone inspect` prints, and which groups each product of the first block reads and writes."""
+    """The printed anatomy of one recipe by one exporter."""
     model = graph.load(models.cached(name, exporter=exporter))
-    anatomy = inspect(model)
-    shown = io.StringIO()
-    with contextlib.redirect_stdout(shown):
-        print_anatomy(f"{name} by {exporter}", anatomy)
-    lines = [line.rstrip() for line in shown.getvalue().splitlines()]
-    return "\n".join([*lines, "", "products outside the blocks and in the first:", *products(model, anatomy), ""])
-
-
-def products(model: Model, anatomy: Anatomy) -> list[str]:
-    """``residual -> blocks.0.ffn  weight [48, 160]``, in graph order, without the exporter's names."""
-    home = {node: block.index for stack in anatomy.stacks for block in stack.blocks for node in block.nodes}
-    shapes = {name: list(array.shape) for name, array in model.constants().items()}
-    shown = [linear for linear in anatomy.linears if home.get(linear.node) in SHOWN]
-    return [f"  {_side(linear.reads)} -> {_side(linear.writes)}  weight {_shape(shapes, linear)}" for linear in shown]
-
-
-def _side(groups: tuple[str, ...]) -> str:
-    return " x ".join(groups) or "numbers"
-
-
-def _shape(shapes: dict[str, list[int]], linear: Linear) -> str:
-    return str(shapes.get(linear.weight, "computed"))
+    return zoo.printed(f"{name} by {exporter}", model, inspect(model))
 
 
 def file(name: str, exporter: Exporter) -> Path:
@@ -62,8 +40,21 @@ def file(name: str, exporter: Exporter) -> Path:
     return FOLDER / f"{name}-{exporter}.txt"
 
 
+def matrix(folder: Path) -> None:
+    """The goldens of `make zoo`, from the verdicts in its folder; exports of other sizes and failures have none."""
+    rows: dict[str, dict[str, str]] = {}
+    for (row, column), verdict in table.read(folder).items():
+        if verdict["anatomy"] and verdict["verdict"] == "green":
+            rows.setdefault(row, {})[column] = verdict["anatomy"]
+    for row, texts in rows.items():
+        print(zoo.write(row, texts).name, *texts)
+
+
 def main(names: list[str]) -> int:
     """Exit code 0, or 1 where a name is no recipe's."""
+    if names[:1] == ["--zoo"]:
+        matrix(Path(names[1]) if names[1:] else cache_folder().parent / "zoo")
+        return 0
     if unknown := set(names) - models.TABLE.keys():
         print(f"no recipe named {', '.join(sorted(unknown))}; there are {', '.join(models.TABLE)}", file=sys.stderr)
         return 1

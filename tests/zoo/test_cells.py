@@ -30,7 +30,7 @@ def file(request):
 
 
 def test_a_cell_is_green(file):
-    verdicts = cell.examine(cell.Cell.read(file), quick=True)
+    verdicts = cell.examine(cell.Cell.read(file), quick=True).verdicts
     assert {v.question: v.detail for v in verdicts if v.answer != cell.GREEN} == {}
     twin = next(v.detail for v in verdicts if v.question == "native twin")
     assert float(twin) <= 1e-4, "the twin is the same graph here, so it has to be compared"

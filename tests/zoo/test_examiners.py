@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -11,7 +11,9 @@ import pytest
 
 from graphclone.errors import InvalidTarget
 from graphclone.graph import Model
-from tools.zoo import cell, oracles, runner, table, twin
+from tools.zoo import build, cell, goldens, oracles, runner, table, twin
+from tools.zoo.code import Code
+from tools.zoo.columns import COLUMNS
 from tools.zoo.expectation import mismatches
 from tools.zoo.row import Expected, Sizes
 from tools.zoo.rows import ROWS
@@ -92,34 +94,79 @@ def test_coupled_rows_are_cut_to_configurations_that_exist(row, tmp_path):
     assert row.ffn_ratio is None or sizes.ffn == row.ffn_ratio * sizes.hidden
 
 
-def verdict(row, column, answer, detail=""):
-    questions = [{"question": "hidden", "answer": answer, "detail": detail}]
-    return {"row": row, "column": column, "verdict": answer, "seconds": 1.0, "questions": questions}
+def verdict(row, column, answer, detail="", question="hidden"):
+    questions = [{"question": question, "answer": answer, "detail": detail}]
+    held = {"row": row, "column": column, "verdict": answer, "quick": False, "seconds": 1.0, "questions": questions}
+    return {**held, "commit": "abc", "digest": "def", "anatomy": ""}
 
 
 def test_the_page_shows_every_verdict_and_its_reason(tmp_path):
     (tmp_path / "results").mkdir()
-    for held in (verdict("gpt2", "torchscript", "green"), verdict("opt", "dynamo", "refused", "no room")):
-        (tmp_path / "results" / f"{held['row']}.json").write_text(json.dumps(held))
-    (tmp_path / "INDEX.json").write_text(json.dumps({"t5-dynamo": "failed export: ValueError: views"}))
+    made = (
+        verdict("gpt2", "torchscript", "green"),
+        verdict("opt", "dynamo", "refused", "no room"),
+        verdict("t5", "dynamo", "unexported", "ValueError: views", "export"),
+        verdict("cohere", "onnxsim", "broken", "Reshape fails", "parent"),
+        verdict("bert", "torchscript", "green") | {"quick": True},
+        verdict("bert", "keras", "green"),
+    )
+    for held in made:
+        (tmp_path / "results" / f"{held['row']}-{held['column']}.json").write_text(json.dumps(held))
     said = table.write(tmp_path, tmp_path / "page.md")
     page = (tmp_path / "page.md").read_text()
-    assert said == "3 cells: 1 green, 1 refused, 0 WRONG; 1 without a working export."
-    assert "| gpt2 | yes |" in page
+    assert (
+        "2 green (67 % of 3 working exports), 1 of them with everything cut together only; 1 refused, 0 WRONG" in said
+    )
+    assert f"1 that the exporter does not make; {len(build.cells([])) - 5} not run" in said, "bert-keras is no cell"
+    assert "raw and fused: 1 of 32" in page
+    assert "| gpt2 | yes | ?" in page
+    assert "| bert | together | ?" in page
     assert "- opt-dynamo (hidden): no room" in page
-    assert "- t5-dynamo: ValueError: views" in page
+    assert "- t5-dynamo (export): ValueError: views" in page
+    assert "- cohere-onnxsim (parent): Reshape fails" in page
+    assert "Judged with: abc (5)." in page
+
+
+def work(folder, quick=False, digest="def"):
+    return runner.Work(ROWS["gpt2"], COLUMNS["torchscript"], folder, Code("abc", digest), quick)
 
 
 def test_a_crash_is_a_verdict(tmp_path):
+    (tmp_path / "results").mkdir()
     file = tmp_path / "gpt2-torchscript.onnx"
     file.write_bytes(b"no model")
-    file.with_suffix(".json").write_text(json.dumps({"row": "gpt2", "column": "torchscript", "stacks": []}))
-    held = runner.settle(file)
-    runner.refresh(tmp_path)
-    assert held["verdict"] == "WRONG"
-    assert "exit 1" in held["questions"][0]["detail"]
-    assert (tmp_path / "RESULTS.txt").read_text().startswith("1 cells: 1 WRONG")
-    assert runner.stale(file) is False, "a verdict newer than the code stands"
+    stacks = [asdict(s) for s in ROWS["gpt2"].expected(ROWS["gpt2"].sizes)]
+    file.with_suffix(".json").write_text(json.dumps({"row": "gpt2", "column": "torchscript", "stacks": stacks}))
+    heard = []
+    runner.settle_all([work(tmp_path)], 1, heard.append)
+    assert [v["verdict"] for v in heard] == ["WRONG"]
+    assert "exit 1" in heard[0]["questions"][0]["detail"]
+    assert "process] WRONG: exit 1" in runner.line(heard[0])
+
+
+def test_what_is_judged_again(tmp_path):
+    (tmp_path / "results").mkdir()
+    one = work(tmp_path)
+    assert one.stale(), "no verdict"
+    one.keep(cell.Exam((cell.Verdict("hidden", "green"),)), 1.0)
+    assert not work(tmp_path, digest="other").stale()
+    assert work(tmp_path, digest="other").stale(again=True)
+    one.keep(cell.Exam((cell.Verdict("hidden", "WRONG"),)), 1.0)
+    assert not one.stale(), "the same code says the same"
+    assert work(tmp_path, digest="other").stale()
+    quick = work(tmp_path, quick=True)
+    quick.keep(cell.Exam((cell.Verdict("all", "green"),)), 1.0)
+    assert not quick.stale()
+    assert one.stale(), "the full examination asks for more"
+
+
+def test_goldens_are_kept_by_row_and_columns_of_equal_text_together(tmp_path):
+    file = goldens.write("gpt2", {"dynamo": "other\n\ntext\n", "onnxsim": "a\n", "torchscript": "text\n"}, tmp_path)
+    goldens.write("gpt2", {"onnxsim": "text\n"}, tmp_path)
+    assert file.read_text() == "== torchscript, onnxsim\ntext\n\n== dynamo\nother\n\ntext\n"
+    held = [verdict("gpt2", "torchscript", "green") | {"anatomy": said} for said in ("text\n", "texts\n", "")]
+    assert goldens.changed(held, tmp_path) == ["gpt2-torchscript"], "only the second differs"
+    assert goldens.changed([verdict("opt", "dynamo", "green") | {"anatomy": "text"}], tmp_path) == ["opt-dynamo"]
 
 
 def test_sizes_are_those_of_the_target():

@@ -1,20 +1,22 @@
 """``python -m tools.zoo [--folder F] [PATTERN...]``: export and judge what is missing, write the table.
 
 Resumable: kill it and start it again. PATTERNs name cells as ROW-COLUMN (``llama-*``); without any, the whole matrix.
-Exit status 1 where a clone is wrong.
+Exit status 1 where a clone is wrong or an anatomy is not its golden.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from models import cache_folder
-from tools.zoo import build, runner, table
+from tools.zoo import build, goldens, runner, table
+from tools.zoo.code import ROOT, Code
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "compatibility.md"
+PAGE = ROOT / "docs" / "compatibility.md"
 
 
 def main() -> int:
@@ -24,15 +26,28 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, default=cache_folder().parent / "zoo")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="leave out the cuts of one kind alone")
+    parser.add_argument("--again", action="store_true", help="also what is green, where the code has changed since")
+    parser.add_argument("--page", type=Path, default=PAGE, help="where the table goes")
     given = parser.parse_intermixed_args()
-    given.folder.mkdir(parents=True, exist_ok=True)
-    build.export(given.folder, given.patterns)
-    todo = [f for f in runner.cells(given.folder, given.patterns) if runner.stale(f, given.quick)]
-    with ThreadPoolExecutor(given.jobs) as pool:
-        for _ in pool.map(lambda file: runner.settle(file, given.quick), todo):
-            runner.refresh(given.folder)
-    print(table.write(given.folder, PAGE))
-    return int(any(v["verdict"] == "WRONG" for v in table.read(given.folder).values()))
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    (given.folder / "results").mkdir(parents=True, exist_ok=True)
+    code = Code.here()
+    work = [runner.Work(row, column, given.folder, code, given.quick) for row, column in build.cells(given.patterns)]
+    todo = [one for one in work if one.stale(given.again)]
+
+    def told(verdict: dict[str, Any]) -> None:
+        print(runner.line(verdict), flush=True)
+        table.write(given.folder, given.page)
+
+    if todo:
+        runner.warm()
+        runner.settle_all(todo, given.jobs, told)
+    print(table.write(given.folder, given.page))
+    held = table.read(given.folder)
+    changed = goldens.changed(held.values())
+    if changed:
+        print("the printed anatomy is not the golden:", *changed, "-- python tools/goldens.py --zoo, review the diff")
+    return int(bool(changed) or any(v["verdict"] == "WRONG" for v in held.values()))
 
 
 if __name__ == "__main__":

@@ -1,21 +1,18 @@
 """One cell of the matrix: inspect, compare with the configuration, cut in every way, examine.
 
-``python -m tools.zoo.cell FILE [--quick]``: FILE.json beside it says what to expect; the verdict is printed as JSON.
---quick leaves out the cuts of one kind alone. A cell runs in a process of its own: a crash or an endless loop is
-a verdict too.
+``python -m tools.zoo.cell FILE [--quick]``: FILE.json beside it says what to expect; the verdicts are printed.
+--quick leaves out the cuts of one kind alone.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-import time
 import traceback
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import graphclone.graph as graphs
 from graphclone.anatomy import inspect
@@ -26,13 +23,14 @@ from graphclone.planner import Target, plan
 from graphclone.surgery.operate import clone
 from graphclone.verification import verify
 from tools.zoo.expectation import mismatches
+from tools.zoo.goldens import printed
 from tools.zoo.oracles import broken, permuted, stepping
 from tools.zoo.row import Expected
 from tools.zoo.rows import ROWS
 from tools.zoo.twin import NoTwin, compare, native
 
 GREEN, REFUSED, WRONG = "green", "refused", "WRONG"
-BROKEN = "broken"  # the export itself does not run: nothing is said about graphclone
+BROKEN, UNEXPORTED = "broken", "unexported"  # the export does not run, or is not there: nothing about graphclone
 
 
 @dataclass(frozen=True)
@@ -42,6 +40,14 @@ class Verdict:
     question: str
     answer: str
     detail: str = ""
+
+
+@dataclass(frozen=True)
+class Exam:
+    """All verdicts on a cell; ``anatomy`` as `inspect` prints it, for the goldens."""
+
+    verdicts: tuple[Verdict, ...]
+    anatomy: str = ""
 
 
 @dataclass(frozen=True)
@@ -138,12 +144,12 @@ def judge(question: str, ask: Callable[[], str | None]) -> Verdict:
         return Verdict(question, WRONG, detail[:600])
 
 
-def examine(cell: Cell, quick: bool = False) -> list[Verdict]:
+def examine(cell: Cell, quick: bool = False) -> Exam:
     """Every question, in order; without an anatomy there are no further ones."""
     model = graphs.load(cell.file)
     problem = broken(model)
     if problem:
-        return [Verdict("parent", BROKEN, problem)]
+        return Exam((Verdict("parent", BROKEN, problem),))
     held: list[Anatomy] = []
 
     def anatomy() -> str:
@@ -154,7 +160,7 @@ def examine(cell: Cell, quick: bool = False) -> list[Verdict]:
 
     verdicts = [judge("inspect", anatomy)]
     if not held:
-        return verdicts
+        return Exam(tuple(verdicts))
     subject = Subject(cell, model, held[0])
     verdicts.append(judge("permutation", lambda: permuted(model, subject.anatomy)))
     wanted = targets(cell)
@@ -164,7 +170,7 @@ def examine(cell: Cell, quick: bool = False) -> list[Verdict]:
         verdicts.append(judge("stepping", lambda: stepping(model)))
         verdicts.append(judge("stepping of the clone", lambda: stepping(subject.cut(wanted["all"]))))
     verdicts.append(judge("native twin", lambda: twin(subject)))
-    return verdicts
+    return Exam(tuple(verdicts), printed(cell.row, model, subject.anatomy))
 
 
 def _valid(subject: Subject, target: dict[str, int]) -> str:
@@ -184,30 +190,19 @@ def twin(subject: Subject) -> str:
         return f"no twin: {reason}"
 
 
-def overall(verdicts: list[Verdict]) -> str:
+def overall(verdicts: Sequence[Verdict]) -> str:
     """WRONG where anything is, else refused, else green."""
     answers = {v.answer for v in verdicts}
-    return next(a for a in (WRONG, REFUSED, BROKEN, GREEN) if a in answers)
+    return next(a for a in (WRONG, REFUSED, BROKEN, UNEXPORTED, GREEN) if a in answers)
 
 
 def main(arguments: list[str]) -> None:
-    """Print the verdict on one file."""
-    started = time.monotonic()
-    cell = Cell.read(Path(arguments[0]))
-    quick = "--quick" in arguments
-    verdicts = examine(cell, quick)
-    result: dict[str, Any] = {
-        "row": cell.row,
-        "column": cell.column,
-        "verdict": overall(verdicts),
-        "quick": quick,
-        "seconds": round(time.monotonic() - started, 1),
-        "questions": [asdict(v) for v in verdicts],
-    }
-    print(json.dumps(result))
+    """Print the verdicts on one file."""
+    for verdict in examine(Cell.read(Path(arguments[0])), "--quick" in arguments).verdicts:
+        print(f"{verdict.answer:9}{verdict.question} {verdict.detail}")
 
 
-__all__ = ["Cell", "Subject", "Verdict", "examine", "overall", "targets"]
+__all__ = ["Cell", "Exam", "Subject", "Verdict", "examine", "overall", "targets"]
 
 if __name__ == "__main__":
     main(sys.argv[1:])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,12 +23,17 @@ Build = Callable[[Row, Sizes, Path], None]
 
 @dataclass(frozen=True)
 class Column:
-    """One way to an ONNX file. ``rows`` says which of transformers' architectures it takes."""
+    """One way to an ONNX file. ``rows`` says which of transformers' architectures it takes.
+
+    Either ``build`` exports, or ``transform`` (a row of transforms.py) is done to the file of column ``source``.
+    """
 
     name: str
     title: str
-    build: Build
+    build: Build | None = None
     rows: Callable[[Row], bool] = lambda row: True
+    source: str = ""
+    transform: str = ""
 
     def applies(self, row: Row) -> bool:
         """Whether there is such a way for this row."""
@@ -88,19 +92,11 @@ def _keras(row: Row, sizes: Sizes, file: Path) -> None:
     _apart("tools.zoo.keras_model", *map(str, told))
 
 
-def _then(transform: str, build: Build) -> Build:
-    """Export, then transform."""
-
-    def run(row: Row, sizes: Sizes, file: Path) -> None:
-        first = row.expected(sizes)[0]
-        with tempfile.TemporaryDirectory(dir=file.parent) as folder:
-            source, target = Path(folder, "source.onnx"), Path(folder, "target.onnx")
-            build(row, sizes, source)
-            told = [str(first.heads), str(first.hidden), row.fused or "bert"]
-            _apart("tools.zoo.transforms", transform, str(source), str(target), *told)
-            os.replace(target, file)
-
-    return run
+def transform(column: Column, row: Row, source: Path, target: Path) -> None:
+    """Do to an export what the column does. Raises RuntimeError with the tool's last words."""
+    first = row.expected(row.sizes)[0]
+    told = [str(first.heads), str(first.hidden), row.fused or "bert"]
+    _apart("tools.zoo.transforms", column.transform, str(source), str(target), *told)
 
 
 def _decoder(row: Row) -> bool:
@@ -109,6 +105,10 @@ def _decoder(row: Row) -> bool:
 
 def _eight_ways(row: Row) -> bool:
     return row.name in EIGHT_WAYS
+
+
+def _after(name: str, title: str, change: str, source: str, rows: Callable[[Row], bool] = lambda row: True) -> Column:
+    return Column(name, title, None, rows, source, change)
 
 
 _TABLE = (
@@ -120,17 +120,18 @@ _TABLE = (
     Column("genai", "onnxruntime-genai's model builder", genai.build, lambda row: row.genai),
     Column("eager-torchscript", "TorchScript, eager attention", _eager(_torchscript), _eight_ways),
     Column("eager-dynamo", "dynamo, eager attention", _eager(_dynamo), _eight_ways),
-    Column("fused-torchscript", "TorchScript, then onnxruntime.transformers", _then("fused", _torchscript)),
-    Column("fused-dynamo", "dynamo, then onnxruntime.transformers", _then("fused", _dynamo)),
-    Column("fused-eager-torchscript", "the same, eager attention", _then("fused", _eager(_torchscript)), _eight_ways),
-    Column("fused-eager-dynamo", "the same, eager attention", _then("fused", _eager(_dynamo)), _eight_ways),
-    Column("ort-basic", "TorchScript, then an ORT session, basic", _then("ort-basic", _torchscript)),
-    Column("ort-extended", "TorchScript, then an ORT session, extended", _then("ort-extended", _torchscript)),
-    Column("onnxsim", "TorchScript, then onnxsim", _then("onnxsim", _torchscript)),
-    Column("onnxslim", "TorchScript, then onnxslim", _then("onnxslim", _torchscript)),
-    Column("float16", "TorchScript, then float16", _then("float16", _torchscript)),
+    _after("fused-torchscript", "TorchScript, then onnxruntime.transformers", "fused", "torchscript"),
+    _after("fused-dynamo", "dynamo, then onnxruntime.transformers", "fused", "dynamo"),
+    _after("fused-eager-torchscript", "the same, eager attention", "fused", "eager-torchscript", _eight_ways),
+    _after("fused-eager-dynamo", "the same, eager attention", "fused", "eager-dynamo", _eight_ways),
+    _after("ort-basic", "TorchScript, then an ORT session, basic", "ort-basic", "torchscript"),
+    _after("ort-extended", "TorchScript, then an ORT session, extended", "ort-extended", "torchscript"),
+    _after("onnxsim", "TorchScript, then onnxsim", "onnxsim", "torchscript"),
+    _after("onnxslim", "TorchScript, then onnxslim", "onnxslim", "torchscript"),
+    _after("float16", "TorchScript, then float16", "float16", "torchscript"),
     Column("bfloat16", "dynamo of a bfloat16 module", _bfloat16),
     Column("merged", "TorchScript, equal tensors merged", _merged),
     Column("keras", "Keras 3, TensorFlow, tf2onnx", _keras, lambda row: False),
 )
 COLUMNS: dict[str, Column] = {column.name: column for column in _TABLE}
+HEADLINE = tuple(f"{f}{e}{x}" for f in ("", "fused-") for e in ("", "eager-") for x in ("torchscript", "dynamo"))

@@ -1,66 +1,162 @@
-"""Run cells in processes of their own, a few at a time; what is done already is not done again.
+"""Cells in processes of their own, a few at a time: exported, examined, the verdict kept in FOLDER/results.
 
-``python -m tools.zoo.runner FOLDER [PATTERN...] [--again]``: every export in the folder whose name matches, its verdict
-in FOLDER/results, one line each in FOLDER/RESULTS.txt. A verdict is stale when the export or graphclone is newer.
+The processes are forks of one that has imported PyTorch and transformers already: that takes longer than most cells.
+A cell that crashes or hangs has a verdict too. What is done already is not done again.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
+import multiprocessing
+import multiprocessing.connection
 import os
-import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
-from fnmatch import fnmatch
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-LIMIT = 480  # seconds a cell may take
-SOURCES = ("graphclone", "tools/zoo")
+from tools.zoo import build, cell
+from tools.zoo.code import Code
+from tools.zoo.columns import Column
+from tools.zoo.row import Row
+from tools.zoo.rows import ROWS
+
+LIMIT = 900  # seconds a cell may take
 
 
-def cells(folder: Path, patterns: list[str]) -> list[Path]:
-    """The exports of a folder whose names match any pattern, sorted."""
-    files = sorted(f for f in folder.glob("*.onnx") if f.with_suffix(".json").exists() and ".clone" not in f.name)
-    return [f for f in files if any(fnmatch(f.stem, p) for p in patterns or ["*"])]
+@dataclass(frozen=True)
+class Work:
+    """A cell to be judged, and by which version of the code."""
+
+    row: Row
+    column: Column
+    folder: Path
+    code: Code
+    quick: bool = False
+
+    @property
+    def name(self) -> str:
+        """ROW-COLUMN."""
+        return f"{self.row.name}-{self.column.name}"
+
+    @property
+    def kept(self) -> Path:
+        """Where the verdict is."""
+        return self.folder / "results" / f"{self.name}.json"
+
+    def verdict(self) -> dict[str, Any] | None:
+        """What was found before, if anything."""
+        return json.loads(self.kept.read_text()) if self.kept.exists() else None
+
+    def stale(self, again: bool = False) -> bool:
+        """Whether there is no verdict on this export, one of a quick examination, or one that is not green and made
+        by other code; ``again``: any that was made by other code."""
+        held, file = self.verdict(), build.file_of(self.row, self.column, self.folder)
+        if held is None or (file.exists() and self.kept.stat().st_mtime < file.stat().st_mtime):
+            return True
+        other = held.get("digest") != self.code.digest
+        if again or held["verdict"] != cell.GREEN:
+            return other
+        return bool(held["quick"]) and not self.quick
+
+    def keep(self, exam: cell.Exam, seconds: float) -> None:
+        """Write the verdict down."""
+        held = {
+            "row": self.row.name,
+            "column": self.column.name,
+            "verdict": cell.overall(exam.verdicts),
+            "quick": self.quick,
+            "seconds": round(seconds, 1),
+            "commit": self.code.commit,
+            "digest": self.code.digest,
+            "questions": [vars(v) for v in exam.verdicts],
+            "anatomy": exam.anatomy,
+        }
+        partial = self.kept.with_suffix(".part")
+        partial.write_text(json.dumps(held, indent=1))
+        os.replace(partial, self.kept)
 
 
-def result_of(file: Path) -> Path:
-    """Where the verdict on an export is kept."""
-    return file.parent / "results" / f"{file.stem}.json"
+def settle(work: Work) -> None:
+    """Export where need be, examine, and keep the verdict."""
+    started = time.monotonic()
+    work.keep(_exam(work), time.monotonic() - started)
 
 
-def run(file: Path, quick: bool = False) -> dict[str, Any]:
-    """The verdict on one cell, from a new process; a crash or a hang is WRONG."""
-    command = [sys.executable, "-m", "tools.zoo.cell", str(file), *(["--quick"] if quick else [])]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    try:
-        done = subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=LIMIT, check=False
-        )
-        if done.returncode == 0:
-            held: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-            return held
-        detail = f"exit {done.returncode}: {' '.join(done.stderr.split())[-400:]}"
-    except subprocess.TimeoutExpired:
-        detail = f"no verdict within {LIMIT} s"
-    described = json.loads(file.with_suffix(".json").read_text())
-    question = {"question": "process", "answer": "WRONG", "detail": detail}
-    return {**{k: described[k] for k in ("row", "column")}, "verdict": "WRONG", "seconds": 0.0, "questions": [question]}
+def _exam(work: Work) -> cell.Exam:
+    if not build.present(work.row, work.column, work.folder):
+        try:
+            build.build(work.row, work.column, work.folder)
+        except Exception as reason:  # noqa: BLE001  exporters raise anything; the verdict tells
+            said = f"{type(reason).__name__}: {' '.join(str(reason).split())[:300]}"
+            return cell.Exam((cell.Verdict("export", cell.UNEXPORTED, said),))
+    file = build.file_of(work.row, work.column, work.folder)
+    return cell.examine(cell.Cell.read(file), work.quick)
 
 
-def settle(file: Path, quick: bool = False) -> dict[str, Any]:
-    """Run a cell and keep its verdict."""
-    verdict = run(file, quick)
-    kept = result_of(file)
-    kept.parent.mkdir(exist_ok=True)
-    partial = kept.with_suffix(".part")
-    partial.write_text(json.dumps(verdict, indent=1))
-    os.replace(partial, kept)
-    print(line(verdict), flush=True)
-    return verdict
+def settle_all(todo: Iterable[Work], jobs: int, told: Callable[[dict[str, Any]], None]) -> None:
+    """Judge cells, ``jobs`` at a time; ``told`` hears each verdict."""
+    context = multiprocessing.get_context("fork")
+    left, running = list(todo), dict[int, tuple[Any, Work, float]]()
+    while left or running:
+        while left and len(running) < jobs:
+            work = left.pop(0)
+            process = context.Process(target=_apart, args=(work,))
+            process.start()
+            running[process.sentinel] = (process, work, time.monotonic())
+        ready = {int(s) for s in multiprocessing.connection.wait(list(running), timeout=1.0) if isinstance(s, int)}
+        for sentinel, (process, work, started) in list(running.items()):
+            seconds = time.monotonic() - started
+            if sentinel in ready:
+                process.join()
+                crashed = f"exit {process.exitcode}: {_last_words(work)}" if process.exitcode else ""
+            elif seconds > LIMIT:
+                process.kill()
+                process.join()
+                crashed = f"no verdict within {LIMIT} s"
+            else:
+                continue
+            del running[sentinel]
+            if crashed:
+                work.keep(cell.Exam((cell.Verdict("process", cell.WRONG, crashed),)), seconds)
+            _log(work).unlink(missing_ok=True)
+            told(work.verdict() or {})
+
+
+def _log(work: Work) -> Path:
+    return work.kept.with_suffix(".log")
+
+
+def _last_words(work: Work) -> str:
+    return " ".join(_log(work).read_text(errors="replace").split())[-400:]
+
+
+def _apart(work: Work) -> None:
+    """In the fork: what exporters print goes to a file of its own."""
+    with _log(work).open("w") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        settle(work)
+        sys.stdout.flush()
+
+
+def warm() -> None:
+    """Import what every cell needs. No session and no export is made here: their threads would not survive a fork."""
+    import onnxruntime
+    import onnxscript
+    import torch._dynamo
+    import torch.export
+    import torch.onnx
+    import transformers
+
+    torch.set_num_threads(1)
+    for row in ROWS.values():
+        if row.architecture:
+            getattr(transformers, row.architecture)
+    assert onnxruntime.__version__
+    assert onnxscript.__version__
 
 
 def line(verdict: dict[str, Any]) -> str:
@@ -70,48 +166,5 @@ def line(verdict: dict[str, Any]) -> str:
         if question["answer"] != "green":
             reasons.setdefault(f"{question['answer']}: {question['detail']}", []).append(question["question"])
     shown = " | ".join(f"[{', '.join(names)}] {reason}" for reason, names in reasons.items())
-    return (
-        f"{verdict['verdict']:8}{verdict['row']}-{verdict['column']} {'quick ' if verdict.get('quick') else ''}{shown}"
-    )
-
-
-def refresh(folder: Path) -> None:
-    """RESULTS.txt: counts, then every verdict there is, the bad ones first."""
-    held = [json.loads(f.read_text()) for f in sorted((folder / "results").glob("*.json"))]
-    order = ("WRONG", "refused", "broken", "green")
-    counts = ", ".join(f"{sum(v['verdict'] == o for v in held)} {o}" for o in order)
-    lines = [line(v) for o in order for v in held if v["verdict"] == o]
-    partial = folder / "RESULTS.part"
-    partial.write_text("\n".join([f"{len(held)} cells: {counts}", *lines]) + "\n")
-    os.replace(partial, folder / "RESULTS.txt")
-
-
-def stale(file: Path, quick: bool = False) -> bool:
-    """Whether a cell has no verdict, or one that is not green and older than the code."""
-    kept = result_of(file)
-    if not kept.exists() or kept.stat().st_mtime < file.stat().st_mtime:
-        return True
-    held = json.loads(kept.read_text())
-    if held["verdict"] in ("green", "broken"):
-        return bool(held.get("quick")) and not quick
-    newest = max(f.stat().st_mtime for s in SOURCES for f in (ROOT / s).rglob("*.py"))
-    return kept.stat().st_mtime < newest
-
-
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("patterns", nargs="*")
-    parser.add_argument("--again", action="store_true", help="also what has a verdict")
-    parser.add_argument("--quick", action="store_true", help="leave out the cuts of one kind alone")
-    parser.add_argument("--jobs", type=int, default=2)
-    given = parser.parse_intermixed_args()
-    todo = [f for f in cells(given.folder, given.patterns) if given.again or stale(f, given.quick)]
-    with ThreadPoolExecutor(given.jobs) as pool:
-        for _ in pool.map(lambda f: settle(f, given.quick), todo):
-            refresh(given.folder)
-
-
-if __name__ == "__main__":
-    main()
+    how = f"{'quick ' if verdict['quick'] else ''}{verdict['seconds']:.0f} s"
+    return f"{verdict['verdict']:11}{verdict['row']}-{verdict['column']} ({how}) {shown}"

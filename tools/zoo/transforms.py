@@ -103,7 +103,7 @@ TRANSFORMS: dict[str, Callable[[Job], None]] = {
 def main(arguments: list[str]) -> None:
     """Transform one file; the target appears only when it is whole."""
     name, source, target, *told = arguments
-    partial = Path(target).with_suffix(".part")
+    partial = Path(target + ".part")
     heads, hidden, model_type = (int(told[0]), int(told[1]), told[2]) if told else (0, 0, "bert")
     TRANSFORMS[name](Job(Path(source), partial, heads, hidden, model_type))
     os.replace(partial, target)
