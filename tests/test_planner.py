@@ -54,7 +54,7 @@ def statistics_of(anatomy: Anatomy) -> Statistics:
         site.name: {"abs": rng.random(site.width), "square": rng.random(site.width), "count": np.asarray(1, np.int64)}
         for site in anatomy.sites
     }
-    return Statistics(anatomy.fingerprint, sites, 1, ("cd" * 32,))
+    return Statistics(anatomy.fingerprint, sites, 1, ())
 
 
 def planned(target: Target, anatomy: Anatomy | None = None, **options: str) -> Plan:

@@ -62,13 +62,13 @@ def open_random(spec: str, asked: Asked) -> Reading:
     if not number.isdecimal() or int(number) < 1:
         raise InvalidTarget(f"{spec!r}: say how many batches, as in random:4")
 
-    def batches() -> Iterator[dict[str, Array]]:
-        for index in range(int(number)):
-            made = feeds.tiny_feeds(
-                asked.model, asked.batch_size, asked.length, seed=np.random.SeedSequence([asked.seed, index])
-            )
-            yield {name: array for name, array in made.items() if asked.known[name].primary}
+    def at(index: int) -> dict[str, Array]:
+        drawn = feeds.tiny_feeds(
+            asked.model, asked.batch_size, asked.length, seed=np.random.SeedSequence([asked.seed, index])
+        )
+        return {name: array for name, array in drawn.items() if asked.known[name].primary}
 
-    settings = f"{spec} {asked.seed} {asked.batch_size} {asked.length}"
+    settings = f"random {asked.seed} {asked.batch_size} {asked.length}"
     what = f"{spec} (random inputs, not data: what they say about neurons is not to be trusted)"
-    return Reading(what, batches, lambda: sha256_of(settings), int(number))
+    count = int(number)
+    return Reading(what, lambda: map(at, range(count)), lambda: sha256_of(settings), count, at=at)

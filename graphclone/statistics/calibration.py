@@ -7,7 +7,7 @@ counting are the same for all.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -55,12 +55,13 @@ KINDS: tuple[Kind, ...] = (
 )
 
 
-@dataclass
+@dataclass(frozen=True)
 class Source:
     """Batches of data that fit the model's inputs, read anew at each iteration (a generator: once).
 
-    description: what it is, in a line. fingerprint: sha256 of what is read. filled: auxiliary inputs that the data does
-    not have, and what they are filled with. batches: how many there are, None where only reading tells.
+    description: what it is, in a line. fingerprint: sha256 of what is read, "" where unknown. filled: auxiliary inputs
+    that the data does not have, and what they are filled with. batches: how many there are, None where only reading
+    tells. shard, shards: it gives the batches shard-1, shard-1+shards, ... of all.
     """
 
     description: str
@@ -69,15 +70,49 @@ class Source:
     filled: Mapping[str, str]
     _known: Mapping[str, feeds.Input] = field(repr=False)
     _read: Callable[[], Iterator[Batch]] = field(repr=False)
+    _at: Callable[[int], Batch] | None = field(default=None, repr=False)
+    _guess: int | None = field(default=None, repr=False)
+    _all: int | None = field(default=None, repr=False)  # batches of all shards together
+    shard: int = 1
+    shards: int = 1
+
+    @property
+    def jumps(self) -> bool:
+        """Whether a batch can be had without reading those before it."""
+        return self._at is not None and self._all is not None
+
+    def part(self, shard: int, shards: int) -> Source:
+        """Every ``shards``-th batch, from number ``shard`` (from 1) on. Raises InvalidTarget for 0/4 or 5/4."""
+        if not 1 <= shard <= shards:
+            raise InvalidTarget(f"shard {shard}/{shards}: the first is 1/{max(shards, 1)}")
+        assert self.shards == 1, "a shard of a shard"
+        batches, guess = (None if n is None else len(range(shard - 1, n, shards)) for n in (self.batches, self._guess))
+        return replace(self, batches=batches, _guess=guess, _all=self.batches, shard=shard, shards=shards)
+
+    def after(self, count: int) -> Iterator[dict[str, Array]]:
+        """Its batches without the first ``count``."""
+        first = self.shard - 1 + count * self.shards
+        if self._at is not None and self._all is not None:
+            numbers = range(first, self._all, self.shards)
+            held: Iterator[Batch] = map(self._at, numbers)
+        else:
+            held = islice(self._read(), first, None, self.shards)
+        for number, batch in enumerate(held):
+            yield feeds.fill(
+                self._known, batch, f"{self.description}: batch {self.shard + (count + number) * self.shards}"
+            )
 
     def __iter__(self) -> Iterator[dict[str, Array]]:
-        for number, batch in enumerate(self._read(), 1):
-            yield feeds.fill(self._known, batch, f"{self.description}: batch {number}")
+        return self.after(0)
 
     def __len__(self) -> int:
         if self.batches is None:
             raise TypeError(f"{self.description}: its number of batches is known once it has been read")
         return self.batches
+
+    def __length_hint__(self) -> int:
+        guess = self._guess if self.batches is None else self.batches
+        return NotImplemented if guess is None else guess
 
 
 def open_source(
@@ -115,14 +150,20 @@ def open_source(
         raise BadData(f"{reading.description}: it is empty")
     feeds.fill(known, first, f"{reading.description}: batch 1")
     filled = {name: given.role.rule for name, given in known.items() if name not in first}
-    count = reading.count if limit is None or reading.count is None else min(reading.count, limit)
+    count, guess = (_least(held, limit) for held in (reading.count, reading.guess()))
 
     def again() -> Iterator[Batch]:
         if reading.once:
             return chain([first], stream)
         return islice(reading.batches(), limit)
 
-    return Source(reading.description, reading.fingerprint(), count, filled, known, again)
+    return Source(
+        reading.description, reading.fingerprint(), count, filled, known, again, reading.at, guess, _all=count
+    )
+
+
+def _least(count: int | None, limit: int | None) -> int | None:
+    return count if count is None or limit is None else min(count, limit)
 
 
 def _fixed(known: Mapping[str, feeds.Input], axis: int) -> int | None:

@@ -31,13 +31,19 @@ class Asked:
 
 @dataclass(frozen=True)
 class Reading:
-    """``batches`` starts over at each call, unless ``once``. fingerprint: sha256 of what is read, "" where unknown."""
+    """``batches`` starts over at each call, unless ``once``. fingerprint: sha256 of what is read, "" where unknown.
+
+    count: how many batches there are; at: the batch of a number from 0, where it can be had without those before it.
+    guess: about how many, where only reading tells.
+    """
 
     description: str
     batches: Callable[[], Iterator[Mapping[str, Array]]]
     fingerprint: Callable[[], str]
     count: int | None = None
     once: bool = False
+    at: Callable[[int], Mapping[str, Array]] | None = None
+    guess: Callable[[], int | None] = lambda: None
 
 
 def files_of(spec: str, suffixes: Sequence[str]) -> list[Path]:

@@ -1,23 +1,39 @@
-"""A run: batch after batch through the probe, its sums added up in float64."""
+"""A run: batch after batch through the probe, its sums added up in float64, in order."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import islice
 from operator import length_hint
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from graphclone import feeds
+from graphclone import __version__, feeds
 from graphclone.anatomy.parts import Anatomy
-from graphclone.errors import BadData, InvalidTarget
+from graphclone.errors import BadData, GraphCloneError, InvalidTarget
 from graphclone.graph import Model
+from graphclone.statistics.calibration import Source
+from graphclone.statistics.checkpoint import Checkpoint
+from graphclone.statistics.portion import Portion
+from graphclone.statistics.prefetch import prefetched
 from graphclone.statistics.probe import Probe, Sums
 from graphclone.statistics.store import Statistics
 
 Array = np.ndarray[Any, Any]
 Progress = Callable[[int, int | None], None]
+
+
+class Summing(Protocol):
+    """What turns a batch into sums: statistics.probe.Probe, and whatever else measures so."""
+
+    provider: str
+
+    def run(self, fed: Mapping[str, Array], where: str) -> Sums:
+        """Sums of one batch, float64, by site and statistic."""
 
 
 def measure(
@@ -28,38 +44,151 @@ def measure(
     provider: str = "auto",
     threads: int | None = None,
     progress: Progress | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Statistics:
     """Run ``batches`` through the model and sum |x| and x^2 at every writer and inner site, padding left out.
 
     Auxiliary inputs that a batch lacks are filled by rule (graphclone.feeds). provider: auto, cpu or cuda.
-    ``progress(done, total)`` is called after each batch; total is None where ``batches`` has no length.
+    ``progress(done, total)`` is called after each batch; total is None where nobody knows it, and a guess for text.
+    ``checkpoint``: what is kept of a run that ends early, and gone on with.
 
     Raises BadData for batches that do not fit or activations that are not finite, InvalidTarget for a provider that
     is not there or an anatomy of another model.
     """
     if anatomy.fingerprint != model.sha256:
         raise InvalidTarget(f"{model.path or 'the model'}: the anatomy is of another model (inspect this one)")
-    known = feeds.inputs(model)
     probe = Probe.open(model, anatomy, provider=provider, threads=threads)
+    return accumulate(probe, model, batches, settings={}, progress=progress, checkpoint=checkpoint)
+
+
+def accumulate(
+    probe: Summing,
+    model: Model,
+    batches: Iterable[Mapping[str, Array]],
+    *,
+    settings: Mapping[str, str | int | bool],
+    progress: Progress | None = None,
+    checkpoint: Checkpoint | None = None,
+) -> Statistics:
+    """The sums of all batches. settings: whatever must be equal for two such sums to add up."""
+    settings = {"graphclone": __version__, **settings}
+    known = feeds.inputs(model)
+    tally = _Tally(model.sha256, probe.provider, settings, batches if isinstance(batches, Source) else None)
+    if checkpoint is not None:
+        tally.go_on(checkpoint.held(model.sha256, settings))
     total = length_hint(batches, -1)
-    digest, done = hashlib.sha256(), 0
-    sums: Sums = {}
-    for number, batch in enumerate(batches, 1):
-        fed = feeds.fill(known, batch, f"batch {number}")
-        _add(sums, probe.run(fed, f"batch {number}"))
-        for name in sorted(fed):
-            digest.update(f"{name}{fed[name].dtype}{fed[name].shape}".encode())
-            digest.update(np.ascontiguousarray(fed[name]).tobytes())
-        done = number
-        if progress is not None:
-            progress(done, None if total < 0 else total)
-    if not done:
-        raise BadData("there is no batch to measure: the data is empty")
-    return Statistics(model.sha256, sums, done, (digest.hexdigest(),), (probe.provider,))
+    try:
+        with prefetched(tally.remaining(batches, known)) as stream:
+            for batch in stream:
+                where = f"batch {tally.number}"
+                fed = feeds.fill(known, batch, where)
+                tally.add(probe.run(fed, where), fed)
+                if checkpoint is not None and checkpoint.due(tally.done):
+                    checkpoint.write(tally.statistics())
+                if progress is not None:
+                    progress(tally.done, None if total < 0 else max(total, tally.done))
+    except BaseException as reason:
+        if checkpoint is None or not tally.keep(checkpoint) or not isinstance(reason, GraphCloneError):
+            raise
+        kept = f"the {tally.done} batches before are kept in {checkpoint.path}, --resume goes on from there"
+        raise type(reason)(f"{reason} ({kept})") from None
+    if not tally.done:
+        raise BadData(tally.nothing())
+    if progress is not None and total not in (-1, tally.done):
+        progress(tally.done, tally.done)  # the number of batches was a guess
+    return tally.statistics()
 
 
-def _add(sums: Sums, found: Sums) -> None:
-    for site, held in found.items():
-        into = sums.setdefault(site, {})
-        for name, array in held.items():
-            into[name] = into[name] + array if name in into else array
+@dataclass
+class _Tally:
+    """What a run has so far. ``fed``: sha256 of (``fed`` before, one batch), batch after batch."""
+
+    parent: str
+    provider: str
+    settings: Mapping[str, str | int | bool]
+    source: Source | None
+    sums: Sums = field(default_factory=dict)
+    done: int = 0
+    fed: str = ""
+    providers: tuple[str, ...] = ()
+    before: Portion | None = None
+
+    @property
+    def number(self) -> int:
+        """Of the next batch in the source, from 1."""
+        return self.done + 1 if self.source is None else self.source.shard + self.done * self.source.shards
+
+    def go_on(self, held: Statistics | None) -> None:
+        """Start with what an earlier run has. Raises BadData where it took another shard."""
+        if held is None:
+            return
+        (self.before,) = held.data
+        asked = (1, 1) if self.source is None else (self.source.shard, self.source.shards)
+        if (self.before.shard, self.before.shards) != asked:
+            raise BadData(
+                f"the run to go on with took shard {self.before.shard}/{self.before.shards}, this one is to take "
+                f"{asked[0]}/{asked[1]}"
+            )
+        self.sums = {site: dict(sums) for site, sums in held.sites.items()}
+        self.done, self.fed, self.providers = held.batches, self.before.fed, held.providers
+
+    def remaining(self, batches: Iterable[Mapping[str, Array]], known: Mapping[str, feeds.Input]) -> Iterator[Any]:
+        """The batches after those that an earlier run has, which have to be the same. Raises BadData."""
+        before, source = self.before, self.source
+        if before is None:
+            yield from batches
+            return
+        if source is not None and source.jumps and source.fingerprint == before.source:
+            yield from source.after(before.batches)
+            return
+        fed, stream = "", iter(batches)
+        for batch in islice(stream, before.batches):
+            fed = _chained(fed, feeds.fill(known, batch))
+        if fed != before.fed:
+            now = source.description if source is not None else "the data"
+            raise BadData(
+                f"{now}: its first {before.batches} batches are not those that the run to go on with was fed ({before})"
+            )
+        yield from stream
+
+    def add(self, found: Sums, fed: Mapping[str, Array]) -> None:
+        for site, held in found.items():
+            into = self.sums.setdefault(site, {})
+            for name, array in held.items():
+                into[name] = into[name] + array if name in into else array
+        self.fed = _chained(self.fed, fed)
+        self.done += 1
+
+    def statistics(self) -> Statistics:
+        source = self.source
+        portion = Portion(
+            source=(source.fingerprint if source is not None else "") or self.fed,
+            shards=source.shards if source is not None else 1,
+            shard=source.shard if source is not None else 1,
+            batches=self.done,
+            fed=self.fed,
+            described=source.description if source is not None else "",
+        )
+        providers = tuple(sorted({*self.providers, self.provider}))
+        return Statistics(self.parent, self.sums, self.done, (portion,), providers, self.settings)
+
+    def keep(self, checkpoint: Checkpoint) -> bool:
+        """Write what is not on disk yet; whether there is anything on disk."""
+        if self.done > checkpoint.batches:
+            with suppress(GraphCloneError):  # what ended the run is worth more than why it cannot be kept
+                checkpoint.write(self.statistics())
+        return checkpoint.batches > 0
+
+    def nothing(self) -> str:
+        """Why there is no batch."""
+        if self.source is None or self.source.shards == 1:
+            return "there is no batch to measure: the data is empty"
+        return f"{self.source.description}: shard {self.source.shard}/{self.source.shards} has no batch in it"
+
+
+def _chained(before: str, fed: Mapping[str, Array]) -> str:
+    digest = hashlib.sha256(before.encode())
+    for name in sorted(fed):
+        digest.update(f"{name}{fed[name].dtype}{fed[name].shape}".encode())
+        digest.update(np.ascontiguousarray(fed[name]).tobytes())
+    return digest.hexdigest()

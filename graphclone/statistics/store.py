@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +14,30 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialise
 
 from graphclone.errors import BadData, InvalidTarget
+from graphclone.statistics.portion import Portion, joined
 
 Array = np.ndarray[Any, Any]
-FORMAT = 1
+FORMAT = 2
 COUNT = "count"  # the statistic that says how many positions the others sum over
 _KEY = "graphclone"  # one metadata entry holds everything as sorted JSON: safetensors does not keep an order of several
-_FIELDS = {"format", "parent", "data", "batches", "providers"}
+_FIELDS = {"format", "parent", "data", "batches", "providers", "settings"}
 
 
 @dataclass(frozen=True)
 class Statistics:
     """Sums per site; means are made when they are asked for, so that runs add up.
 
-    parent: sha256 of the model. sites: site name -> statistic -> float64 [width] sums, and ``count``, int64 scalar,
-    the positions summed. data: sha256 of what each merged run was fed. providers: where ONNX Runtime ran.
+    parent: sha256 of the model. sites: site name -> statistic -> float64 sums ([width], moments [width, width]), and
+    ``count``, int64 scalar, the positions summed. data: which batches of which data. providers: where ONNX Runtime
+    ran. settings: what else has to be equal for two to add up (what was summed, by which version).
     """
 
     parent: str
     sites: Mapping[str, Mapping[str, Array]]
     batches: int
-    data: tuple[str, ...]
+    data: tuple[Portion, ...]
     providers: tuple[str, ...] = ()
+    settings: Mapping[str, str | int | bool] = field(default_factory=dict)
 
     @property
     def count(self) -> int:
@@ -47,16 +50,14 @@ class Statistics:
         return np.asarray(held[statistic] / max(int(held[COUNT]), 1), dtype=np.float64)
 
     def merge(self, other: Statistics) -> Statistics:
-        """The statistics of both runs together. Raises BadData for another parent, other sites, or the same data."""
-        if self.parent != other.parent:
-            raise BadData(
-                f"statistics of two parents do not add up (sha256 {self.parent[:12]} and {other.parent[:12]})"
-            )
+        """The statistics of both runs together. Raises BadData for what does not add up, or has data in common."""
+        self.refuse_unlike(other.parent, other.settings)
         if _layout(self) != _layout(other):
-            raise BadData("statistics of different sites do not add up: measure both with the same graphclone")
-        twice = sorted(set(self.data) & set(other.data))
-        if twice:
-            raise BadData(f"the data with sha256 {twice[0][:12]} is in both statistics: it would count twice")
+            raise BadData(f"statistics of different sites do not add up ({_differing(_layout(self), _layout(other))})")
+        for one in self.data:
+            for two in other.data:
+                if one.overlaps(two):
+                    raise BadData(f"data in both statistics would count twice: {one} and {two}")
         sites = {
             site: {name: held[name] + other.sites[site][name] for name in held} for site, held in self.sites.items()
         }
@@ -64,9 +65,19 @@ class Statistics:
             self.parent,
             sites,
             self.batches + other.batches,
-            tuple(sorted(self.data + other.data)),
+            joined(self.data + other.data),
             tuple(sorted({*self.providers, *other.providers})),
+            self.settings,
         )
+
+    def refuse_unlike(self, parent: str, settings: Mapping[str, str | int | bool]) -> None:
+        """Raises BadData unless these are of that parent, measured with those settings."""
+        if self.parent != parent:
+            raise BadData(f"statistics of two parents do not add up (sha256 {self.parent[:12]} and {parent[:12]})")
+        if dict(self.settings) != dict(settings):
+            raise BadData(
+                f"statistics of different settings do not add up ({_differing(self.settings, settings)}): measure again"
+            )
 
     def refuse_other_parent(self, fingerprint: str) -> None:
         """Raises InvalidTarget where these are the statistics of another model."""
@@ -83,9 +94,10 @@ class Statistics:
         about = {
             "format": FORMAT,
             "parent": self.parent,
-            "data": self.data,
+            "data": [portion.as_dict() for portion in self.data],
             "batches": self.batches,
             "providers": self.providers,
+            "settings": dict(self.settings),
         }
         content = serialise(dict(sorted(tensors.items())), {_KEY: json.dumps(about, sort_keys=True)})
         scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -122,17 +134,22 @@ class Statistics:
             )
         if set(about) != _FIELDS:
             raise BadData(f"{path}: statistics with the fields {', '.join(sorted(about))}, expected {sorted(_FIELDS)}")
-        return cls(
-            str(about["parent"]),
-            _sites(tensors, path),
-            int(about["batches"]),
-            tuple(about["data"]),
-            tuple(about["providers"]),
-        )
+        try:
+            data = tuple(Portion.from_dict(held) for held in about["data"])
+        except (ValueError, TypeError) as reason:
+            raise BadData(f"{path}: statistics with unreadable {reason}") from None
+        sites, batches = _sites(tensors, path), int(about["batches"])
+        return cls(str(about["parent"]), sites, batches, data, tuple(about["providers"]), about["settings"])
 
 
-def _layout(held: Statistics) -> dict[str, dict[str, tuple[int, ...]]]:
-    return {site: {name: array.shape for name, array in sums.items()} for site, sums in held.sites.items()}
+def _layout(held: Statistics) -> dict[str, tuple[int, ...]]:
+    return {f"{site} {name}": array.shape for site, sums in held.sites.items() for name, array in sums.items()}
+
+
+def _differing(one: Mapping[str, object], other: Mapping[str, object]) -> str:
+    """The first entry in which two mappings differ, both sides shown."""
+    name = next(n for n in sorted({*one, *other}) if one.get(n) != other.get(n) or (n in one) != (n in other))
+    return f"{name}: {one.get(name, 'nothing')} and {other.get(name, 'nothing')}"
 
 
 def _sites(tensors: Mapping[str, Array], path: Path) -> dict[str, dict[str, Array]]:
@@ -141,7 +158,9 @@ def _sites(tensors: Mapping[str, Array], path: Path) -> dict[str, dict[str, Arra
         statistic, _, site = key.partition(":")
         sites.setdefault(site, {})[statistic] = array
     for site, held in sites.items():
-        shapes = {array.shape for name, array in held.items() if name != COUNT}
-        if COUNT not in held or held[COUNT].dtype != np.int64 or held[COUNT].ndim or len(shapes) != 1:
-            raise BadData(f"{path}: site {site} holds {', '.join(sorted(held))}: no count, or sums of unequal widths")
+        sums = [array for name, array in held.items() if name != COUNT]
+        if COUNT not in held or held[COUNT].dtype != np.int64 or held[COUNT].ndim or not sums:
+            raise BadData(f"{path}: site {site} holds {', '.join(sorted(held))}: no count, or nothing counted")
+        if any(array.dtype != np.float64 or array.ndim not in (1, 2) for array in sums):
+            raise BadData(f"{path}: site {site} holds sums that are not float64 vectors or matrices")
     return sites

@@ -1,0 +1,65 @@
+"""A run that ends early leaves its sums behind, and another one goes on from there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from graphclone.errors import BadData, InvalidTarget
+from graphclone.statistics.store import Statistics
+
+EVERY_SECONDS = 60.0
+
+
+@dataclass
+class Checkpoint:
+    """Where a run keeps what it has so far. every: batches between two writes; None: EVERY_SECONDS pass.
+
+    The sums on disk are the run's own float64 sums after so many batches: going on from there adds the same numbers in
+    the same order as a run that was never stopped.
+    """
+
+    path: Path
+    every: int | None = None
+    resume: bool = False
+    batches: int = 0  # of this run's portion that are on disk
+    _written: float = field(default_factory=time.monotonic)
+
+    @classmethod
+    def beside(cls, output: Path, *, every: int | None = None, resume: bool = False) -> Checkpoint:
+        """``<output>.partial``. Raises InvalidTarget where one is there that nobody asked to go on with."""
+        made = cls(output.with_name(f"{output.name}.partial"), every, resume)
+        if made.path.exists() and not resume:
+            raise InvalidTarget(f"{made.path} is there, of a run that did not end: go on with --resume, or remove it")
+        return made
+
+    def held(self, parent: str, settings: Mapping[str, str | int | bool]) -> Statistics | None:
+        """What is on disk to go on with. Raises BadData where it is of another parent or of other settings."""
+        if not self.resume or not self.path.exists():
+            return None
+        found = Statistics.read(self.path)
+        try:
+            found.refuse_unlike(parent, settings)
+        except BadData as reason:
+            raise BadData(f"{self.path} cannot be gone on with: {reason}") from None
+        if len(found.data) != 1:
+            raise BadData(f"{self.path} cannot be gone on with: it is made of {len(found.data)} runs, not of one")
+        self.batches = found.batches
+        return found
+
+    def due(self, done: int) -> bool:
+        """Whether it is time to write."""
+        if self.every is not None:
+            return done - self.batches >= self.every
+        return time.monotonic() - self._written >= EVERY_SECONDS
+
+    def write(self, held: Statistics) -> None:
+        """Keep what there is so far, atomically."""
+        held.save(self.path)
+        self.batches, self._written = held.batches, time.monotonic()
+
+    def remove(self) -> None:
+        """The run is over and its result is where it belongs."""
+        self.path.unlink(missing_ok=True)
