@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-import onnx_graphsurgeon as gs
 
 from graphclone.anatomy.attention import attentions
 from graphclone.anatomy.blocks import Run, Segment, runs
@@ -14,6 +13,7 @@ from graphclone.anatomy.flows import TABLE
 from graphclone.anatomy.groups import Group, Grouping, grouping
 from graphclone.anatomy.naming import Names
 from graphclone.anatomy.normalisations import norms
+from graphclone.anatomy.parameters import count_parameters
 from graphclone.anatomy.parts import (
     Anatomy,
     AxisRef,
@@ -25,7 +25,8 @@ from graphclone.anatomy.parts import (
     Site,
     Stack,
 )
-from graphclone.anatomy.projections import Projection, axis_of, projections
+from graphclone.anatomy.projections import Projection, projections
+from graphclone.anatomy.sites import embedding_site, norm_sites, outer_norms, projection_sites, with_names
 from graphclone.anatomy.trace import Trace, node_key, run
 from graphclone.errors import UnsupportedGraph
 from graphclone.feeds import tiny_feeds
@@ -60,8 +61,10 @@ def describe(found: Grouping, model: Model) -> Anatomy:
         )
     taken: set[str] = set()
     stacks, sites = [], []
+    prefixes = ["" if len(stacks_raw) == 1 else f"stack{number}." for number in range(len(stacks_raw))]
+    outside = outer_norms(found, stacks_raw, prefixes)
     for number, raw in enumerate(stacks_raw):
-        prefix = "" if len(stacks_raw) == 1 else f"stack{number}."
+        prefix = prefixes[number]
         Names(prefix, None, taken).give(raw.residual, "residual")
         blocks: list[Block] = []
         renamed: dict[str, str] = {}
@@ -71,18 +74,25 @@ def describe(found: Grouping, model: Model) -> Anatomy:
             blocks.append(block)
             sites += block_sites
         stacks.append(
-            Stack(prefix.rstrip(".") or "blocks", raw.residual.size, raw.residual.name, _renamed(blocks, renamed))
+            Stack(
+                prefix.rstrip(".") or "blocks",
+                raw.residual.size,
+                raw.residual.name,
+                _renamed(blocks, renamed),
+                tuple(outside[number][0]),
+            )
         )
-        sites[:0] = _embedding_site(found, raw, prefix)
+        sites[:0] = embedding_site(found, raw, prefix)
+        sites += outside[number][1]
     _name_the_rest(found, [r.residual for r in stacks_raw], made, taken)
     return Anatomy(
         fingerprint=model.sha256,
         stacks=tuple(stacks),
         groups={g.name: _finished(g) for g in found.groups},
-        sites=tuple(_with_names(found, s) for s in sites),
+        sites=tuple(with_names(found, s) for s in sites),
         linears=tuple(_linear(p) for p in made),
         axes=_axes(found),
-        parameters=sum(v.size for v in model.constants().values() if v.dtype.kind in "fV"),
+        parameters=count_parameters(found),
     )
 
 
@@ -103,9 +113,12 @@ def _block(
         if role == "ffn":
             part = _feed_forward(p, inside, names)
             feed_forward += [part] if part else []
-        sites += _sites(found, raw, p, f"{names.prefix}blocks.{index}.{role}", index)
+        sites += projection_sites(found, p, f"{names.prefix}blocks.{index}.{role}", index)
     cuts = {s.exit for s in segments}
     reads = {s.entry for s in segments}
+    its_norms = norms(found, nodes, raw.residual, cuts | reads)
+    its_norms, norm_places = norm_sites(found, raw, its_norms, f"{names.prefix}blocks.{index}.norm", index)
+    sites += norm_places
     block = Block(
         index=index,
         entry=segments[0].entry,
@@ -113,7 +126,7 @@ def _block(
         nodes=tuple(node_key(n) for n in nodes),
         attention=tuple(parts),
         feed_forward=tuple(feed_forward),
-        norms=tuple(norms(found, nodes, raw.residual, cuts | reads)),
+        norms=tuple(its_norms),
         parallel=len([s for s in segments if any(node_key(n) in {p.output for p in inside} for n in s.nodes)]) == 1,
     )
     return block, sites
@@ -144,52 +157,22 @@ def _feed_forward(down: Projection, inside: Sequence[Projection], names: Names) 
     return FeedForward(group.size, gated, weights, (down.weight,), group.name)
 
 
-def _sites(found: Grouping, raw: Run, p: Projection, name: str, block: int) -> list[Site]:
-    """What a projection onto the stream reads (inner) and adds (writer, its bias included)."""
-    value, axis = p.output, p.output_axis
-    tensor = p.node.outputs[0]
-    followers = tensor.outputs
-    if (
-        len(followers) == 1
-        and followers[0].op == "Add"
-        and any(isinstance(t, gs.Constant) for t in followers[0].inputs)
-    ):
-        value = node_key(followers[0])
-    return [
-        _site(found, f"{name}.out", "writer", value, axis, block),
-        _site(found, f"{name}.in", "inner", p.input, p.input_axis, block),
-    ]
-
-
-def _site(found: Grouping, name: str, kind: str, value: str, axis: int, block: int | None) -> Site:
-    traced = found.trace.values[value]
-    members = {str(k): v for k, v in found.members(traced.axis(axis)).items()}
-    return Site(name, kind, value, axis, traced.shape[axis], block, members)
-
-
-def _embedding_site(found: Grouping, raw: Run, prefix: str) -> list[Site]:
-    """What enters the first block was written by the embedding."""
-    entry = raw.blocks[0][0].entry
-    axis = axis_of(found.trace.values[entry], found, raw.residual)
-    return [] if axis is None else [_site(found, f"{prefix}embedding.out", "writer", entry, axis, None)]
-
-
-def _with_names(found: Grouping, site: Site) -> Site:
-    members = {found.groups[int(k)].name: v for k, v in site.members.items()}
-    return Site(site.name, site.kind, site.value, site.axis, site.width, site.block, members)
-
-
 def _name_the_rest(found: Grouping, residuals: Sequence[Group], made: Sequence[Projection], taken: set[str]) -> None:
-    """Groups outside the blocks: what is as wide as the residual and made from it follows it (tail), the rest is pinned
-    where the caller sees it."""
+    """Groups outside the blocks: what is as wide as the residual and made from it, or makes it (the first of two
+    convolutions before the stack), follows it (tail); the rest is pinned where the caller sees it."""
     widths = {r.size for r in residuals}
     inner: set[int] = {id(r) for r in residuals}
-    for p in made:
-        from_stream = any(id(g) in inner for g in p.reads)
-        for group in p.writes:
-            if from_stream and not group.name and group.size in widths and not group.pinned:
+
+    def follow(known: Sequence[Group], others: Sequence[Group]) -> None:
+        for group in others if any(id(g) in inner for g in known) else ():
+            if not group.name and group.size in widths and not group.pinned:
                 Names("", None, taken).give(group, "tail")
                 inner.add(id(group))
+
+    for p in made:
+        follow(p.reads, p.writes)
+    for p in reversed(made):
+        follow(p.writes, p.reads)
     for group in found.groups:
         follows = group in residuals or group.kind == "tail" or group.kind in FOLLOWS_CACHE
         if group.outputs and not follows:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphclone.anatomy.groups import Group, Grouping
@@ -11,6 +12,12 @@ from graphclone.anatomy.parts import Norm
 from graphclone.anatomy.trace import Note, Trace, node_key
 
 FAR_ENOUGH = 12  # nodes between a reduction and the gain that closes the norm, in any exporter seen
+ROOTS = ("Sqrt", "Pow", "Rsqrt", "Reciprocal")  # one of them follows every mean of squares that normalises
+ROOTED = ("ReduceL2",)  # reductions that end in a root themselves
+UNNORMALISING = ("MatMul", "Gemm", "Conv", "Softmax")
+# operators that normalise a sum which they make themselves -> which output shows it; both epsilons default to 1e-12
+SUMMING = {"SkipLayerNormalization": 3, "SkipSimplifiedLayerNormalization": 3, "EmbedLayerNormalization": 2}
+CONTRIB_EPSILON, EPSILON = 1e-12, 1e-5  # onnxruntime/docs/ContribOperators.md; ONNX LayerNormalization-17
 
 
 def norms(found: Grouping, nodes: Sequence[gs.Node], residual: Group, stream: set[str]) -> list[Norm]:
@@ -30,15 +37,48 @@ def norms(found: Grouping, nodes: Sequence[gs.Node], residual: Group, stream: se
         done.add(norm.output)
         on_residual = residual in groups
         placement = "qk" if not on_residual else "post" if norm.output in stream else "pre"
-        result.append(Norm(norm.kind, placement, norm.gain, norm.bias, norm.width, norm.input, norm.output))
+        result.append(
+            Norm(norm.kind, placement, norm.gain, norm.bias, norm.width, norm.input, norm.output, epsilon=norm.epsilon)
+        )
     return result
 
 
+def sum_name(node: gs.Node) -> str:
+    """The tensor that a summing norm normalises; where the node does not show it, the name ``show_sum`` gives it."""
+    place = SUMMING[node.op]
+    shown = node.outputs[place].name if len(node.outputs) > place else ""
+    return str(shown or f"{node.outputs[0].name}_sum")
+
+
+def show_sum(node: gs.Node) -> gs.Variable:
+    """Have a summing norm show what it normalises."""
+    place = SUMMING[node.op]
+    while len(node.outputs) <= place:
+        node.outputs.append(gs.Variable.empty())
+    if not node.outputs[place].name:
+        node.outputs[place] = gs.Variable(sum_name(node), node.outputs[0].dtype)
+    return node.outputs[place]
+
+
 def _operator(note: Note) -> Norm:
-    weights = [t.name if isinstance(t, gs.Constant) else None for t in note.node.inputs[1:3]]
-    gain, bias = [*weights, None, None][:2]
-    kind = "RMSNorm" if "RMS" in note.node.op or "Simplified" in note.node.op else "LayerNorm"
-    return Norm(kind, "", gain, bias, note.inputs[0].shape[note.axis], note.node.inputs[0].name, node_key(note.node))
+    node = note.node
+    first = {"SkipLayerNormalization": 2, "SkipSimplifiedLayerNormalization": 2, "EmbedLayerNormalization": 5}
+    at = first.get(node.op, 1)
+    rms = "RMS" in node.op or "Simplified" in node.op
+    has_bias = not rms and len(node.inputs) > at + 1 and isinstance(node.inputs[at + 1], gs.Constant)
+    gain = node.inputs[at].name if len(node.inputs) > at and isinstance(node.inputs[at], gs.Constant) else None
+    source = sum_name(node) if node.op in SUMMING else node.inputs[0].name
+    epsilon = float(node.attrs.get("epsilon", CONTRIB_EPSILON if node.op in SUMMING else EPSILON))
+    return Norm(
+        "RMSNorm" if rms else "LayerNorm",
+        "",
+        gain,
+        node.inputs[at + 1].name if has_bias else None,
+        note.inputs[0].shape[note.axis],
+        source,
+        node_key(node),
+        epsilon=epsilon,
+    )
 
 
 def _decomposed(trace: Trace, note: Note) -> Norm | None:
@@ -49,20 +89,44 @@ def _decomposed(trace: Trace, note: Note) -> Norm | None:
     source, centred = _origin(note.node)
     width = note.inputs[0].shape[note.axis]
     gain = bias = None
+    rooted = note.node.op in ROOTED
     current: gs.Variable = reduced
-    for _ in range(FAR_ENOUGH):
-        node = next((n for n in current.outputs if n.op != "Shape"), None)
-        if node is None:
-            break
+    for node in _after(reduced):
         weight = next((t for k, t in enumerate(node.inputs) if _is_vector(trace, node, k, width)), None)
+        rooted |= node.op in ROOTS
         if node.op == "Mul" and weight is not None and gain is None:
             gain = weight.name
         elif node.op == "Add" and weight is not None and gain is not None:
             bias = weight.name
-        elif gain is not None or node.op in ("MatMul", "Gemm"):
+        elif gain is not None or node.op in UNNORMALISING:
             break
         current = node.outputs[0]
-    return Norm("LayerNorm" if centred else "RMSNorm", "", gain, bias, width, source, current.name)
+    if not rooted:
+        return None
+    kind = "LayerNorm" if centred else "RMSNorm"
+    return Norm(kind, "", gain, bias, width, source, current.name, epsilon=_epsilon(trace, reduced))
+
+
+def _after(tensor: gs.Variable) -> Iterator[gs.Node]:
+    """The nodes that follow a tensor one after the other, always the first reader."""
+    for _ in range(FAR_ENOUGH):
+        node = next((n for n in tensor.outputs if n.op != "Shape"), None)
+        if node is None:
+            return
+        yield node
+        tensor = node.outputs[0]
+
+
+def _epsilon(trace: Trace, reduced: gs.Variable) -> float:
+    """The number added to the mean of squares before its root."""
+    for node in _after(reduced):
+        if node.op in ROOTS:
+            break
+        if node.op == "Add":
+            numbers = [trace.input(node, k) for k in range(len(node.inputs))]
+            held = [v.data for v in numbers if v is not None and v.data is not None and v.data.size == 1]
+            return float(np.asarray(held[0], np.float64).reshape(())) if held else 0.0
+    return 0.0
 
 
 def _is_vector(trace: Trace, node: gs.Node, index: int, width: int) -> bool:
@@ -73,10 +137,28 @@ def _is_vector(trace: Trace, node: gs.Node, index: int, width: int) -> bool:
 def _origin(node: gs.Node) -> tuple[str, bool]:
     """What is being normalised: behind the square, and behind the subtraction of the mean."""
     tensor = node.inputs[0]
+    squared = node.op in ("ReduceL2", "ReduceSumSquare")
     centred = False
-    for _ in range(4):
-        if not tensor.inputs or tensor.inputs[0].op not in ("Pow", "Mul", "Sub", "Cast"):
+    while tensor.inputs:
+        maker = tensor.inputs[0]
+        if maker.op == "Cast":
+            pass
+        elif not squared and maker.op in ("Pow", "Mul") and (maker.op == "Pow" or maker.inputs[0] is maker.inputs[1]):
+            squared = True
+        elif squared and not centred and maker.op == "Sub" and _is_mean(maker.inputs[1]):
+            centred = True
+        else:
             break
-        centred |= tensor.inputs[0].op == "Sub"
-        tensor = tensor.inputs[0].inputs[0]
+        tensor = maker.inputs[0]
     return str(tensor.name), centred
+
+
+def _is_mean(tensor: gs.Tensor) -> bool:
+    """Made by a reduction, a division, reshaping and casts in between."""
+    for _ in range(4):
+        if not tensor.inputs:
+            return False
+        if tensor.inputs[0].op in ("ReduceMean", "ReduceSum", "GlobalAveragePool"):
+            return True
+        tensor = tensor.inputs[0].inputs[0]
+    return False

@@ -44,7 +44,7 @@ class Site:
 
     ``value`` is a tensor of the graph, float, whose axis ``axis`` (negative) has ``width`` positions.
     kind: ``writer`` (what a block adds to the residual stream: output of a projection onto it) or ``inner`` (input of
-    such a projection: FFN hidden, attention context) or ``norm`` (input of a normalisation over the residual).
+    such a projection: FFN hidden, attention context) or ``norm`` (what a normalisation over the residual reads).
     ``members[group][i]`` is the neuron of ``group`` at position i of the axis, -1 for none.
     """
 
@@ -100,15 +100,21 @@ class FeedForward:
 
 @dataclass(frozen=True)
 class Norm:
-    """A normalisation, operator or decomposed; gain and bias by name."""
+    """A normalisation, operator or decomposed; gain and bias by name.
+
+    ``input`` is what it normalises. ``site``: name of the Site that measures it, "" where there is none (norms of
+    queries and keys). ``epsilon`` is added to the mean of squares.
+    """
 
     kind: str  # LayerNorm or RMSNorm
-    placement: str  # pre, post or qk
+    placement: str  # pre, post or qk; embedding or final outside the blocks
     gain: str | None
     bias: str | None
     width: int
     input: str = ""
     output: str = ""
+    site: str = ""
+    epsilon: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -127,12 +133,13 @@ class Block:
 
 @dataclass(frozen=True)
 class Stack:
-    """Equal blocks along one residual stream."""
+    """Equal blocks along one residual stream. ``norms``: those over it that stand before and after the blocks."""
 
     name: str
     hidden: int
     residual: str  # name of the residual NeuronGroup
     blocks: tuple[Block, ...]
+    norms: tuple[Norm, ...] = ()
 
 
 @dataclass(frozen=True)

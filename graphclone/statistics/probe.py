@@ -15,10 +15,10 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from graphclone import feeds
-from graphclone.anatomy.parts import Anatomy, Site
+from graphclone.anatomy.parts import Anatomy, Norm, Site
 from graphclone.errors import BadData, GraphCloneError, InvalidTarget, UnsupportedGraph
 from graphclone.graph import Model, to_proto
-from graphclone.statistics.reductions import KINDS, Mask, reduce_sites
+from graphclone.statistics.reductions import KINDS, Mask, reduce_sites, show_sums
 from graphclone.statistics.store import COUNT
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ class Probe:
 
     model: Model
     sites: tuple[Site, ...]
+    norms: Mapping[str, Norm]
     mask: Mask | None
     shapes: Mapping[str, tuple[int, ...]]
     provider: str
@@ -56,8 +57,9 @@ class Probe:
         tiny = feeds.tiny_feeds(model, *TINY)
         shapes = _layouts(model, sites, tiny)
         mask = Mask.of(feeds.inputs(model), tiny)
-        session = _open(reduce_sites(model, sites, shapes, mask), runs_on, threads)
-        return cls(model, sites, mask, shapes, runs_on, threads, session)
+        norms = norms_by_site(anatomy)
+        session = _open(reduce_sites(model, sites, shapes, mask, norms), runs_on, threads)
+        return cls(model, sites, norms, mask, shapes, runs_on, threads, session)
 
     def run(self, fed: Mapping[str, Array], where: str) -> Sums:
         """Sums of one batch, float64, by site and statistic."""
@@ -65,7 +67,9 @@ class Probe:
         if _not_finite(found) and self.mask is not None and not fed[self.mask.name].all():
             # a row of padding may attend to nothing and be NaN, which a product with 0 does not remove
             self.guarded = self.guarded or _open(
-                reduce_sites(self.model, self.sites, self.shapes, self.mask, guard=True), self.provider, self.threads
+                reduce_sites(self.model, self.sites, self.shapes, self.mask, self.norms, guard=True),
+                self.provider,
+                self.threads,
             )
             found = self._collect(self.guarded.run(fed, where))
         broken = _not_finite(found)
@@ -83,6 +87,13 @@ class Probe:
         return found
 
 
+def norms_by_site(anatomy: Anatomy) -> dict[str, Norm]:
+    """Each norm that a site measures, by the site's name."""
+    outside = [norm for stack in anatomy.stacks for norm in stack.norms]
+    inside = [norm for stack in anatomy.stacks for block in stack.blocks for norm in block.norms]
+    return {norm.site: norm for norm in (*outside, *inside) if norm.site}
+
+
 def _not_finite(found: Sums) -> str | None:
     return next((site for site, held in found.items() if not all(np.isfinite(a).all() for a in held.values())), None)
 
@@ -90,6 +101,7 @@ def _not_finite(found: Sums) -> str | None:
 def _layouts(model: Model, sites: Sequence[Site], tiny: Mapping[str, Array]) -> dict[str, tuple[int, ...]]:
     """Concrete shape of each site's value in one tiny run: which axes are the batch and the length."""
     copy = model.copy()
+    show_sums(copy, sites)
     tensors = copy.graph.tensors()
     values = list(dict.fromkeys(site.value for site in sites))
     absent = [value for value in values if value not in tensors]

@@ -14,16 +14,21 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from graphclone.anatomy.parts import Site
+from graphclone.anatomy.normalisations import SUMMING, show_sum, sum_name
+from graphclone.anatomy.parts import Norm, Site
 from graphclone.feeds import Input
 from graphclone.graph import Model
 
 PREFIX = "graphclone_probe"
 AXES_AS_INPUT = 13  # the opset from which ReduceSum takes its axes as an input
 
-# site kind -> statistics summed there; statistic -> the elementwise operator on (x, x) or (x)
-KINDS: dict[str, tuple[str, ...]] = {"writer": ("abs", "square"), "inner": ("abs", "square")}
-ELEMENTWISE: dict[str, tuple[str, int]] = {"abs": ("Abs", 1), "square": ("Mul", 2)}
+# site kind -> statistics summed there, at norms of what is normalised without gain;
+# statistic -> the elementwise operator on (x, x) or (x), if there is one
+VECTORS = ("abs", "sum", "square")
+KINDS: dict[str, tuple[str, ...]] = dict.fromkeys(("writer", "inner", "norm"), VECTORS)
+ELEMENTWISE: dict[str, tuple[str, int] | None] = {"abs": ("Abs", 1), "sum": None, "square": ("Mul", 2)}
+# both run at any opset: ONNX Runtime has them in the standard domain from its first version on
+NORMALISE = {"LayerNorm": "LayerNormalization", "RMSNorm": "SimplifiedLayerNormalization"}
 
 
 @dataclass(frozen=True)
@@ -68,8 +73,8 @@ class _Builder:
         self.count += 1
         return output
 
-    def constant(self, values: Sequence[int] | int | np.float32) -> gs.Constant:
-        held = np.asarray(values) if isinstance(values, np.float32) else np.asarray(values, np.int64)
+    def constant(self, values: Sequence[int] | int | np.float32 | np.ndarray[Any, Any]) -> gs.Constant:
+        held = np.asarray(values) if isinstance(values, np.float32 | np.ndarray) else np.asarray(values, np.int64)
         self.count += 1
         return gs.Constant(f"{PREFIX}_{self.count - 1}", held)
 
@@ -106,15 +111,17 @@ def reduce_sites(
     sites: Sequence[Site],
     shapes: Mapping[str, tuple[int, ...]],
     mask: Mask | None,
+    norms: Mapping[str, Norm],
     *,
     guard: bool = False,
 ) -> Model:
     """A copy of the model whose outputs are, site by site, the sums of KINDS (float32 [width]) and a count (int64).
 
-    shapes: of each site's value, in the run that ``mask`` is from. ``guard``: padded positions become 0 before they
-    are summed, for padding that is not finite.
+    shapes: of each site's value, in the run that ``mask`` is from. norms: by site. ``guard``: padded positions become 0
+    before they are summed, for padding that is not finite.
     """
     copy = model.copy()
+    show_sums(copy, sites)
     tensors = copy.graph.tensors()
     builder = _Builder(copy.graph.opset)
     row = _Row.build(builder, tensors[mask.name]) if mask else None
@@ -124,11 +131,20 @@ def reduce_sites(
     for site in sites:
         shape = shapes[site.value]
         over = mask.rank_over(shape, site.axis) if mask else None
-        outputs += _site(builder, site, tensors[site.value], over or len(shape), row if over else None, guard)
+        held = row if over else None
+        outputs += _site(builder, site, tensors[site.value], over or len(shape), held, norms.get(site.name), guard)
         behind.setdefault(site.value, []).extend(builder.taken())
     copy.graph.nodes[:] = _interleaved(first, list(copy.graph.nodes), behind)
     copy.graph.outputs = outputs
     return copy
+
+
+def show_sums(model: Model, sites: Sequence[Site]) -> None:
+    """Operators that normalise a sum of their own show it, where a site is there; in place."""
+    wanted = {site.value for site in sites if site.kind == "norm"}
+    for node in model.graph.nodes:
+        if node.op in SUMMING and sum_name(node) in wanted:
+            show_sum(node)
 
 
 def _interleaved(first: list[gs.Node], nodes: Sequence[gs.Node], behind: dict[str, list[gs.Node]]) -> list[gs.Node]:
@@ -142,7 +158,7 @@ def _interleaved(first: list[gs.Node], nodes: Sequence[gs.Node], behind: dict[st
 
 
 def _site(
-    builder: _Builder, site: Site, value: gs.Tensor, rank: int, row: _Row | None, guard: bool
+    builder: _Builder, site: Site, value: gs.Tensor, rank: int, row: _Row | None, norm: Norm | None, guard: bool
 ) -> list[gs.Variable]:
     if value.dtype != np.float32:
         value = builder.cast(value, np.float32)
@@ -152,11 +168,24 @@ def _site(
     if row is not None and guard:
         kept = builder.add("Reshape", [row.kept, builder.constant([0, 0] + [1] * (rank - 2))], np.bool_)
         value = builder.add("Where", [kept, value, builder.constant(np.float32(0))])
+    axis = rank + site.axis
+    if norm is not None:
+        value, axis = _normalised(builder, norm, value, axis, rank), rank - 1
     sums = []
     for statistic in KINDS[site.kind]:
-        op, arity = ELEMENTWISE[statistic]
-        sums.append(_sum(builder, builder.add(op, [value] * arity), rank + site.axis, rank, row))
+        elementwise = ELEMENTWISE[statistic]
+        each = builder.add(elementwise[0], [value] * elementwise[1]) if elementwise else value
+        sums.append(_sum(builder, each, axis, rank, row))
     return [*sums, _count(builder, value, site.width, row)]
+
+
+def _normalised(builder: _Builder, norm: Norm, value: gs.Variable, axis: int, rank: int) -> gs.Variable:
+    """What the norm makes of a value, its gain and bias left out; the neurons along the last axis."""
+    if axis != rank - 1:
+        order = [k for k in range(rank) if k != axis]
+        value = builder.add("Transpose", [value], perm=[*order, axis])
+    gain = builder.constant(np.ones(norm.width, np.float32))
+    return builder.add(NORMALISE[norm.kind], [value, gain], axis=-1, epsilon=norm.epsilon)
 
 
 def _sum(builder: _Builder, value: gs.Variable, axis: int, rank: int, row: _Row | None) -> gs.Variable:

@@ -185,8 +185,29 @@ def test_sites_measure_every_writer_and_every_inner_neuron(case):
             assert names[f"blocks.{index}.{part}.out"].width == want["hidden"]
         assert names[f"blocks.{index}.ffn.in"].width == want["ffn"]
         assert names[f"blocks.{index}.attention.in"].width == want["heads"] * want["head_dim"]
+        for norm in anatomy.stacks[0].blocks[index].norms:
+            assert names[norm.site].value == norm.input
     assert names["embedding.out"].width == want["hidden"]
-    assert len(names) == 4 * want["layers"] + 1
+    assert len(names) == 6 * want["layers"] + 2
+
+
+def test_every_norm_over_the_stream_is_a_site(case):
+    """Two a block, and one outside: after the blocks where they normalise before, before them where they do after."""
+    _, anatomy, config = case
+    written, hidden = WRITTEN[config.model_type], sizes(config)["hidden"]
+    (stack,) = anatomy.stacks
+    outside = {"pre": ("norm", "final"), "post": ("embedding.norm", "embedding")}[written["placement"]]
+    assert [(n.site, n.placement, n.kind) for n in stack.norms] == [(*outside, written["norm"])]
+    for k, block in enumerate(stack.blocks):
+        assert [n.site for n in block.norms] == [f"blocks.{k}.norm.0", f"blocks.{k}.norm.1"]
+    settings = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon")
+    epsilon = next(v for k, v in config.to_dict().items() if k in settings)
+    for norm in (*stack.norms, *(n for block in stack.blocks for n in block.norms)):
+        assert norm.epsilon == pytest.approx(epsilon, rel=1e-6)
+    for site in anatomy.sites:
+        if site.kind == "norm":
+            assert set(site.members) == {"residual"}
+            np.testing.assert_array_equal(site.members["residual"], np.arange(hidden))
 
 
 @pytest.mark.real

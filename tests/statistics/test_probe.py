@@ -10,13 +10,15 @@ import pytest
 import models
 from graphclone import feeds, graph
 from graphclone.anatomy import inspect
-from graphclone.anatomy.parts import Anatomy, Site
+from graphclone.anatomy.parts import Anatomy, Norm, Site
 from graphclone.errors import BadData, InvalidTarget, UnsupportedGraph
 from graphclone.graph import Model, to_proto
 from graphclone.statistics import run
-from graphclone.statistics.reductions import reduce_sites
+from graphclone.statistics.probe import norms_by_site
+from graphclone.statistics.reductions import reduce_sites, show_sums
 
 RELATIVE = 1e-6
+TINIEST = np.finfo(np.float64).tiny
 CUDA = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 
 
@@ -26,8 +28,10 @@ def assert_equal_sums(found, expected, relative=RELATIVE):
     for site, values in expected.items():
         held = found.sites[site]
         assert int(held["count"]) == len(values)
-        np.testing.assert_allclose(held["abs"], np.abs(values).sum(0), rtol=relative, atol=0)
+        size = np.abs(values).sum(0)
+        np.testing.assert_allclose(held["abs"], size, rtol=relative, atol=0)
         np.testing.assert_allclose(held["square"], (values**2).sum(0), rtol=relative, atol=0)
+        np.testing.assert_array_less(np.abs(held["sum"] - values.sum(0)), relative * size + TINIEST)  # terms may cancel
 
 
 @pytest.mark.parametrize("opset", [11, 13, 18])
@@ -64,9 +68,17 @@ def test_half_precision_is_summed_in_float32(hands):
     np.testing.assert_allclose(held["square"], (embedded**2).sum(0), rtol=RELATIVE)
 
 
+def normalised(norm: Norm, rows):
+    """The norm's formula, gain and bias left out: LayerNormalization-17 and RMSNormalization-23 of ONNX."""
+    centred = rows - rows.mean(-1, keepdims=True) if norm.kind == "LayerNorm" else rows
+    return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + norm.epsilon)
+
+
 def dumped(model: Model, anatomy: Anatomy, batches):
     """Activations of every site, float64 [positions kept, width], from a session whose outputs they are."""
     copy = model.copy()
+    show_sums(copy, anatomy.sites)
+    norms = norms_by_site(anatomy)
     tensors = copy.graph.tensors()
     copy.graph.outputs = [tensors[value] for value in dict.fromkeys(site.value for site in anatomy.sites)]
     for tensor in copy.graph.outputs:
@@ -85,7 +97,7 @@ def dumped(model: Model, anatomy: Anatomy, batches):
             rows = np.moveaxis(values[site.value].astype(np.float64), site.axis, -1).reshape(-1, site.width)
             if "attention_mask" in fed:
                 rows = rows[fed["attention_mask"].reshape(-1).astype(bool)]
-            kept[site.name].append(rows)
+            kept[site.name].append(normalised(norms[site.name], rows) if site.kind == "norm" else rows)
     return {site: np.concatenate(rows) for site, rows in kept.items()}
 
 
@@ -204,7 +216,7 @@ def test_what_no_statistic_depends_on_does_not_run(hand):
     before = [node.name for node in model.graph.nodes]
     anatomy = hand.anatomy(model)
     shapes = {"embedded": (3, 13, 6), "d": (3, 13, 6), "a": (3, 13, 8)}
-    made = reduce_sites(model, anatomy.sites, shapes, None)
+    made = reduce_sites(model, anatomy.sites, shapes, None, {})
     made.graph.cleanup()
     left = {node.name for node in made.graph.nodes}
     assert "down_matmul" in left
