@@ -20,6 +20,7 @@ from graphclone.errors import (
     VerificationFailed,
 )
 from graphclone.pipeline import clone, from_torch, inspect, load, measure, pack, plan, save, to_torch, verify
+from graphclone.version import __version__
 
 if TYPE_CHECKING:
     from graphclone.anatomy.parts import Anatomy
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from graphclone.statistics.calibration import open_source
     from graphclone.statistics.store import Statistics
     from graphclone.verification import Report
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Anatomy",
@@ -45,6 +44,7 @@ __all__ = [
     "Target",
     "UnsupportedGraph",
     "VerificationFailed",
+    "__version__",
     "clone",
     "from_torch",
     "inspect",

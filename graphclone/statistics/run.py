@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from graphclone import __version__, feeds
+from graphclone import feeds
 from graphclone.anatomy.parts import Anatomy
 from graphclone.errors import BadData, GraphCloneError, InvalidTarget
 from graphclone.graph import Model
@@ -22,6 +22,7 @@ from graphclone.statistics.portion import Portion
 from graphclone.statistics.prefetch import prefetched
 from graphclone.statistics.probe import Probe, Sums
 from graphclone.statistics.store import Statistics
+from graphclone.version import __version__
 
 Array = np.ndarray[Any, Any]
 Progress = Callable[[int, int | None], None]
