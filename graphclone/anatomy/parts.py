@@ -148,6 +148,7 @@ class Anatomy:
 
     ``axes[AxisRef]`` lists the factors of an initializer's axis: pairs (group name, neuron index per position, -1
     where the position belongs to no neuron of the group). A position is kept when every factor keeps its neuron.
+    ``stored``: how many trained numbers there are, by the type they are stored in.
     """
 
     fingerprint: str
@@ -156,4 +157,9 @@ class Anatomy:
     sites: tuple[Site, ...]
     linears: tuple[Linear, ...]
     axes: Mapping[AxisRef, tuple[tuple[str, Ids], ...]] = field(repr=False)
-    parameters: int = 0
+    stored: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def parameters(self) -> int:
+        """How many trained numbers there are."""
+        return sum(self.stored.values())

@@ -1,0 +1,79 @@
+"""How many numbers a model was trained to: weights, neither scales of integers nor tables of angles nor single numbers.
+
+SmolLM2-135M has 134,515,008 of them however it is exported, and as many where they are stored in 8 bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx_graphsurgeon as gs
+
+from graphclone.anatomy.groups import Grouping
+from graphclone.anatomy.trace import Trace, is_weight
+
+ANGLES = ("Sin", "Cos")
+ROTARY = {  # operators that are handed their tables: (domain, op) -> inputs that hold cosines and sines
+    ("com.microsoft", "RotaryEmbedding"): (2, 3),
+    ("com.microsoft", "GroupQueryAttention"): (7, 8),
+    ("", "RotaryEmbedding"): (1, 2),
+}
+DEQUANTIZE = ("DequantizeLinear",)
+
+
+def parameters_by_type(found: Grouping) -> dict[str, int]:
+    """Elements of the initializers that are trained, by the type they are stored in; a tied one counts once."""
+    trace = found.trace
+    left_out = set(_tables(trace)) | set(_scales(trace))
+    held = {t.name: t.values for n in trace.model.graph.nodes for t in n.inputs if isinstance(t, gs.Constant)}
+    counts: dict[str, int] = {}
+    for name, array in sorted(held.items()):
+        if array.size > 1 and is_weight(array) and name not in left_out:
+            counts[array.dtype.name] = counts.get(array.dtype.name, 0) + array.size
+    return counts
+
+
+def _tables(trace: Trace) -> Iterator[str]:
+    """What sines and cosines are computed from, or were."""
+    for node in trace.model.graph.nodes:
+        for position in ROTARY.get((node.domain or "", node.op), ()):
+            if position < len(node.inputs) and isinstance(node.inputs[position], gs.Constant):
+                yield node.inputs[position].name
+        if node.op in ANGLES:
+            yield from _sources(trace, node.inputs[0])
+
+
+def _sources(trace: Trace, angle: gs.Tensor) -> list[str]:
+    """The initializers that an angle is made of; none where activations come in."""
+    names: list[str] = []
+    stack, seen = [angle], {angle.name}
+    while stack:
+        tensor = stack.pop()
+        value = trace.values.get(tensor.name)
+        if isinstance(tensor, gs.Constant):
+            names.append(tensor.name)
+        elif value is not None and value.data is not None and not value.static:
+            continue  # positions
+        elif not tensor.inputs:
+            return []
+        else:
+            fresh = [t for t in tensor.inputs[0].inputs if t.name not in seen]
+            seen |= {t.name for t in fresh}
+            stack += fresh
+    return names
+
+
+def _scales(trace: Trace) -> Iterator[str]:
+    """Scales and zero points of weights that are stored as integers."""
+    for node in trace.model.graph.nodes:
+        if node.op in DEQUANTIZE:
+            yield from (t.name for t in node.inputs[1:])
+        elif node.op in ("Mul", "Sub") and any(_is_cast_integer(t) for t in node.inputs):
+            yield from (t.name for t in node.inputs if isinstance(t, gs.Constant))
+
+
+def _is_cast_integer(tensor: gs.Tensor) -> bool:
+    """Bytes that became numbers, perhaps moved to a zero point."""
+    while tensor.inputs and tensor.inputs[0].op in ("Cast", "Sub", "Transpose"):
+        tensor = tensor.inputs[0].inputs[0]
+    return isinstance(tensor, gs.Constant) and tensor.values.dtype.itemsize == 1
