@@ -23,13 +23,7 @@ def pair(node: gs.Node, inputs: list[Value | None]) -> tuple[Value, Value]:
 @row("FusedMatMul", domain="com.microsoft")
 def matmul(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
     """numpy.matmul on ids: batch axes aligned, the inner axes tied."""
-    a, b = pair(node, inputs)
-    if node.attrs.get("transBatchA") or node.attrs.get("transBatchB"):
-        raise UnsupportedGraph(f"{describe(node)}: transBatchA and transBatchB are not understood: export unfused")
-    if node.attrs.get("transA"):
-        a = swapped(a)
-    if node.attrs.get("transB"):
-        b = swapped(b)
+    a, b = (_turned(node, value, side) for value, side in zip(pair(node, inputs), "AB", strict=True))
     trace.note("product", node, [a, b])
     vector_a, vector_b = len(a.shape) == 1, len(b.shape) == 1
     trace.tie(node, a.axis(-1), b.axis(-1 if vector_b else -2))
@@ -45,6 +39,15 @@ def matmul(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Valu
             static=a.static and b.static,
         )
     ]
+
+
+def _turned(node: gs.Node, value: Value, side: str) -> Value:
+    """A factor as FusedMatMul multiplies it: transBatch moves the first axis to before the last, then trans swaps the
+    last two (onnxruntime/docs/ContribOperators.md)."""
+    if node.attrs.get(f"transBatch{side}"):
+        order = (*range(1, len(value.shape) - 1), 0, len(value.shape) - 1)
+        value = Value(tuple(value.shape[k] for k in order), tuple(value.factors[k] for k in order), static=value.static)
+    return swapped(value) if node.attrs.get(f"trans{side}") else value
 
 
 def swapped(value: Value) -> Value:

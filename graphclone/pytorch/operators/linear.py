@@ -47,8 +47,8 @@ def fused_gemm(call: Call, a: Any, b: Any, c: Any = None) -> Any:
 @row("FusedMatMul", 1, domain=CONTRIB)
 def fused_matmul(call: Call, a: Any, b: Any) -> Any:
     """Transposes swap the last two axes; transBatch moves the first axis to before the last (onnxruntime contrib)."""
-    if call.attr("transBatchA", 0) or call.attr("transBatchB", 0):
-        raise call.refuse("transBatchA and transBatchB")
+    a = a.movedim(0, -2) if call.attr("transBatchA", 0) else a
+    b = b.movedim(0, -2) if call.attr("transBatchB", 0) else b
     a = a.transpose(-1, -2) if call.attr("transA", 0) else a
     b = b.transpose(-1, -2) if call.attr("transB", 0) else b
     alpha = call.attr("alpha", 1.0)

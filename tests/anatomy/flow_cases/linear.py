@@ -22,6 +22,16 @@ LINEAR_CASES = [
         transB=1,
     ),
     case(
+        "the first axis to before the last",
+        "FusedMatMul",
+        {"a": floats(2, 5, 4), "b": floats(3, 5, 4)},
+        {("a", 2): "noted", ("b", 2): "noted"},
+        domain=MICROSOFT,
+        transBatchA=1,
+        transBatchB=1,
+        transB=1,
+    ),
+    case(
         "",
         "FusedGemm",
         {"a": floats(2, 4), "b": floats(4, 3), "c": floats(3)},

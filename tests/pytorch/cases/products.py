@@ -8,6 +8,7 @@ from tests.pytorch.cases.case import MICROSOFT, Case, cases, floats, ints
 
 X = floats(2, 3, 4)
 IMAGE = floats(2, 4, 7, 6)
+BY_BATCH = {"domain": MICROSOFT, "transBatchA": 1, "transBatchB": 1}
 GAIN, BIAS = floats(4, low=0.5), floats(4)
 
 
@@ -31,6 +32,12 @@ def _linear() -> list[Case]:
         ),
         *cases("FusedMatMul", X, floats(2, 5, 4), domain=MICROSOFT, transB=1, alpha=0.5),
         *cases("FusedMatMul", floats(2, 4, 3), floats(4, 5), domain=MICROSOFT, transA=1),
+        *cases(
+            "FusedMatMul", floats(2, 5, 4), floats(3, 5, 4), domain=MICROSOFT, transBatchA=1, transBatchB=1, transB=1
+        ),
+        *cases(
+            "FusedMatMul", floats(4, 5, 2), floats(4, 5, 3), domain=MICROSOFT, transBatchA=1, transA=1, transBatchB=1
+        ),
         *cases("Einsum", X, floats(2, 5, 4), equation="bij,bkj->bik"),
         *cases("Conv", IMAGE, floats(5, 4, 3, 2), floats(5), constant=(1, 2), pads=[1, 0, 1, 0], strides=[2, 1]),
         *cases("Conv", IMAGE, floats(4, 2, 3, 3), constant=(1,), group=2, dilations=[2, 1]),
