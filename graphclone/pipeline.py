@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from graphclone.graph import Model
     from graphclone.planner import Target
     from graphclone.pytorch.train import History, TrainingOptions
-    from graphclone.statistics.calibration import Source
     from graphclone.statistics.store import Statistics
     from graphclone.verification import Report
 
@@ -68,41 +67,6 @@ def measure(
 
     anatomy = anatomy or inspect(model)
     return run.measure(model, anatomy, batches, provider=provider, threads=threads, progress=progress)
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """Where calibration batches come from and where they run; ``data`` as in statistics.calibration."""
-
-    data: str
-    tokenizer: str | None = None
-    length: int = 128
-    batch_size: int = 8
-    limit: int | None = None
-    seed: int = 0
-    provider: str = "auto"
-    threads: int | None = None
-
-
-def calibrate(model: Model, anatomy: Anatomy, asked: Calibration, progress: Progress | None = None) -> Statistics:
-    """Open the data and measure on it. Raises BadData where there is none, or where it does not fit the model."""
-    batches = open_data(model, asked)
-    return measure(model, batches, anatomy=anatomy, provider=asked.provider, threads=asked.threads, progress=progress)
-
-
-def open_data(model: Model, asked: Calibration) -> Source:
-    """The batches that ``asked`` names, fitted to the model's inputs. Raises BadData."""
-    from graphclone.statistics import calibration
-
-    return calibration.open_source(
-        asked.data,
-        model,
-        tokenizer=asked.tokenizer,
-        length=asked.length,
-        batch_size=asked.batch_size,
-        limit=asked.limit,
-        seed=asked.seed,
-    )
 
 
 def hold_out(source: Iterable[Batch], count: int) -> tuple[list[Batch], Iterable[Batch]]:

@@ -1,4 +1,4 @@
-"""inspect, measure, plan, clone and verify."""
+"""inspect, plan, clone and verify."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from graphclone import outputs, pipeline
 from graphclone.cli import describe, show
 from graphclone.cli import options as o
 from graphclone.cli.app import app
+from graphclone.statistics import request
 
 if TYPE_CHECKING:
     from graphclone.anatomy.parts import Anatomy
@@ -28,44 +29,6 @@ def inspect(model: o.ModelPath, json: o.Json = False) -> None:
     if json:
         return show.as_json({"model": str(model), **describe.as_dict(anatomy)})
     describe.print_anatomy(str(model), anatomy)
-
-
-@app.command(
-    epilog="Examples:\n\n  graphclone measure smollm2.onnx --data python-docs --tokenizer tokenizer.json"
-    " -o stats.safetensors\n\n  graphclone measure --merge stats-1.safetensors stats-2.safetensors -o stats.safetensors"
-)
-def measure(
-    files: Annotated[
-        list[Path], typer.Argument(metavar="MODEL", help="An ONNX file (with --merge: statistics).", show_default=False)
-    ],
-    output: o.Output,
-    data: o.Data = None,
-    merge: Annotated[bool, typer.Option("--merge", help="Add up statistics of the same parent.")] = False,
-    tokenizer: o.Tokenizer = None,
-    length: o.Length = 128,
-    batch_size: o.BatchSize = 8,
-    limit: o.Limit = None,
-    seed: o.Seed = 0,
-    provider: o.Provider = "auto",
-    threads: o.Threads = None,
-    json: o.Json = False,
-) -> None:
-    """Which neurons and blocks matter on your data: run the parent on it and keep sums."""
-    outputs.refuse_same_file(output, *files)
-    if merge:
-        held = pipeline.merge_statistics(files)
-    else:
-        if len(files) != 1 or data is None:
-            raise typer.BadParameter("measure takes one MODEL and --data (or --merge and files of statistics)")
-        model = pipeline.load(files[0])
-        calibration = pipeline.Calibration(data, tokenizer, length, batch_size, limit, seed, provider, threads)
-        held = _measured(model, pipeline.inspect(model), calibration)
-    with outputs.staged(output) as draft:
-        held.save(draft)
-    summary = {"output": str(output), "sites": len(held.sites), "count": held.count, "parent": held.parent}
-    if json:
-        return show.as_json(summary)
-    print(f"{output}: {len(held.sites)} sites of the parent {held.parent[:12]}, {held.count:,} tokens")
 
 
 @app.command(
@@ -147,7 +110,7 @@ def clone(
         # a shape out of reach is said before anything is measured
         pipeline.plan(anatomy, None, target, importance="first", method=method, depth=depth)
         if data:
-            calibration = pipeline.Calibration(data, tokenizer, length, batch_size, limit, seed, provider, threads)
+            calibration = request.Calibration(data, tokenizer, length, batch_size, limit, seed, provider, threads)
             held = _measured(parent, anatomy, calibration)
         weights = parent.constants()
         chosen = pipeline.plan(
@@ -190,6 +153,6 @@ def _target(*sizes: str | int | None) -> Target:
     return Target(*sizes)
 
 
-def _measured(model: Model, anatomy: Anatomy, calibration: pipeline.Calibration) -> Statistics:
+def _measured(model: Model, anatomy: Anatomy, calibration: request.Calibration) -> Statistics:
     with show.progress("measuring") as tick:
-        return pipeline.calibrate(model, anatomy, calibration, progress=tick)
+        return request.calibrate(model, anatomy, calibration, progress=tick)

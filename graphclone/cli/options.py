@@ -36,7 +36,25 @@ Data = Annotated[
     str | None,
     typer.Option(
         "--data",
-        help="A folder or file of .npz batches; text, .jsonl or .parquet (with --tokenizer); python-docs; random:N.",
+        help="Files or a folder of .npz batches, text, .jsonl, .parquet or images; datasets:NAME; module:function; "
+        "python-docs; random:N.",
+        rich_help_panel=_DATA,
+        show_default=False,
+    ),
+]
+Column = Annotated[
+    str | None,
+    typer.Option(
+        "--column", help="The field of records that holds the text.", rich_help_panel=_DATA, show_default=False
+    ),
+]
+Images = Annotated[
+    str | None,
+    typer.Option(
+        "--images",
+        metavar="RECIPE",
+        help="How images become pixels: a preprocessor_config.json (by default the one beside the model), or such as "
+        "resize=256,crop=224,mean=0.5,std=0.5,interpolation=bicubic,channels=rgb.",
         rich_help_panel=_DATA,
         show_default=False,
     ),
@@ -60,6 +78,31 @@ Stats = Annotated[
     Path | None,
     typer.Option("--stats", help="What `measure` wrote.", rich_help_panel=_DATA, show_default=False),
 ]
+_PARTS = "Long runs"
+Shard = Annotated[
+    str | None,
+    typer.Option(
+        "--shard", metavar="I/N", help="Every Nth batch from the Ith on.", rich_help_panel=_PARTS, show_default=False
+    ),
+]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on with OUTPUT.partial, of a run that was stopped.", rich_help_panel=_PARTS)
+]
+CheckpointEvery = Annotated[
+    int | None,
+    typer.Option(
+        "--checkpoint-every",
+        metavar="N",
+        min=1,
+        help="Write OUTPUT.partial every N batches (default: each minute).",
+        rich_help_panel=_PARTS,
+        show_default=False,
+    ),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Say what would run, and its cost: one batch.", rich_help_panel=_PARTS)
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on standard error but errors.")]
 Importance = Annotated[str, typer.Option("--importance", help="How neurons are ranked.", rich_help_panel="Method")]
 Method = Annotated[
     str, typer.Option("--method", help="How weights are corrected: paper or none.", rich_help_panel="Method")

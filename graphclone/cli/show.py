@@ -68,8 +68,11 @@ def report(found: Report) -> None:
 
 
 @contextmanager
-def progress(what: str) -> Iterator[Callable[[int, int | None], None]]:
+def progress(what: str, *, quiet: bool = False) -> Iterator[Callable[[int, int | None], None]]:
     """A bar on a terminal, a line every few seconds in a pipe; call it with (done, total or None)."""
+    if quiet:
+        yield lambda done, total: None
+        return
     if not sys.stderr.isatty():
         yield _PlainProgress(what)
         return

@@ -11,6 +11,7 @@ from graphclone import outputs, pipeline
 from graphclone.cli import options as o
 from graphclone.cli import show
 from graphclone.cli.app import app
+from graphclone.statistics import request
 
 
 @app.command(
@@ -59,7 +60,7 @@ def train(
 
     outputs.refuse_same_file(output, clone, data)
     model = pipeline.load(clone)
-    source = pipeline.open_data(model, pipeline.Calibration(data, tokenizer, length, batch_size, limit, seed))
+    source = request.open_data(model, request.Calibration(data, tokenizer, length, batch_size, limit, seed))
     kept, rest = pipeline.hold_out(source, held_out)
     options = TrainingOptions(
         steps, learning_rate, weight_decay, evaluate_every=max(1, steps // evaluations), seed=seed

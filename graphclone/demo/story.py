@@ -15,6 +15,7 @@ from graphclone import pipeline
 from graphclone.demo import evaluation
 from graphclone.demo.results import Arm, Results
 from graphclone.errors import GraphCloneError
+from graphclone.statistics import request
 from graphclone.verification.sessions import latency
 
 if TYPE_CHECKING:
@@ -128,8 +129,8 @@ def _target() -> Target:
 
 def _split(parent: Model, tokenizer: Path, settings: Settings) -> tuple[Batches, Batches]:
     """Batches of Python's language reference: (training, in an order drawn from the seed; held out)."""
-    asked = pipeline.Calibration("python-docs", str(tokenizer), LENGTH, BATCH_SIZE)
-    full: Batches = [batch for batch in pipeline.open_data(parent, asked) if len(batch["input_ids"]) == BATCH_SIZE]
+    asked = request.Calibration("python-docs", str(tokenizer), LENGTH, BATCH_SIZE)
+    full: Batches = [batch for batch in request.open_data(parent, asked) if len(batch["input_ids"]) == BATCH_SIZE]
     held_out = full[HELD_OUT_FROM::HELD_OUT_EVERY][: settings.held_out]
     training = [batch for i, batch in enumerate(full) if i % HELD_OUT_EVERY != HELD_OUT_FROM]
     order = np.random.default_rng(settings.seed).permutation(len(training))

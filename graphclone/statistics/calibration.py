@@ -102,6 +102,11 @@ class Source:
                 self._known, batch, f"{self.description}: batch {self.shard + (count + number) * self.shards}"
             )
 
+    def lines(self) -> list[str]:
+        """What it is and what is filled in, for people."""
+        part = f", shard {self.shard}/{self.shards}" if self.shards > 1 else ""
+        return [f"{self.description}{part}", *(f"{name} is filled in: {rule}" for name, rule in self.filled.items())]
+
     def __iter__(self) -> Iterator[dict[str, Array]]:
         return self.after(0)
 
@@ -124,6 +129,9 @@ def open_source(
     batch_size: int = 8,
     limit: int | None = None,
     seed: int = 0,
+    column: str | None = None,
+    images: str | None = None,
+    shard: tuple[int, int] = (1, 1),
 ) -> Source:
     """Data for a model: a path, ``python-docs``, ``random:N``, or any iterable of batches (input name -> array).
 
@@ -142,6 +150,8 @@ def open_source(
         length=_fixed(known, 1) or length,
         batch_size=_fixed(known, 0) or batch_size,
         seed=seed,
+        column=column,
+        images=images,
     )
     reading = _reading(str(spec), asked) if isinstance(spec, str | Path) else _iterable(spec)
     stream = reading.batches() if limit is None else islice(reading.batches(), limit)
@@ -157,9 +167,10 @@ def open_source(
             return chain([first], stream)
         return islice(reading.batches(), limit)
 
-    return Source(
+    whole = Source(
         reading.description, reading.fingerprint(), count, filled, known, again, reading.at, guess, _all=count
     )
+    return whole.part(*shard)
 
 
 def _least(count: int | None, limit: int | None) -> int | None:

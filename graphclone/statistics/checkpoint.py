@@ -29,7 +29,12 @@ class Checkpoint:
 
     @classmethod
     def beside(cls, output: Path, *, every: int | None = None, resume: bool = False) -> Checkpoint:
-        """``<output>.partial``. Raises InvalidTarget where one is there that nobody asked to go on with."""
+        """``<output>.partial``. Raises InvalidTarget where one is there that nobody asked to go on with.
+
+        Raises BadData where there is no such folder: before a long run, not after it.
+        """
+        if not output.parent.is_dir():
+            raise BadData(f"{output.parent}: no such folder to write {output.name} into")
         made = cls(output.with_name(f"{output.name}.partial"), every, resume)
         if made.path.exists() and not resume:
             raise InvalidTarget(f"{made.path} is there, of a run that did not end: go on with --resume, or remove it")

@@ -27,6 +27,8 @@ class Asked:
     length: int
     batch_size: int
     seed: int
+    column: str | None = None  # of records
+    images: str | None = None  # the recipe for them
 
 
 @dataclass(frozen=True)

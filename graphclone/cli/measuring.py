@@ -1,0 +1,128 @@
+"""measure: run, merge, rehearse."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from graphclone import outputs, pipeline
+from graphclone.cli import options as o
+from graphclone.cli import show
+from graphclone.cli.app import app
+from graphclone.statistics import request
+
+if TYPE_CHECKING:
+    from graphclone.statistics.calibration import Source
+    from graphclone.statistics.checkpoint import Checkpoint
+    from graphclone.statistics.rehearsal import Rehearsal
+    from graphclone.statistics.store import Statistics
+
+
+@app.command(
+    epilog="Examples:\n\n  graphclone measure smollm2.onnx --data python-docs --tokenizer tokenizer.json"
+    " -o stats.safetensors\n\n  graphclone measure vit.onnx --data photos/ --dry-run"
+    "\n\n  graphclone measure smollm2.onnx --data corpus.jsonl --shard 1/4 -o stats-1.safetensors"
+    "\n\n  graphclone measure smollm2.onnx --data corpus.jsonl --shard 1/4 -o stats-1.safetensors --resume"
+    "\n\n  graphclone measure --merge stats-1.safetensors stats-2.safetensors -o stats.safetensors"
+)
+def measure(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="MODEL", help="An ONNX file (with --merge: statistics).", show_default=False)
+    ],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Where to write.", show_default=False)] = None,
+    data: o.Data = None,
+    merge: Annotated[bool, typer.Option("--merge", help="Add up statistics of the same parent.")] = False,
+    tokenizer: o.Tokenizer = None,
+    column: o.Column = None,
+    images: o.Images = None,
+    length: o.Length = 128,
+    batch_size: o.BatchSize = 8,
+    limit: o.Limit = None,
+    shard: o.Shard = None,
+    resume: o.Resume = False,
+    checkpoint_every: o.CheckpointEvery = None,
+    dry_run: o.DryRun = False,
+    seed: o.Seed = 0,
+    provider: o.Provider = "auto",
+    threads: o.Threads = None,
+    quiet: o.Quiet = False,
+    json: o.Json = False,
+) -> None:
+    """Which neurons and blocks matter on your data: run the parent on it and keep sums."""
+    if output is None and not dry_run:
+        raise typer.BadParameter("-o OUTPUT says where to write (or --dry-run)")
+    outputs.refuse_same_file(output or "", *files, data)
+    if merge:
+        if data is not None or dry_run:
+            raise typer.BadParameter("--merge adds up files of statistics: give it no --data")
+        return _written(pipeline.merge_statistics(files), output, json)
+    if len(files) != 1 or data is None:
+        raise typer.BadParameter("measure takes one MODEL and --data (or --merge and files of statistics)")
+    asked = request.Calibration(
+        data, tokenizer, length, batch_size, limit, seed, provider, threads, column, images, _shard(shard)
+    )
+    if dry_run:
+        return _rehearsed(files[0], asked, json)
+    checkpoint = request.checkpoint(output, every=checkpoint_every, resume=resume)
+    held, source = _measured(files[0], asked, checkpoint, quiet)
+    _written(held, output, json, {"filled": source.filled})
+    checkpoint.remove()
+
+
+def _shard(asked: str | None) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d+)/(\d+)", asked or "1/1")
+    if found is None or not 1 <= int(found[1]) <= int(found[2]):
+        raise typer.BadParameter(f"--shard is such as 1/4 (the first of four), not {asked!r}")
+    return int(found[1]), int(found[2])
+
+
+def _measured(file: Path, asked: request.Calibration, checkpoint: Checkpoint, quiet: bool) -> tuple[Statistics, Source]:
+    model = pipeline.load(file)
+    anatomy = pipeline.inspect(model)
+    source = request.open_data(model, asked)
+    if not quiet:
+        for line in source.lines():
+            show.say(f"measuring: {line}")
+    try:
+        with show.progress("measuring", quiet=quiet) as tick:
+            return request.calibrate(model, anatomy, asked, tick, source=source, checkpoint=checkpoint), source
+    except KeyboardInterrupt:
+        if checkpoint.batches and not quiet:
+            show.say(f"measuring: {checkpoint.batches} batches are kept in {checkpoint.path}, --resume goes on")
+        raise
+
+
+def _written(held: Statistics, output: Path | None, json: bool, more: dict[str, object] | None = None) -> None:
+    assert output is not None
+    with outputs.staged(output) as draft:
+        held.save(draft)
+    if json:
+        return show.as_json(
+            {
+                "output": str(output),
+                "sites": len(held.sites),
+                "count": held.count,
+                "batches": held.batches,
+                "parent": held.parent,
+                "data": [portion.as_dict() for portion in held.data],
+                "providers": list(held.providers),
+                "settings": dict(held.settings),
+                **(more or {}),
+            }
+        )
+    ran = ", ".join(held.providers)
+    print(
+        f"{output}: {len(held.sites)} sites of the parent {held.parent[:12]}, {held.count:,} tokens in {held.batches:,}"
+        f" batches, run by {ran}"
+    )
+
+
+def _rehearsed(file: Path, asked: request.Calibration, json: bool) -> None:
+    model = pipeline.load(file)
+    found: Rehearsal = request.rehearse(model, pipeline.inspect(model), asked)
+    if json:
+        return show.as_json(found.as_dict())
+    show.table(("", "dry run"), found.rows())

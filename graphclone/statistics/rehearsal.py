@@ -1,0 +1,95 @@
+"""What a run would do and cost, from one batch of it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from operator import length_hint
+from typing import Any
+
+from graphclone.anatomy.parts import Anatomy
+from graphclone.graph import Model
+from graphclone.statistics.calibration import Source
+from graphclone.statistics.probe import Probe
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """batches: None where nobody knows; exact: whether that number is not a guess. Seconds, and bytes.
+
+    batch_seconds: of the first batch, which also warms up. memory: the most that this process has had so far.
+    written: size of the statistics.
+    """
+
+    data: str
+    filled: Mapping[str, str]
+    inputs: Mapping[str, str]
+    batches: int | None
+    exact: bool
+    sites: int
+    provider: str
+    open_seconds: float
+    batch_seconds: float
+    seconds: float | None
+    memory: int | None
+    written: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+    def rows(self) -> list[tuple[str, str]]:
+        """For people."""
+        about = "" if self.exact else "about "
+        return [
+            ("data", self.data),
+            *(("a batch", f"{name} {shown}") for name, shown in self.inputs.items()),
+            *(("filled in", f"{name}: {rule}") for name, rule in self.filled.items()),
+            ("batches", "unknown before they are read" if self.batches is None else f"{about}{self.batches:,}"),
+            ("sites", f"{self.sites:,}"),
+            ("runs on", self.provider),
+            ("time", f"{self.open_seconds:.1f} s to load, {self.batch_seconds:.2f} s a batch (the first)"),
+            ("in all", "unknown" if self.seconds is None else f"about {self.seconds:,.0f} s"),
+            ("memory", "unknown" if self.memory is None else f"about {self.memory / 2**20:,.0f} MB"),
+            ("statistics", f"{self.written / 2**20:.2f} MB"),
+        ]
+
+
+def rehearse(
+    model: Model, anatomy: Anatomy, source: Source, *, provider: str = "auto", threads: int | None = None
+) -> Rehearsal:
+    """Open the probe and run one batch. See ``run.measure`` for options and errors."""
+    start = time.perf_counter()
+    probe = Probe.open(model, anatomy, provider=provider, threads=threads)
+    opened = time.perf_counter() - start
+    batch = next(iter(source))
+    start = time.perf_counter()
+    sums = probe.run(batch, "batch 1")
+    ran = time.perf_counter() - start
+    count = length_hint(source, -1)
+    return Rehearsal(
+        data=source.description,
+        filled=source.filled,
+        inputs={name: f"{array.dtype}{list(array.shape)}" for name, array in batch.items()},
+        batches=None if count < 0 else count,
+        exact=source.batches is not None,
+        sites=len(sums),
+        provider=probe.provider,
+        open_seconds=opened,
+        batch_seconds=ran,
+        seconds=None if count < 0 else opened + ran * count,
+        memory=_peak(),
+        written=sum(array.nbytes for held in sums.values() for array in held.values()),
+    )
+
+
+def _peak() -> int | None:
+    """Most resident memory of this process so far, bytes; None where the system does not say."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak << 10  # bytes there, KiB on Linux

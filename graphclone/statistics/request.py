@@ -1,0 +1,91 @@
+"""What is measured on, as the command line asks for it; nothing heavy is imported before it is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from graphclone.anatomy.parts import Anatomy
+    from graphclone.graph import Model
+    from graphclone.statistics.calibration import Source
+    from graphclone.statistics.checkpoint import Checkpoint
+    from graphclone.statistics.rehearsal import Rehearsal
+    from graphclone.statistics.store import Statistics
+
+Progress = Callable[[int, int | None], None]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Where calibration batches come from and where they run; ``data`` as in statistics.calibration."""
+
+    data: str
+    tokenizer: str | None = None
+    length: int = 128
+    batch_size: int = 8
+    limit: int | None = None
+    seed: int = 0
+    provider: str = "auto"
+    threads: int | None = None
+    column: str | None = None
+    images: str | None = None
+    shard: tuple[int, int] = (1, 1)
+
+
+def calibrate(
+    model: Model,
+    anatomy: Anatomy,
+    asked: Calibration,
+    progress: Progress | None = None,
+    *,
+    source: Source | None = None,
+    checkpoint: Checkpoint | None = None,
+) -> Statistics:
+    """Measure on the data that ``asked`` names, or on ``source``, which is that data opened. Raises BadData."""
+    from graphclone.statistics import run
+
+    opened = source if source is not None else open_data(model, asked)
+    return run.measure(
+        model,
+        anatomy,
+        opened,
+        provider=asked.provider,
+        threads=asked.threads,
+        progress=progress,
+        checkpoint=checkpoint,
+    )
+
+
+def open_data(model: Model, asked: Calibration) -> Source:
+    """The batches that ``asked`` names, fitted to the model's inputs. Raises BadData."""
+    from graphclone.statistics import calibration
+
+    return calibration.open_source(
+        asked.data,
+        model,
+        tokenizer=asked.tokenizer,
+        length=asked.length,
+        batch_size=asked.batch_size,
+        limit=asked.limit,
+        seed=asked.seed,
+        column=asked.column,
+        images=asked.images,
+        shard=asked.shard,
+    )
+
+
+def checkpoint(output: str | Path | None, *, every: int | None = None, resume: bool = False) -> Checkpoint:
+    """Where a run that is to write ``output`` keeps what it has so far. Raises InvalidTarget, BadData."""
+    from graphclone.statistics.checkpoint import Checkpoint
+
+    return Checkpoint.beside(Path(output or ""), every=every, resume=resume)
+
+
+def rehearse(model: Model, anatomy: Anatomy, asked: Calibration) -> Rehearsal:
+    """What measuring would do, and what it would cost, from one batch. Raises BadData."""
+    from graphclone.statistics.rehearsal import rehearse as one_batch
+
+    return one_batch(model, anatomy, open_data(model, asked), provider=asked.provider, threads=asked.threads)
