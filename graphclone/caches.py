@@ -1,7 +1,7 @@
-"""The width of a head in a KV cache whose declaration leaves it open, read off the attention that it feeds.
+"""Sizes of a KV cache whose declaration leaves them open, read off the attention that it feeds.
 
 onnxruntime-genai declares ``past_key_values.0.key [batch_size, 4, past_sequence_length, kv_cache_dim]``: three symbols,
-of which the last is no length.
+of which the last is no length. With a sliding window the cache is a ring, which no length makes empty either.
 """
 
 from __future__ import annotations
@@ -13,13 +13,28 @@ PAST_KEY, PAST_VALUE = 3, 4  # inputs of com.microsoft GroupQueryAttention (onnx
 
 
 def cache_shape(tensor: gs.Tensor, shape: tuple[Dim, ...]) -> tuple[Dim, ...]:
-    """``shape`` with its last axis known, where ``tensor`` is the past of an attention that counts its heads."""
-    if len(shape) != 4 or isinstance(shape[-1], int):
+    """``shape`` with its last axis known, where ``tensor`` is the past of an attention that counts its heads, and its
+    length, where that past is a ring."""
+    if len(shape) != 4:
         return shape
     for node in tensor.outputs:
         if node.op == "GroupQueryAttention" and any(node.inputs[k] is tensor for k in (PAST_KEY, PAST_VALUE)):
-            return (*shape[:-1], _head_width(node))
+            length = int(node.attrs["local_window_size"]) if node.attrs.get("sliding_window_cache") else shape[2]
+            return (*shape[:2], length, shape[3] if isinstance(shape[3], int) else _head_width(node))
     return shape
+
+
+def rings(graph: gs.Graph) -> dict[str, str]:
+    """Caches of a sliding window among the outputs, with the inputs that they follow. What lies beyond the tokens seen
+    so far is whatever the caller's buffer held."""
+    ends = [{t.name for t in side} for side in (graph.outputs, graph.inputs)]
+    return {
+        present.name: node.inputs[past].name
+        for node in graph.nodes
+        if node.attrs.get("sliding_window_cache")
+        for present, past in zip(node.outputs[1:], (PAST_KEY, PAST_VALUE), strict=False)
+        if present.name in ends[0] and node.inputs[past].name in ends[1]
+    }
 
 
 def _head_width(node: gs.Node) -> int | None:

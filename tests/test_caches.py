@@ -1,4 +1,4 @@
-"""The head width of a cache that leaves it open comes from the attention that reads it."""
+"""The sizes of a cache that leaves them open come from the attention that reads it."""
 
 from __future__ import annotations
 
@@ -41,6 +41,12 @@ def test_from_the_projection(packed):
 def test_from_the_declared_shape():
     past = model(True, ["batch", "length", 10 * 24]).graph.inputs[1]
     assert cache_shape(past, tuple(DECLARED)) == ("batch", 2, "past", 24)
+
+
+def test_the_ring_of_a_sliding_window_is_as_long_as_the_window():
+    given = model(True)
+    given.graph.nodes[-1].attrs |= {"local_window_size": 5, "sliding_window_cache": 1}
+    assert feeds.tiny_feeds(given, 3, 7)["past.key"].shape == (3, 2, 5, 16)
 
 
 def test_a_known_width_and_another_operator_are_left_alone():

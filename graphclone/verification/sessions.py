@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 
+from graphclone.caches import rings
 from graphclone.errors import GraphCloneError, UnsupportedGraph
 from graphclone.graph import Model, to_proto
 
@@ -28,26 +29,67 @@ class MissingRuntime(GraphCloneError):
 
 @dataclass(frozen=True)
 class Session:
-    """An ONNX Runtime session with the arrays that it reads its weights from, which have to outlive it."""
+    """An ONNX Runtime session with the arrays that it reads its weights from, which have to outlive it.
+
+    rings: outputs that are written in part, over the inputs that they follow.
+    """
 
     runtime: onnxruntime.InferenceSession
     held: tuple[Any, ...]
+    rings: Mapping[str, str] = field(default_factory=dict)
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """All outputs by name. Raises UnsupportedGraph where ONNX Runtime refuses the feeds or fails inside."""
         names = [output.name for output in self.runtime.get_outputs()]
         wanted = {value.name for value in self.runtime.get_inputs()}
+        given = {name: array for name, array in feeds.items() if name in wanted}
         try:
-            results = self.runtime.run(names, {name: array for name, array in feeds.items() if name in wanted})
+            results = self._over(names, given) if self.rings else self.runtime.run(names, given)
         except Exception as reason:  # noqa: BLE001  ONNX Runtime's exceptions share no base but Exception
             raise UnsupportedGraph(f"ONNX Runtime fails to run it: {_one_line(reason)}") from None
         return dict(zip(names, results, strict=True))
 
+    def _over(self, names: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
+        """Outputs in order; a ring is written over a copy of its past, not over whatever memory held."""
+        import onnxruntime as ort
 
-def open_session(model: Model, *, threads: int | None = None, optimise: bool = True) -> Session:
-    """A CPU session on a model in memory; ``optimise=False`` runs the nodes as they stand.
+        binding = self.runtime.io_binding()
+        for name, array in feeds.items():
+            binding.bind_cpu_input(name, array)
+        for name in names:
+            if name in self.rings:
+                binding.bind_ortvalue_output(name, ort.OrtValue.ortvalue_from_numpy(feeds[self.rings[name]].copy()))
+            else:
+                binding.bind_output(name)
+        self.runtime.run_with_iobinding(binding)
+        return list(binding.copy_outputs_to_cpu())
 
-    Raises UnsupportedGraph where ONNX Runtime cannot load the model.
+    def run_bound(self, feeds: Mapping[str, Any], device: str, names: Sequence[str]) -> dict[str, Any]:
+        """Named outputs, left on the ``device`` (cpu or cuda) that the session runs on.
+
+        Feeds and results are anything that speaks DLPack, a torch tensor for one; nothing passes through the host.
+        Raises UnsupportedGraph as ``run`` does.
+        """
+        import onnxruntime as ort
+
+        try:
+            binding = self.runtime.io_binding()
+            for value in self.runtime.get_inputs():
+                binding.bind_ortvalue_input(value.name, ort.OrtValue.from_dlpack(feeds[value.name]))
+            for name in names:
+                binding.bind_output(name, device, 0)
+            self.runtime.run_with_iobinding(binding)
+        except Exception as reason:  # noqa: BLE001  as above
+            raise UnsupportedGraph(f"ONNX Runtime fails to run it: {_one_line(reason)}") from None
+        return dict(zip(names, binding.get_outputs(), strict=True))
+
+
+def open_session(
+    model: Model, *, threads: int | None = None, optimise: bool = True, provider: str = "CPUExecutionProvider"
+) -> Session:
+    """A session on a model in memory; ``optimise=False`` runs the nodes as they stand.
+
+    Raises UnsupportedGraph where ONNX Runtime cannot load the model, MissingRuntime where it lacks the provider.
     """
     try:
         import onnxruntime as ort
@@ -55,6 +97,8 @@ def open_session(model: Model, *, threads: int | None = None, optimise: bool = T
         raise MissingRuntime(
             "ONNX Runtime is not installed: pip install 'graphclone[cpu]' (or 'graphclone[gpu]' beside an NVIDIA GPU)"
         ) from None
+    if provider not in ort.get_available_providers():
+        raise MissingRuntime(f"this ONNX Runtime has no {provider}: pip install 'graphclone[gpu]' in place of [cpu]")
     proto, arrays = to_proto(model)
     options = ort.SessionOptions()
     options.log_severity_level = _FATAL_ONLY
@@ -71,10 +115,10 @@ def open_session(model: Model, *, threads: int | None = None, optimise: bool = T
     if names:
         options.add_external_initializers(names, values)
     try:
-        session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(proto.SerializeToString(), options, providers=[provider])
     except Exception as reason:  # noqa: BLE001  as above
         raise UnsupportedGraph(f"ONNX Runtime refuses to load it: {_one_line(reason)}") from None
-    return Session(session, (contiguous, values))
+    return Session(session, (contiguous, values), rings(model.graph))
 
 
 def _one_line(reason: Exception) -> str:

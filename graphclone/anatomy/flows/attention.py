@@ -50,14 +50,15 @@ def merged(trace: Trace, context: Value) -> Value:
 
 
 def with_cache(trace: Trace, node: gs.Node, current: Value, past: Value | None) -> Value:
-    """What a cache holds after this step: [batch, kv_head, past + token, d]."""
+    """What a cache holds after this step: [batch, kv_head, past + token, d]; a ring keeps its length."""
     order = (0, 2, 1, 3)
     value = Value(tuple(current.shape[i] for i in order), tuple(current.factors[i] for i in order))
     if past is None:
         return value
     for axis in (1, 3):
         trace.tie(node, value.axis(axis), past.axis(axis))
-    return Value((value.shape[0], value.shape[1], past.shape[2] + value.shape[2], value.shape[3]), value.factors)
+    held = past.shape[2] + (0 if node.attrs.get("sliding_window_cache") else value.shape[2])
+    return Value((value.shape[0], value.shape[1], held, value.shape[3]), value.factors)
 
 
 def optional(inputs: list[Value | None], index: int) -> Value | None:
