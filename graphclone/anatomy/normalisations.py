@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -37,9 +38,7 @@ def norms(found: Grouping, nodes: Sequence[gs.Node], residual: Group, stream: se
         done.add(norm.output)
         on_residual = residual in groups
         placement = "qk" if not on_residual else "post" if norm.output in stream else "pre"
-        result.append(
-            Norm(norm.kind, placement, norm.gain, norm.bias, norm.width, norm.input, norm.output, epsilon=norm.epsilon)
-        )
+        result.append(replace(norm, placement=placement))
     return result
 
 
@@ -65,19 +64,21 @@ def _operator(note: Note) -> Norm:
     first = {"SkipLayerNormalization": 2, "SkipSimplifiedLayerNormalization": 2, "EmbedLayerNormalization": 5}
     at = first.get(node.op, 1)
     rms = "RMS" in node.op or "Simplified" in node.op
-    has_bias = not rms and len(node.inputs) > at + 1 and isinstance(node.inputs[at + 1], gs.Constant)
-    gain = node.inputs[at].name if len(node.inputs) > at and isinstance(node.inputs[at], gs.Constant) else None
+    given = [None if t.is_empty() else t for t in node.inputs] + [None] * (at + 2)
+    gain, bias = given[at], None if rms else given[at + 1]
     source = sum_name(node) if node.op in SUMMING else node.inputs[0].name
     epsilon = float(node.attrs.get("epsilon", CONTRIB_EPSILON if node.op in SUMMING else EPSILON))
     return Norm(
         "RMSNorm" if rms else "LayerNorm",
         "",
-        gain,
-        node.inputs[at + 1].name if has_bias else None,
+        gain.name if isinstance(gain, gs.Constant) else None,
+        bias.name if isinstance(bias, gs.Constant) else None,
         note.inputs[0].shape[note.axis],
         source,
         node_key(node),
         epsilon=epsilon,
+        gain_at=None if gain is None else (node_key(node), at),
+        bias_at=None if bias is None else (node_key(node), at + 1),
     )
 
 
@@ -88,23 +89,34 @@ def _decomposed(trace: Trace, note: Note) -> Norm | None:
         return None
     source, centred = _origin(note.node)
     width = note.inputs[0].shape[note.axis]
-    gain = bias = None
+    gain = bias = gain_at = bias_at = None
     rooted = note.node.op in ROOTED
     current: gs.Variable = reduced
     for node in _after(reduced):
-        weight = next((t for k, t in enumerate(node.inputs) if _is_vector(trace, node, k, width)), None)
+        place = next((k for k in range(len(node.inputs)) if _is_vector(trace, node, k, width)), None)
         rooted |= node.op in ROOTS
-        if node.op == "Mul" and weight is not None and gain is None:
-            gain = weight.name
-        elif node.op == "Add" and weight is not None and gain is not None:
-            bias = weight.name
+        if node.op == "Mul" and place is not None and gain is None:
+            gain, gain_at = node.inputs[place].name, (node_key(node), place)
+        elif node.op == "Add" and place is not None and gain is not None:
+            bias, bias_at = node.inputs[place].name, (node_key(node), place)
         elif gain is not None or node.op in UNNORMALISING:
             break
         current = node.outputs[0]
     if not rooted:
         return None
     kind = "LayerNorm" if centred else "RMSNorm"
-    return Norm(kind, "", gain, bias, width, source, current.name, epsilon=_epsilon(trace, reduced))
+    return Norm(
+        kind,
+        "",
+        gain,
+        bias,
+        width,
+        source,
+        current.name,
+        epsilon=_epsilon(trace, reduced),
+        gain_at=gain_at,
+        bias_at=bias_at,
+    )
 
 
 def _after(tensor: gs.Variable) -> Iterator[gs.Node]:

@@ -103,7 +103,8 @@ class Norm:
     """A normalisation, operator or decomposed; gain and bias by name.
 
     ``input`` is what it normalises. ``site``: name of the Site that measures it, "" where there is none (norms of
-    queries and keys). ``epsilon`` is added to the mean of squares.
+    queries and keys). ``epsilon`` is added to the mean of squares. ``gain_at`` and ``bias_at``: the node (its first
+    output's name) and the index of its input where they enter.
     """
 
     kind: str  # LayerNorm or RMSNorm
@@ -115,6 +116,8 @@ class Norm:
     output: str = ""
     site: str = ""
     epsilon: float = 0.0
+    gain_at: tuple[str, int] | None = None
+    bias_at: tuple[str, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -158,6 +161,7 @@ class Anatomy:
     linears: tuple[Linear, ...]
     axes: Mapping[AxisRef, tuple[tuple[str, Ids], ...]] = field(repr=False)
     stored: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()  # what reading the file changed
 
     @property
     def parameters(self) -> int:
