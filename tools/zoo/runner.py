@@ -90,10 +90,16 @@ def _exam(work: Work) -> cell.Exam:
         try:
             build.build(work.row, work.column, work.folder)
         except Exception as reason:  # noqa: BLE001  exporters raise anything; the verdict tells
-            said = f"{type(reason).__name__}: {' '.join(str(reason).split())[:300]}"
-            return cell.Exam((cell.Verdict("export", cell.UNEXPORTED, said),))
+            return cell.Exam((cell.Verdict("export", cell.UNEXPORTED, _root(reason)),))
     file = build.file_of(work.row, work.column, work.folder)
     return cell.examine(cell.Cell.read(file), work.quick)
+
+
+def _root(reason: BaseException) -> str:
+    """What an exporter died of, below what it wraps it in."""
+    while reason.__cause__ is not None:
+        reason = reason.__cause__
+    return f"{type(reason).__name__}: {' '.join(str(reason).split())[:300]}"
 
 
 def settle_all(todo: Iterable[Work], jobs: int, told: Callable[[dict[str, Any]], None]) -> None:

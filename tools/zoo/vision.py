@@ -80,6 +80,7 @@ ROWS = (
         SIZES,
         {**IMAGE, "num_labels": 10, "use_relative_position_bias": True},
         fused="vit",
+        attention="eager",  # dynamo cannot decompose BEiT's sdpa
     ),
     Row(
         "dinov2",
