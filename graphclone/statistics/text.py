@@ -119,8 +119,8 @@ def _text(spec: str, asked: Asked, pieces: Callable[[], Iterator[str]], read: It
         raise BadData(
             f"{spec}: text, but the graph takes no token ids; it has {', '.join(map(str, asked.known.values()))}"
         )
-    file = _tokenizer_file(asked)
-    packer = Packer.of(_load(file), asked.length, str(file))
+    file = tokenizer_file(asked.tokenizer, asked.model)
+    packer = Packer.of(load_tokenizer(file), asked.length, str(file))
     rows = min((given.rows for given in takes if given.rows is not None), default=None)
     fixed = any(isinstance(given.shape[0], int) for given in takes)
 
@@ -146,12 +146,13 @@ def _text(spec: str, asked: Asked, pieces: Callable[[], Iterator[str]], read: It
     return Reading(spec, batches, lambda: sha256_of(*read, file, settings))
 
 
-def _tokenizer_file(asked: Asked) -> Path:
-    if asked.tokenizer is not None:
-        if not asked.tokenizer.is_file():
-            raise BadData(f"{asked.tokenizer}: there is no such tokenizer file")
-        return asked.tokenizer
-    beside = _beside(asked.model)
+def tokenizer_file(given: Path | None, model: Model) -> Path:
+    """The tokenizer.json given, or one beside the model. Raises BadData where there is none."""
+    if given is not None:
+        if not given.is_file():
+            raise BadData(f"{given}: there is no such tokenizer file")
+        return given
+    beside = _beside(model)
     found = next((file for file in beside if file.is_file()), None)
     if found is None:
         looked = f" (looked for {' and '.join(f.name for f in beside)} beside the model)" if beside else ""
@@ -165,7 +166,8 @@ def _beside(model: Model) -> list[Path]:
     return [model.path.with_suffix(".tokenizer.json"), model.path.with_name("tokenizer.json")]
 
 
-def _load(file: Path) -> Tokenizer:
+def load_tokenizer(file: Path) -> Tokenizer:
+    """Raises BadData for a file that is no tokenizer.json."""
     from tokenizers import Tokenizer
 
     try:
