@@ -55,7 +55,9 @@ def _merged(row: Row, sizes: Sizes, file: Path) -> None:
 
 
 def _opset23(row: Row, sizes: Sizes, file: Path) -> None:
-    exporters.dynamo(row.load(sizes), file, ATTENTION_OPSET)
+    parent = row.load(sizes)
+    # ONNX Runtime's RotaryEmbedding wants tables of each row of a batch; without positions as an input they have one
+    exporters.dynamo(exporters.with_positions(parent) if row.decoder else parent, file, ATTENTION_OPSET)
 
 
 def _cached_dynamo(row: Row, sizes: Sizes, file: Path) -> None:

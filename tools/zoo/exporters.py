@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +51,18 @@ def torchscript(parent: Parent, file: Path, opset: int) -> None:
             opset_version=opset,
             dynamo=False,
         )
+
+
+def with_positions(parent: Parent) -> Parent:
+    """A decoder with its position ids as an input, where it takes any."""
+    import torch
+
+    ids = parent.inputs["input_ids"]
+    if "position_ids" not in signature(parent.module.forward).parameters:
+        return parent
+    positions = torch.arange(ids.shape[1]).expand(ids.shape).contiguous()
+    inputs = {**parent.inputs, "position_ids": positions}
+    return replace(parent, inputs=inputs, axes={**parent.axes, "position_ids": parent.axes["input_ids"]})
 
 
 def with_cache(row: Row, sizes: Sizes) -> Parent:
