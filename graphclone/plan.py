@@ -11,14 +11,27 @@ from typing import Any
 from graphclone.errors import BadData, InvalidTarget
 
 FORMAT = 1
-METHODS = ("paper", "none")
+PASSES = ("none", "paper", "norm-gain", "least-squares")  # corrections of the weights, in surgery/corrections
+EXCLUSIVE = {"paper", "norm-gain"}  # both correct what a narrower norm gives
+
+
+def passes_of(method: str) -> tuple[str, ...]:
+    """The passes that a method names, joined by ``+``. Raises InvalidTarget for a name that is none, or for two that
+    exclude each other."""
+    named = tuple(method.split("+"))
+    unknown = [name for name in named if name not in PASSES]
+    if unknown or len(set(named)) != len(named):
+        raise InvalidTarget(f"method {method!r} is not one of {', '.join(PASSES)}, nor several of them joined by +")
+    if ("none" in named and len(named) > 1) or set(named) >= EXCLUSIVE:
+        raise InvalidTarget(f"method {method!r}: {' and '.join(named)} exclude each other")
+    return named
 
 
 @dataclass(frozen=True)
 class Plan:
     """keep: group name -> neurons kept, ascending (a permutation is allowed: order is the clone's order).
     Groups that are not named are kept whole. drop_blocks: stack name -> block indices removed.
-    ``method`` names the weight correction; ``target`` records what was asked for.
+    ``method`` names the corrections of the weights, joined by ``+``; ``target`` records what was asked for.
     """
 
     parent: str  # sha256
@@ -30,8 +43,7 @@ class Plan:
     format: int = FORMAT
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise InvalidTarget(f"method {self.method!r} is not one of {', '.join(METHODS)}")
+        passes_of(self.method)
         if self.format != FORMAT:
             raise InvalidTarget(f"plan format {self.format}, this graphclone reads {FORMAT}")
         for name, kept in self.keep.items():

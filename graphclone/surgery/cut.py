@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 from graphclone.anatomy.flows import TABLE
 from graphclone.anatomy.groups import Grouping
 from graphclone.anatomy.ids import Factors
-from graphclone.anatomy.parts import Ids
+from graphclone.anatomy.parts import Ids, Site
 from graphclone.anatomy.trace import Slot, Trace, run
 from graphclone.errors import InvalidTarget
 from graphclone.feeds import tiny_feeds
@@ -65,6 +65,32 @@ class Cut:
         # the k-th place with given neurons is filled by the k-th position that holds the neurons chosen for it
         taken[np.lexsort(there[::-1])] = places[np.lexsort(here[::-1])]
         return taken
+
+    def kept(self, site: Site) -> Ids:
+        """The parent's positions of a site's axis that the clone keeps, in the clone's order."""
+        like = site.value if site.value in self.trace.values else None
+        if like is None:  # a sum that its operator does not show: by its members
+            return self._kept_members(site)
+        taken = self.take(self.trace.values[like].axis(site.axis), site.width)
+        return np.arange(site.width) if taken is None else taken
+
+    def _kept_members(self, site: Site) -> Ids:
+        by_name = {g.name: g for g in self.found.groups}
+        factors = tuple(by_name[name].classes[members] for name, members in site.members.items())
+        taken = self.take(factors, site.width)
+        return np.arange(site.width) if taken is None else taken
+
+    def takes(self, tensor: str, use: tuple[str, int]) -> dict[int, Ids]:
+        """axis -> positions taken, of an initializer as one use of it sees it; axes that stay whole are left out."""
+        slots = self._slots.get((tensor, use), self._slots.get((tensor, None), {}))
+        return {axis: taken for axis, slot in slots.items() if (taken := self.take_slot(slot)) is not None}
+
+    @cached_property
+    def _slots(self) -> dict[tuple[str, tuple[str, int] | None], dict[int, Slot]]:
+        found: dict[tuple[str, tuple[str, int] | None], dict[int, Slot]] = {}
+        for slot in self.trace.slots:
+            found.setdefault((slot.tensor, slot.use), {})[slot.axis] = slot
+        return found
 
     def take_slot(self, slot: Slot) -> Ids | None:
         """``take`` for an axis of an initializer."""

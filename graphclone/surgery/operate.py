@@ -15,7 +15,10 @@ from graphclone.errors import InvalidTarget, UnsupportedGraph
 from graphclone.feeds import tiny_feeds
 from graphclone.graph import Model
 from graphclone.plan import Plan
-from graphclone.surgery.corrections import METHODS, scale_outputs
+from graphclone.statistics.store import Statistics
+from graphclone.surgery.corrections.evidence import Evidence
+from graphclone.surgery.corrections.paper import scale_outputs
+from graphclone.surgery.corrections.passes import corrections
 from graphclone.surgery.cut import Cut
 from graphclone.surgery.drop_blocks import drop_blocks
 from graphclone.surgery.renumber import renumber
@@ -24,8 +27,16 @@ from graphclone.surgery.shapes import ROWS
 from graphclone.surgery.slice_weights import Slices, slice_weights
 
 
-def clone(model: Model, anatomy: Anatomy, plan: Plan) -> Model:
+def clone(
+    model: Model,
+    anatomy: Anatomy,
+    plan: Plan,
+    statistics: Statistics | None = None,
+    affine: Statistics | None = None,
+) -> Model:
     """The parent cut to the plan: a new model, the parent untouched.
+
+    statistics: for the methods that correct by what was measured. affine: of a second pass, over the neurons kept.
 
     Raises InvalidTarget for a plan of another parent or one that the groups cannot meet, UnsupportedGraph where a size
     cannot be rewritten.
@@ -36,16 +47,18 @@ def clone(model: Model, anatomy: Anatomy, plan: Plan) -> Model:
     found = examine(model)
     describe(found, model)  # names the groups, as the plan does
     cut = Cut(found, plan)
-    made = model.copy()
-    made.path, made.external_files = None, ()
-    made.__dict__.pop("sha256", None)
+    made = model.detached()
     drop_blocks(made, anatomy, plan, found.trace)
-    corrections = METHODS[plan.method](cut)
-    slices = slice_weights(made, cut, corrections)
-    sizes = scale_outputs(made.graph, corrections) + _resize(made, cut)
+    living = frozenset(t.name for n in made.graph.nodes for t in n.outputs if t.name)
+    evidence = Evidence(cut, anatomy, living, statistics, affine)
+    corrected = corrections(plan.method, evidence)
+    slices = slice_weights(made, cut, corrected)
+    sizes = scale_outputs(made.graph, corrected) + _resize(made, cut)
     _clean(made, cut, model)
     renumber(made.graph, model.graph, anatomy, plan)
     _record(made, plan, slices, sizes)
+    if evidence.notes:
+        made.metadata["graphclone.corrections"] = json.dumps(evidence.notes, sort_keys=True)
     return made
 
 

@@ -22,12 +22,14 @@ PREFIX = "graphclone."
 class Slice:
     """initializer = take(parent initializer, each axis) x scale, where None keeps an axis whole.
 
-    Without a parent it is a constant that encodes a size.
+    Without a parent it is a constant that encodes a size. ``replaced``: of that shape, but computed from what was
+    measured (a least-squares repair, a norm's bias).
     """
 
     parent: str | None
     take: tuple[Indices | None, ...] = ()
     scale: float = 1.0
+    replaced: bool = False
 
     @property
     def shape_constant(self) -> bool:
@@ -81,4 +83,4 @@ def _slice(claim: Mapping[str, Any], takes: Sequence[Indices]) -> Slice:
         None if axis is None else takes[axis] if isinstance(axis, int) and axis >= 0 else _indices(axis)
         for axis in claim["take"]
     )
-    return Slice(str(claim["parent"]), take, float(claim.get("scale", 1.0)))
+    return Slice(str(claim["parent"]), take, float(claim.get("scale", 1.0)), claim.get("replaced", False) is True)

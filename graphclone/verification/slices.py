@@ -20,6 +20,7 @@ from graphclone.verification.report import Check
 Array = np.ndarray[Any, Any]
 
 PARTS = 32  # unequal parts packed in one axis (Q, K and V of grouped queries) end at multiples of 1/32 at the finest
+REPLACING = frozenset({"norm-gain", "least-squares"})  # passes that compute weights anew from what was measured
 SHAPE_CONSTANT_LIMIT = 64  # elements; a constant that encodes sizes is a list of dimensions, never a weight
 
 
@@ -42,7 +43,9 @@ def _bytes(before: Mapping[str, Array], after: Mapping[str, Array], claims: Clai
             return Check.of(name, faults, "")
         return Check.skipped(name, "the clone was trained after the cut: only names, types and shapes were compared")
     faults = [fault for key, array in after.items() if (fault := _difference(key, array, before, claims))]
-    return Check.of(name, faults, f"{len(after)} initializers byte-identical to the parent's slices")
+    replaced = sum(claims.slices[key].replaced for key in after if key in claims.slices)
+    but = f"; {replaced} recomputed by {claims.method}, of their slices' shapes and finite" if replaced else ""
+    return Check.of(name, faults, f"{len(after) - replaced} initializers byte-identical to the parent's slices{but}")
 
 
 def _other_shape(key: str, array: Array, before: Mapping[str, Array], claims: Claims) -> str | None:
@@ -61,6 +64,12 @@ def _difference(key: str, array: Array, before: Mapping[str, Array], claims: Cla
         return expected
     if expected.dtype != array.dtype or expected.shape != array.shape:
         return f"{key} is {array.dtype}{list(array.shape)}, its slice {expected.dtype}{list(expected.shape)}"
+    claim = claims.slices[key]
+    if claim.replaced:
+        allowed = not REPLACING.isdisjoint(claims.plan.method.split("+")) and array.dtype.kind in "fV"
+        if not allowed:
+            return f"{key} is claimed to be recomputed, which method {claims.plan.method} does to no such weight"
+        return None if np.isfinite(array.astype(np.float64)).all() else f"{key} holds NaN or infinite numbers"
     same = _raw(expected) == _raw(array)
     if np.all(same):
         return None

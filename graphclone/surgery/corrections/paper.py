@@ -1,4 +1,4 @@
-"""Corrections of the weights for what was cut away. Each is a row: name -> what becomes of every weight that is read.
+"""The paper's weight scaling: every weight whose fan-in shrinks writes with the deviation that it had.
 
 ``paper`` (arXiv 2312.09299): a weight whose fan-in shrinks from d to d' is multiplied by sqrt(d/d'), so that what it
 writes keeps its deviation; gains and biases stay. A head tied to the embedding cannot be scaled, as the embedding
@@ -10,25 +10,24 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphclone.anatomy.normalisations import FAR_ENOUGH
-from graphclone.anatomy.projections import Projection, projections
+from graphclone.anatomy.projections import Projection
 from graphclone.anatomy.trace import Trace, describe, node_key
 from graphclone.errors import UnsupportedGraph
-from graphclone.surgery.cut import Cut
+from graphclone.surgery.corrections.evidence import Evidence
 from graphclone.surgery.slice_weights import Correction, Use
 
 OUTPUT = -1  # in a Use: not an input, the product itself
 
 
-def paper(cut: Cut) -> dict[Use, Correction]:
+def paper(evidence: Evidence) -> dict[Use, Correction]:
     """Scale of each use of a weight."""
+    cut, made = evidence.cut, evidence.products
     scales: dict[Use, Correction] = {}
-    made = projections(cut.found)
     products = Counter(p.weight for p in made)
     uses = Counter(t.name for n in cut.trace.model.graph.nodes for t in n.inputs)
     for p in made:
@@ -37,20 +36,12 @@ def paper(cut: Cut) -> dict[Use, Correction]:
         if kept == full:
             continue
         tied = p.weight in cut.trace.shared and uses[p.weight] > products[p.weight]  # not only products read it
-        where = (_norm_before(cut.trace, p) or [(p.output, OUTPUT)]) if tied else _uses(p)
+        where = (_norm_before(cut.trace, p) or [(p.output, OUTPUT)]) if tied else uses_of(p)
         scales |= dict.fromkeys(where, Correction(math.sqrt(full / kept)))
     return scales
 
 
-def none(cut: Cut) -> dict[Use, Correction]:
-    """Slices as they are."""
-    return {}
-
-
-METHODS: dict[str, Callable[[Cut], dict[Use, Correction]]] = {"paper": paper, "none": none}
-
-
-def _uses(p: Projection) -> list[Use]:
+def uses_of(p: Projection) -> list[Use]:
     """Where the weight enters: at the product, or before the Transpose or Cast that it passes first. Integers are not
     scaled: the numbers that multiply them are."""
     node, multiplier = p.node, None

@@ -1,0 +1,79 @@
+"""What a correction may look at: the cut, the parent's anatomy, and what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from graphclone.anatomy.parts import Anatomy, Norm, Site
+from graphclone.anatomy.projections import Projection, projections
+from graphclone.errors import InvalidTarget
+from graphclone.statistics.store import Statistics
+from graphclone.surgery.cut import Cut
+from graphclone.surgery.slice_weights import Use
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """statistics: of the parent. affine: of its norms over the neurons kept, from a second pass. living: the nodes (by
+    first output) that stay. notes: what the passes did, site by site, for the clone's record."""
+
+    cut: Cut
+    anatomy: Anatomy
+    living: frozenset[str]
+    statistics: Statistics | None = None
+    affine: Statistics | None = None
+    notes: dict[str, dict[str, float | str]] = field(default_factory=dict)
+
+    def measured(self, method: str) -> Statistics:
+        """The statistics. Raises InvalidTarget where there are none, or of another parent."""
+        if self.statistics is None:
+            raise InvalidTarget(f"method {method} corrects by what was measured: give --stats, or --data to measure")
+        self.statistics.refuse_other_parent(self.anatomy.fingerprint)
+        return self.statistics
+
+    @property
+    def norms(self) -> Iterator[tuple[Norm, Site]]:
+        """The norms over a residual stream that stay, and where they were measured."""
+        sites = {s.name: s for s in self.anatomy.sites}
+        for stack in self.anatomy.stacks:
+            for norm in (*(n for block in stack.blocks for n in block.norms), *stack.norms):
+                if norm.site and norm.output in self.living:
+                    yield norm, sites[norm.site]
+
+    @property
+    def inner(self) -> Iterator[tuple[Projection, Site]]:
+        """The projections onto a residual stream that stay, and where their input was measured."""
+        sites = {s.value: s for s in self.anatomy.sites if s.kind == "inner"}
+        for p in self.products:
+            if p.input in sites and p.output in self.living:
+                yield p, sites[p.input]
+
+    @cached_property
+    def products(self) -> tuple[Projection, ...]:
+        """Every product of the parent with a weight."""
+        return tuple(projections(self.cut.found))
+
+    @cached_property
+    def nodes(self) -> dict[str, gs.Node]:
+        """The parent's nodes by each of their outputs."""
+        return {t.name: n for n in self.cut.trace.model.graph.nodes for t in n.outputs if t.name}
+
+    def tensor(self, use: Use) -> gs.Tensor:
+        """What a use reads, in the parent."""
+        return self.nodes[use[0]].inputs[use[1]]
+
+    def sliced(self, use: Use) -> Array:
+        """The slice of an initializer that a use gets, without any correction."""
+        tensor = self.tensor(use)
+        values: Array = tensor.values
+        for axis, take in self.cut.takes(tensor.name, use).items():
+            values = np.take(values, take, axis=axis)
+        return values
