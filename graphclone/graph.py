@@ -37,13 +37,14 @@ class Model:
     """A graph with where it came from.
 
     ``graph`` is an onnx-graphsurgeon graph whose constants are NumPy arrays (often views on a memory map: copy before
-    writing). ``metadata`` is the file's metadata_props.
+    writing). ``metadata`` is the file's metadata_props. ``notes``: what reading it changed, in words.
     """
 
     graph: gs.Graph
     path: Path | None = None
     metadata: dict[str, str] = field(default_factory=dict)
     external_files: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @cached_property
     def sha256(self) -> str:
@@ -67,7 +68,7 @@ class Model:
 
     def copy(self) -> Model:
         """New nodes and tensors, the same weight arrays."""
-        return Model(self.graph.copy(), self.path, dict(self.metadata), self.external_files)
+        return Model(self.graph.copy(), self.path, dict(self.metadata), self.external_files, self.notes)
 
 
 def load(path: str | Path) -> Model:
@@ -109,9 +110,9 @@ def from_proto(proto: onnx.ModelProto, path: Path | None = None) -> Model:
         part.inputs = [t for t in part.inputs if isinstance(t, gs.Variable)]  # before IR 4 initializers were inputs too
         for node in part.nodes:
             node.domain = "" if node.domain in (None, "ai.onnx") else node.domain
-    normalise(graph)
+    notes = normalise(graph)
     metadata = {p.key: p.value for p in proto.metadata_props}
-    return Model(graph, path, metadata, tuple(sorted(reader.files)))
+    return Model(graph, path, metadata, tuple(sorted(reader.files)), notes)
 
 
 def _with_subgraphs(graph: gs.Graph) -> Iterator[gs.Graph]:

@@ -3,6 +3,7 @@
 A fused skip-normalisation whose sum is used again hides the residual stream inside one node, where no block could be
 joined or removed: it becomes the addition and the normalisation it stands for. ONNX Runtime fuses them again when it
 loads the model. A head that was written as a transposed copy of the embedding becomes the embedding, transposed.
+Packed weights become numbers (dequantise.py), branches that are always taken the nodes in them (branches.py).
 """
 
 from __future__ import annotations
@@ -13,16 +14,22 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from graphclone.branches import inline_branches
+from graphclone.dequantise import dequantise
+
 Array = np.ndarray[Any, Any]
 ROWS_AT_ONCE = 4096  # of an embedding, so that comparing two needs little memory
 PRODUCTS = ("MatMul", "Gemm", "FusedMatMul", "MatMulNBits")
 SUM = 3  # the output that carries input + skip (onnxruntime/docs/ContribOperators.md)
 
 
-def normalise(graph: gs.Graph) -> None:
-    """Bring a graph into the form that the rest of graphclone reads, in place."""
+def normalise(graph: gs.Graph) -> tuple[str, ...]:
+    """Bring a graph into the form that the rest of graphclone reads, in place; what of it a user should know."""
+    inline_branches(graph)
+    said = dequantise(graph)
     tie_head(graph)
     show_sums(graph)
+    return said
 
 
 def show_sums(graph: gs.Graph) -> None:

@@ -93,6 +93,7 @@ def describe(found: Grouping, model: Model) -> Anatomy:
         linears=tuple(_linear(p) for p in made),
         axes=_axes(found),
         stored=parameters_by_type(found),
+        notes=model.notes,
     )
 
 

@@ -18,7 +18,7 @@ ROTARY = {  # operators that are handed their tables: (domain, op) -> inputs tha
     ("com.microsoft", "GroupQueryAttention"): (7, 8),
     ("", "RotaryEmbedding"): (1, 2),
 }
-DEQUANTIZE = ("DequantizeLinear",)
+SETTINGS = {"DequantizeLinear": 1, "QuantizeLinear": 1, "MatMulInteger": 2}  # operator -> inputs from this one on
 
 
 def parameters_by_type(found: Grouping) -> dict[str, int]:
@@ -66,9 +66,9 @@ def _sources(trace: Trace, angle: gs.Tensor) -> list[str]:
 def _scales(trace: Trace) -> Iterator[str]:
     """Scales and zero points of weights that are stored as integers."""
     for node in trace.model.graph.nodes:
-        if node.op in DEQUANTIZE:
-            yield from (t.name for t in node.inputs[1:])
-        elif node.op in ("Mul", "Sub") and any(_is_cast_integer(t) for t in node.inputs):
+        if node.op in SETTINGS:
+            yield from (t.name for t in node.inputs[SETTINGS[node.op] :])
+        elif node.op in ("Mul", "Sub") and any(_is_cast_integer(t) or _is_scale(t) for t in node.inputs):
             yield from (t.name for t in node.inputs if isinstance(t, gs.Constant))
 
 
@@ -77,3 +77,8 @@ def _is_cast_integer(tensor: gs.Tensor) -> bool:
     while tensor.inputs and tensor.inputs[0].op in ("Cast", "Sub", "Transpose"):
         tensor = tensor.inputs[0].inputs[0]
     return isinstance(tensor, gs.Constant) and tensor.values.dtype.itemsize == 1
+
+
+def _is_scale(tensor: gs.Tensor) -> bool:
+    """The scale of activations that are rounded as they come; a weight's scales multiply it."""
+    return bool(tensor.inputs) and tensor.inputs[0].op == "DynamicQuantizeLinear"

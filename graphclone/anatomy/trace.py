@@ -157,7 +157,7 @@ class Trace:
         key = tensor.name if use is None else use
         if key not in self.constants:
             value = plain(tensor.values.shape, tensor.values, static=True)
-            weighty = is_weight(tensor.values)
+            weighty = is_weight(tensor.values) or node.op == "DequantizeLinear"  # a bias may be 32 bits wide
             axes = range(len(value.shape)) if weighty else ()
             self.constants[key] = self.label(tensor.name, value, "weight", use, axes)
         return self.constants[key]

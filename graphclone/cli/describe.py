@@ -21,17 +21,23 @@ def as_dict(anatomy: Anatomy) -> dict[str, Any]:
         for g in anatomy.groups.values()
     ]
     stacks = [{"name": s.name, **shape(s), "norms": norms(s), "parts": _parts(s)} for s in anatomy.stacks]
-    held = {"parameters": anatomy.parameters, "stored": dict(anatomy.stored), "parent": anatomy.fingerprint}
+    held = {
+        "parameters": anatomy.parameters,
+        "stored": dict(anatomy.stored),
+        "notes": [*anatomy.notes],
+        "parent": anatomy.fingerprint,
+    }
     return {**held, "stacks": stacks, "groups": groups}
 
 
-def stored(anatomy: Anatomy) -> str | None:
-    """What is said of weights that are not stored as floating point; None where all are."""
+def remarks(anatomy: Anatomy) -> list[str]:
+    """What is said of weights that are not stored as floating point; nothing where all are."""
     integers = {name: count for name, count in anatomy.stored.items() if "int" in name}
     if not integers:
-        return None
+        return list(anatomy.notes)
     shown = ", ".join(f"{count:,} weights are {name}" for name, count in sorted(integers.items()))
-    return f"{shown}: they are cut as the integers they are, with their scales, and the clone keeps the format"
+    kept = f"{shown}: they are cut as the integers they are, with their scales, and the clone keeps the format"
+    return [*anatomy.notes, kept]
 
 
 def shape(stack: Stack) -> dict[str, Any]:
@@ -81,7 +87,7 @@ def print_anatomy(name: str, anatomy: Anatomy) -> None:
     show.table(("stack", *SHAPE, "norms"), [(s.name, *shape(s).values(), norms(s)) for s in anatomy.stacks])
     for stack in anatomy.stacks:
         print(f"\n{stack.name}: {len(stack.blocks)} blocks of " + "; ".join(_parts(stack)))
-    if (said := stored(anatomy)) is not None:
+    for said in remarks(anatomy):
         print(f"\n{said}")
     free = Counter((g.kind, g.size, len(g.axes)) for g in anatomy.groups.values() if g.pinned is None)
     print()
@@ -144,5 +150,5 @@ def print_comparison(parent: str, before: Anatomy, clone: str, after: Anatomy) -
         for stack in anatomy.stacks
     ]
     show.table(("model", "stack", *SHAPE, "parameters"), rows)
-    if (said := stored(before)) is not None:
+    for said in remarks(before):
         print(f"\n{said}")

@@ -15,9 +15,9 @@ from graphclone import graph
 from graphclone.anatomy.flows import TABLE
 from graphclone.anatomy.ids import ALWAYS
 from graphclone.anatomy.trace import run
-from tests.anatomy.flow_cases import attention, elementwise, linear, movement, norms
+from tests.anatomy.flow_cases import attention, elementwise, linear, movement, norms, quantised
 
-CASES = [*elementwise.CASES, *linear.CASES, *movement.CASES, *norms.CASES, *attention.CASES]
+CASES = [*elementwise.CASES, *linear.CASES, *movement.CASES, *norms.CASES, *attention.CASES, *quantised.CASES]
 OPSETS = [onnx.helper.make_opsetid("", 23), onnx.helper.make_opsetid("com.microsoft", 1)]
 ONLY_RUNTIME = ("SimplifiedLayerNormalization", "ConvTranspose", "Resize")  # no whole reference in onnx
 
@@ -84,7 +84,7 @@ def changes(case, before, tensor, axis, position):
     if case.perturbed is not None:
         values[where] = case.perturbed
     else:
-        values[where] = -3 * values[where] - 0.37 if values.dtype.kind == "f" else values[where] ^ 0xFF
+        values[where] = -3 * values[where] - 0.37 if values.dtype.kind == "f" else ~values[where]
     after = computed(case, {tensor: values})[0]
     return ~((after == before) | ((after != after) & (before != before)))
 
@@ -169,7 +169,7 @@ def _shared(traced, own, changed, carried, where):
 
 
 CHECKS = {"flows": _flows, "some": _some, "pinned": _pinned, "noted": _noted, "shared": _shared}
-BILINEAR = ("MatMul", "FusedMatMul", "Gemm", "Einsum", "Conv", "ConvTranspose")
+BILINEAR = ("MatMul", "FusedMatMul", "Gemm", "Einsum", "Conv", "ConvTranspose", "MatMulInteger")
 PRODUCTS = [c for c in CASES if c.row[1] in BILINEAR and "noted" in c.special.values()]
 
 

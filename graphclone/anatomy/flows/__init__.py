@@ -5,7 +5,7 @@ operator that changed its form between versions (axes as attribute, then as inpu
 operator, write its row in the file of its kind and a case in tests/anatomy/test_flows.py.
 """
 
-from graphclone.anatomy.flows import attention, elementwise, indexing, linear, movement, norms
+from graphclone.anatomy.flows import attention, elementwise, indexing, linear, movement, norms, quantised
 from graphclone.anatomy.flows.table import TABLE
 
-__all__ = ["TABLE", "attention", "elementwise", "indexing", "linear", "movement", "norms"]
+__all__ = ["TABLE", "attention", "elementwise", "indexing", "linear", "movement", "norms", "quantised"]

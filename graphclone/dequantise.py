@@ -1,0 +1,175 @@
+"""Weights that cannot be cut as the integers they are become floats on the way in: packed bits, and scales of blocks.
+
+A block of 32 neighbours shares a scale, so that cutting integers could only keep whole blocks; numbers of 4 bits lie two
+in a byte. Both are read as the numbers they stand for; the clone stores these. Integers with a scale a channel or a
+tensor are not touched: they are cut where they stand. Formats: onnxruntime/docs/ContribOperators.md (MatMulNBits,
+GatherBlockQuantized), onnx/docs/Operators.md (DequantizeLinear-21).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from graphclone.errors import UnsupportedGraph
+
+Array = np.ndarray[Any, Any]
+MICROSOFT = "com.microsoft"
+
+
+def dequantise(graph: gs.Graph) -> tuple[str, ...]:
+    """Rewrite the nodes that have a row, in place; what was done, in words.
+
+    Raises UnsupportedGraph for a packing that is not understood.
+    """
+    done: Counter[str] = Counter()
+    made: dict[str, gs.Constant] = {}
+    nodes = []
+    for node in graph.nodes:
+        row = ROWS.get((node.domain or "", node.op))
+        rewritten = row(node, made) if row else None
+        done[node.op] += rewritten is not None
+        nodes += [node] if rewritten is None else rewritten
+    graph.nodes[:] = nodes
+    return tuple(
+        f"{count} weights of {op} are read as the numbers they stand for, and the clone stores those"
+        for op, count in sorted(done.items())
+        if count
+    )
+
+
+def _held(node: gs.Node, index: int) -> Array | None:
+    if index >= len(node.inputs) or node.inputs[index].is_empty():
+        return None
+    tensor = node.inputs[index]
+    if not isinstance(tensor, gs.Constant):
+        raise UnsupportedGraph(
+            f"{node.op} node {node.name!r}: operand {index} ({tensor.name!r}) is computed, no weight"
+        )
+    values: Array = tensor.values
+    return values
+
+
+def unpacked(packed: Array, bits: int) -> Array:
+    """Bytes as the numbers in them along the last axis, the lowest bits first.
+
+    >>> unpacked(np.array([0x21, 0x43], np.uint8), 4).tolist()
+    [1, 2, 3, 4]
+    """
+    places = np.arange(0, 8, bits, dtype=np.uint8)
+    numbers = (packed[..., None] >> places) & np.uint8((1 << bits) - 1)
+    return numbers.reshape(*packed.shape[:-1], -1)
+
+
+def _matrix(node: gs.Node, made: dict[str, gs.Constant]) -> list[gs.Node]:
+    """MatMulNBits: A [.., K], B [N, blocks, bytes] and a scale a block -> MatMul with [K, N], the bias added."""
+    bits, block = int(node.attrs.get("bits", 4)), int(node.attrs["block_size"])
+    rows, columns = int(node.attrs["K"]), int(node.attrs["N"])
+    if bits not in (2, 4, 8) or _held(node, 4) is not None:
+        raise UnsupportedGraph(f"MatMulNBits node {node.name!r}: {bits} bits with a group index are not understood")
+    name = f"{node.inputs[1].name}_dequantised"
+    if name not in made:
+        held, scales, zero = _held(node, 1), _held(node, 2), _held(node, 3)
+        assert held is not None
+        assert scales is not None
+        blocks = -(-rows // block)
+        numbers = unpacked(held.reshape(columns, blocks, -1), bits).astype(np.float32)
+        zeros = _zero_points(zero, columns, blocks, bits)
+        wide = (numbers - zeros) * scales.astype(np.float32).reshape(columns, blocks, 1)
+        matrix = wide.reshape(columns, -1)[:, :rows].T
+        made[name] = gs.Constant(name, np.ascontiguousarray(matrix).astype(scales.dtype))
+    output, bias = node.outputs[0], node.inputs[5] if len(node.inputs) > 5 else None
+    data = node.inputs[0]
+    node.inputs.clear()
+    node.outputs.clear()
+    if bias is None or bias.is_empty():
+        return [gs.Node("MatMul", node.name, {}, [data, made[name]], [output], domain="")]
+    plain = gs.Variable(f"{output.name}_unbiased", output.dtype)
+    return [
+        gs.Node("MatMul", node.name, {}, [data, made[name]], [plain], domain=""),
+        gs.Node("Add", f"{node.name}_bias", {}, [plain, bias], [output], domain=""),
+    ]
+
+
+def _zero_points(zero: Array | None, columns: int, blocks: int, bits: int) -> Array:
+    """[N, blocks, 1]: packed like the weights, a row of bytes a column; numbers of A's type; or the middle."""
+    if zero is None:
+        return np.full((1, 1, 1), 1 << (bits - 1), np.float32)
+    if zero.dtype != np.uint8:
+        return zero.astype(np.float32).reshape(columns, blocks, 1)
+    return unpacked(zero.reshape(columns, -1), bits)[:, :blocks, None].astype(np.float32)
+
+
+def _table(node: gs.Node, made: dict[str, gs.Constant]) -> list[gs.Node]:
+    """GatherBlockQuantized: data, indices, scales, zero points -> Gather from a table of floats."""
+    bits, axis = int(node.attrs.get("bits", 4)), int(node.attrs.get("quantize_axis", 1))
+    name = f"{node.inputs[0].name}_dequantised"
+    if name not in made:
+        held, scales, zero = _held(node, 0), _held(node, 2), _held(node, 3)
+        assert held is not None
+        assert scales is not None
+        packed = held.dtype == np.uint8
+        if packed and axis not in (-1, held.ndim - 1):
+            raise UnsupportedGraph(f"GatherBlockQuantized node {node.name!r}: packed along another axis than the last")
+        numbers = unpacked(held, bits) if packed else held
+        zeros: Array | float = (1 << (bits - 1)) if packed else 0
+        if zero is not None:
+            zeros = (unpacked(zero, bits) if packed else zero)[..., : scales.shape[-1]]
+        made[name] = gs.Constant(name, _of_blocks(numbers, scales, zeros))
+    node.op, node.domain = "Gather", ""
+    node.attrs = {"axis": int(node.attrs.get("gather_axis", 0))}
+    node.inputs = [made[name], node.inputs[1]]
+    return [node]
+
+
+def _of_blocks(numbers: Array, scales: Array, zeros: Array | float) -> Array:
+    """(numbers - zeros) * scales, each spread over its block along the axis where it has fewer positions."""
+
+    def spread(setting: Array) -> Array:
+        for axis, (size, blocks) in enumerate(zip(numbers.shape, setting.shape, strict=True)):
+            if blocks != size:
+                setting = np.take(setting, np.arange(size) // -(-size // blocks), axis=axis)
+        return setting.astype(np.float32)
+
+    shift = zeros if isinstance(zeros, int | float) else spread(zeros)
+    return ((numbers.astype(np.float32) - shift) * spread(scales)).astype(scales.dtype)
+
+
+def _linear(node: gs.Node, made: dict[str, gs.Constant]) -> list[gs.Node] | None:
+    """DequantizeLinear of a constant, where its scales are of blocks or its integers narrower than a byte."""
+    weight = node.inputs[0]
+    if not isinstance(weight, gs.Constant) or not isinstance(node.inputs[1], gs.Constant):
+        return None
+    numbers, scales, zero = weight.values, node.inputs[1].values, _held(node, 2)
+    narrow = "int4" in numbers.dtype.name or "int2" in numbers.dtype.name
+    blocked = scales.ndim == numbers.ndim and scales.ndim > 1
+    if not (narrow or blocked):
+        return None
+    if not blocked:
+        along = [1] * numbers.ndim
+        if scales.ndim:
+            along[int(node.attrs.get("axis", 1))] = -1
+        scales = scales.reshape(along)
+        zero = None if zero is None else zero.reshape(along)
+    name = f"{weight.name}_dequantised"
+    made.setdefault(name, gs.Constant(name, _of_blocks(numbers, scales, 0 if zero is None else zero)))
+    output = node.outputs[0]
+    node.outputs.clear()
+    node.inputs.clear()
+    for reader in list(output.outputs):
+        for position, tensor in enumerate(reader.inputs):
+            if tensor is output:
+                reader.inputs[position] = made[name]
+    return []
+
+
+ROWS: dict[tuple[str, str], Callable[[gs.Node, dict[str, gs.Constant]], list[gs.Node] | None]] = {
+    (MICROSOFT, "MatMulNBits"): _matrix,
+    (MICROSOFT, "GatherBlockQuantized"): _table,
+    (MICROSOFT, "DequantizeLinear"): _linear,
+    ("", "DequantizeLinear"): _linear,
+}
