@@ -28,7 +28,7 @@ from tools.zoo.goldens import printed
 from tools.zoo.oracles import broken, permuted, stepping
 from tools.zoo.row import Expected
 from tools.zoo.rows import ROWS
-from tools.zoo.twin import NoTwin, compare, native
+from tools.zoo.twin import NoTwin, compare, small
 
 GREEN, REFUSED, WRONG = "green", "refused", "WRONG"
 BROKEN, UNEXPORTED = "broken", "unexported"  # the export does not run, or is not there: nothing about graphclone
@@ -145,8 +145,8 @@ def judge(question: str, ask: Callable[[], str | None]) -> Verdict:
         return Verdict(question, WRONG, detail[:600])
 
 
-def examine(cell: Cell, quick: bool = False) -> Exam:
-    """Every question, in order; without an anatomy there are no further ones."""
+def examine(cell: Cell, quick: bool = False, *, native: bool = True) -> Exam:
+    """Every question, in order; without an anatomy there are no further ones. ``native``: with its twin."""
     model = graphs.load(cell.file)
     problem = broken(model)
     if problem:
@@ -170,7 +170,8 @@ def examine(cell: Cell, quick: bool = False) -> Exam:
     if "cache" in cell.column or cell.column == "genai":
         verdicts.append(judge("stepping", lambda: stepping(model)))
         verdicts.append(judge("stepping of the clone", lambda: stepping(subject.cut(wanted["all"]))))
-    verdicts.append(judge("native twin", lambda: twin(subject)))
+    if native:
+        verdicts.append(judge("native twin", lambda: twin(subject)))
     return Exam(tuple(verdicts), printed(cell.row, model, subject.anatomy))
 
 
@@ -186,8 +187,8 @@ def twin(subject: Subject) -> str:
         del target["layers"]  # no configuration has the clone's depths, or its order of layers
     clone_ = subject.cut(target)
     try:
-        small = native(cell.row, cell.column, target, cell.file.parent / "twins")
-        return compare(clone_, small, COLUMNS[cell.column].rounding)
+        made = small(cell.row, cell.column, target, cell.file.parent / "twins")
+        return compare(clone_, made, COLUMNS[cell.column].rounding)
     except NoTwin as reason:
         return f"no twin: {reason}"
 

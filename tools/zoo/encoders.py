@@ -42,5 +42,15 @@ ROWS = (
         {"vocab_size": VOCAB, "max_position_embeddings": POSITIONS},
         fused="bert",
     ),
+    Row(
+        "albert",  # every layer reads the same weights
+        "AlbertForMaskedLM",
+        "AlbertConfig",
+        BERT_NAMES,
+        tokens(("logits",)),
+        SIZES,
+        {"vocab_size": VOCAB, "max_position_embeddings": POSITIONS, "embedding_size": 20},
+        fused="bert",
+    ),
     Row("keras-encoder", "", "", {}, tokens(()), SIZES, coupled=False, only="keras"),
 )

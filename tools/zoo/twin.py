@@ -51,12 +51,12 @@ def sizes_of(row: Row, target: dict[str, int]) -> Sizes:
     return Sizes(**(held | target))
 
 
-def native(row: str, column: str, target: dict[str, int], folder: Path) -> Model:
+def small(row: str, column: str, target: dict[str, int], folder: Path) -> Model:
     """The twin as its exporter gives it, kept in ``folder`` between runs."""
-    small = replace(ROWS[row], sizes=sizes_of(ROWS[row], target))
+    cut = replace(ROWS[row], sizes=sizes_of(ROWS[row], target))
     folder.mkdir(exist_ok=True)
-    if not present(small, COLUMNS[column], folder):
-        build(small, COLUMNS[column], folder)
+    if not present(cut, COLUMNS[column], folder):
+        build(cut, COLUMNS[column], folder)
     return graphs.load(folder / f"{row}-{column}.onnx")
 
 
