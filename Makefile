@@ -30,7 +30,7 @@ test: $(READY)
 check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy --strict graphclone models tools
+	$(BIN)/mypy --strict benchmarks graphclone models tools
 	$(BIN)/lint-imports
 	$(BIN)/python tools/line_budget.py
 

@@ -1,17 +1,16 @@
-"""Load and save: an onnx-graphsurgeon graph whose weights are views on the file.
+"""Load: an onnx-graphsurgeon graph whose weights are views on the file.
 
 The graph is onnx-graphsurgeon's, never wrapped. External data is memory-mapped, so opening a model of any size costs
-only its structure; the saver streams each tensor to the output. Constant nodes become initializers and local
-functions are inlined on the way in, so that every room behind this one meets a single form.
+only its structure. Constant nodes become initializers and local functions are inlined on the way in, so that every room
+behind this one meets a single form.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,15 +20,15 @@ import numpy as np
 import onnx
 import onnx.inliner
 import onnx_graphsurgeon as gs
-from google.protobuf.message import DecodeError, EncodeError
+from google.protobuf.message import DecodeError
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from graphclone.errors import BadModel
+from graphclone.fingerprint import Fingerprint
 from graphclone.normal_form import normalise
+from graphclone.recipes import held, pieces
 
-EXTERNAL_ABOVE = 1 << 30  # bytes of weights beyond which they go to a file beside the model (protobuf ends at 2 GB)
 PLACEHOLDER_ABOVE = 1024  # bytes from which a tensor is streamed or handed over instead of copied into the protobuf
-ALIGNMENT = 4096  # external tensors start on a page, so that readers can map them (onnx's ExternalData.md)
 
 
 @dataclass
@@ -37,7 +36,7 @@ class Model:
     """A graph with where it came from.
 
     ``graph`` is an onnx-graphsurgeon graph whose constants are NumPy arrays (often views on a memory map: copy before
-    writing). ``metadata`` is the file's metadata_props. ``notes``: what reading it changed, in words.
+    writing) or recipes. ``metadata`` is the file's metadata_props. ``notes``: what reading it changed, in words.
     """
 
     graph: gs.Graph
@@ -46,21 +45,28 @@ class Model:
     external_files: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
 
+    fingerprint: Fingerprint | None = field(default=None, repr=False, compare=False)
+
     @cached_property
     def sha256(self) -> str:
-        """Digest of the file and its external data; of the serialised graph where there is no file."""
-        digest = hashlib.sha256()
-        if self.path is None:
-            proto, arrays = to_proto(self)
-            digest.update(proto.SerializeToString(deterministic=True))
-            for name in sorted(arrays):
-                digest.update(np.ascontiguousarray(arrays[name]).view(np.uint8).data)
-            return digest.hexdigest()
-        for file in (self.path, *self.external_files):
-            with file.open("rb") as stream:
-                while chunk := stream.read(1 << 24):
-                    digest.update(chunk)
+        """Digest of the file and its external data; of the serialised graph where there is no file.
+
+        Computed when first asked for; ``prepare_sha256`` begins in the background. Raises BadModel where the file was
+        changed since it was opened.
+        """
+        if self.fingerprint is not None:
+            return self.fingerprint.result()
+        proto, tensors = skeleton(self)
+        digest = hashlib.sha256(proto.SerializeToString(deterministic=True))
+        for name in sorted(tensors):
+            for piece in pieces(held(tensors[name])):
+                digest.update(piece().data)
         return digest.hexdigest()
+
+    def prepare_sha256(self) -> None:
+        """Begin to read the file for its digest, while other work goes on."""
+        if self.fingerprint is not None:
+            self.fingerprint.start()
 
     def constants(self) -> dict[str, np.ndarray[Any, Any]]:
         """Every initializer by name, subgraphs left out."""
@@ -68,7 +74,13 @@ class Model:
 
     def copy(self) -> Model:
         """New nodes and tensors, the same weight arrays."""
-        return Model(self.graph.copy(), self.path, dict(self.metadata), self.external_files, self.notes)
+        graph = self.graph.copy()
+        graph.producer_name, graph.producer_version = self.graph.producer_name, self.graph.producer_version
+        return replace(self, graph=graph, metadata=dict(self.metadata))
+
+    def detached(self) -> Model:
+        """A copy that is no longer what the file holds."""
+        return replace(self.copy(), path=None, external_files=(), fingerprint=None)
 
 
 def load(path: str | Path) -> Model:
@@ -112,7 +124,8 @@ def from_proto(proto: onnx.ModelProto, path: Path | None = None) -> Model:
             node.domain = "" if node.domain in (None, "ai.onnx") else node.domain
     notes = normalise(graph)
     metadata = {p.key: p.value for p in proto.metadata_props}
-    return Model(graph, path, metadata, tuple(sorted(reader.files)), notes)
+    data = tuple(sorted(reader.files))
+    return Model(graph, path, metadata, data, notes, Fingerprint(path, data) if path and path.is_file() else None)
 
 
 def _with_subgraphs(graph: gs.Graph) -> Iterator[gs.Graph]:
@@ -205,14 +218,19 @@ class _TensorReader:
 def to_proto(model: Model, location: str = "weights") -> tuple[onnx.ModelProto, dict[str, np.ndarray[Any, Any]]]:
     """The protobuf with large initializers left as external references, and their arrays by name.
 
-    Nothing large is copied: hand the arrays to ONNX Runtime (``SessionOptions.add_external_initializers``) or stream
-    them to a file.
+    Nothing large is copied: hand the arrays to ONNX Runtime (``SessionOptions.add_external_initializers``).
     """
+    proto, tensors = skeleton(model, location)
+    return proto, {name: tensor.values for name, tensor in tensors.items()}
+
+
+def skeleton(model: Model, location: str = "weights") -> tuple[onnx.ModelProto, dict[str, gs.Constant]]:
+    """``to_proto``, with the initializers themselves, so that recipes stay recipes."""
     graph = model.graph
-    swapped: dict[str, tuple[gs.Constant, np.ndarray[Any, Any]]] = {}
+    swapped: dict[str, tuple[gs.Constant, Any]] = {}
     for tensor in graph.tensors().values():
-        if isinstance(tensor, gs.Constant) and tensor.values.nbytes >= PLACEHOLDER_ABOVE:
-            swapped[tensor.name] = (tensor, tensor.values)
+        if isinstance(tensor, gs.Constant) and (values := held(tensor)).nbytes >= PLACEHOLDER_ABOVE:
+            swapped[tensor.name] = (tensor, values)
     try:
         for name, (tensor, values) in swapped.items():
             tensor._values = LazyValues(_reference(name, values, location))
@@ -223,65 +241,11 @@ def to_proto(model: Model, location: str = "weights") -> tuple[onnx.ModelProto, 
     del proto.metadata_props[:]
     for key in sorted(model.metadata):
         proto.metadata_props.add(key=key, value=model.metadata[key])
-    return proto, {name: values for name, (_, values) in swapped.items()}
+    return proto, {name: tensor for name, (tensor, _) in swapped.items()}
 
 
-def _reference(name: str, values: np.ndarray[Any, Any], location: str) -> onnx.TensorProto:
+def _reference(name: str, values: Any, location: str) -> onnx.TensorProto:
     tensor = onnx.TensorProto(name=name, dims=values.shape, data_location=onnx.TensorProto.EXTERNAL)
     tensor.data_type = onnx.helper.np_dtype_to_tensor_dtype(values.dtype)
     tensor.external_data.add(key="location", value=location)
     return tensor
-
-
-def save(model: Model, path: str | Path) -> None:
-    """Write the model atomically: temporary files, fsync, rename.
-
-    Weights above 1 GB go to ``<name>.data`` beside it. Raises BadModel where it cannot be written.
-    """
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise BadModel(f"{path.parent}: no such folder to write {path.name} into")
-    data_name = path.name + ".data"
-    proto, arrays = to_proto(model, data_name)
-    external = sum(a.nbytes for a in arrays.values()) > EXTERNAL_ABOVE
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    data_scratch = scratch.with_suffix(".data")
-    try:
-        if external:
-            _stream(proto, arrays, data_scratch)
-        else:
-            for tensor in proto.graph.initializer:
-                if tensor.name in arrays:
-                    _inline(tensor, arrays[tensor.name])
-        with scratch.open("wb") as stream:
-            stream.write(proto.SerializeToString(deterministic=True))
-            stream.flush()
-            os.fsync(stream.fileno())
-        if external:
-            os.replace(data_scratch, path.with_name(data_name))
-        os.replace(scratch, path)
-    except (OSError, EncodeError) as reason:
-        raise BadModel(f"{path}: cannot be written ({reason})") from None
-    finally:
-        scratch.unlink(missing_ok=True)
-        data_scratch.unlink(missing_ok=True)
-
-
-def _inline(tensor: onnx.TensorProto, values: np.ndarray[Any, Any]) -> None:
-    tensor.ClearField("external_data")
-    tensor.ClearField("data_location")
-    tensor.raw_data = np.ascontiguousarray(values).tobytes()
-
-
-def _stream(proto: onnx.ModelProto, arrays: dict[str, np.ndarray[Any, Any]], file: Path) -> None:
-    with file.open("wb") as stream:
-        for tensor in proto.graph.initializer:
-            if tensor.name not in arrays:
-                continue
-            stream.write(b"\0" * (-stream.tell() % ALIGNMENT))
-            values = np.ascontiguousarray(arrays[tensor.name])
-            tensor.external_data.add(key="offset", value=str(stream.tell()))
-            tensor.external_data.add(key="length", value=str(values.nbytes))
-            stream.write(values.reshape(-1).view(np.uint8).data)
-        stream.flush()
-        os.fsync(stream.fileno())

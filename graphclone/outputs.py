@@ -1,34 +1,123 @@
-"""Outputs appear whole or not at all, and never in place of an input."""
+"""Outputs appear whole or not at all, and never in place of an input.
+
+Everything is written into a temporary folder beside its place, flushed to the disk, and renamed, the file that names
+the others last. A process may be killed at any moment: what lies under the output's name is then the old one or the new
+one, whole, and what the killed one left behind is removed by the next that writes there.
+"""
 
 from __future__ import annotations
 
+import errno
+import mmap
 import os
+import platform
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from graphclone.errors import BadModel, InvalidTarget
 
+CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+SUFFIX = ".part"
+
 
 @contextmanager
 def staged(path: str | Path) -> Iterator[Path]:
-    """A path in a temporary folder beside ``path``; what is written there moves into place when the block ends well."""
+    """A path in a temporary folder beside ``path``; what is written there moves into place when the block ends well.
+
+    Raises BadModel where it cannot be written or the disk is full, leaving nothing behind.
+    """
     path = Path(path)
     if not path.parent.is_dir():
         raise BadModel(f"{path.parent}: no such folder to write {path.name} into")
+    if path.is_dir():
+        raise BadModel(f"{path}: a folder, not a file to write")
+    _sweep(path)
     try:
-        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        folder = Path(tempfile.mkdtemp(SUFFIX, f".{path.name}.{_here()}-{os.getpid()}.", path.parent))
     except OSError as reason:
         raise BadModel(f"{path}: cannot be written ({reason.strerror})") from None
     try:
         yield folder / path.name
-        others = sorted(file for file in folder.iterdir() if file.name != path.name)
-        for file in (*others, folder / path.name):  # the file that names the others comes last
-            os.replace(file, path.parent / file.name)
+        _commit(folder, path)
+    except OSError as reason:
+        if reason.errno not in CANNOT_WRITE:
+            raise
+        raise BadModel(f"{path}: cannot be written ({reason.strerror})") from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _commit(folder: Path, path: Path) -> None:
+    """Flush, rename, and drop the data files of the model that stood there before."""
+    written = sorted(folder.iterdir(), key=lambda file: (file.name == path.name, file.name))
+    for file in written:
+        _flush(file)
+    for file in written:
+        if file.name == path.name:
+            _flush(path.parent)  # the others' names are on the disk before the one that needs them
+        os.replace(file, path.parent / file.name)
+    _flush(path.parent)
+    for file in _companions(path):
+        if file not in {path.parent / new.name for new in written} and not _needed(file, path):
+            file.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    if path.is_dir() and os.name != "posix":
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def data_name(name: str, digest: str, shard: str = "") -> str:
+    """The file of weights beside the model ``name``, called after what is in it: two versions never share one."""
+    return f"{name}.{shard}{digest[:8]}.data"
+
+
+def _companions(path: Path) -> Iterable[Path]:
+    called = re.compile(re.escape(path.name) + r"\.(\d+\.)?[0-9a-f]{8}\.data")
+    return [file for file in sorted(path.parent.iterdir()) if called.fullmatch(file.name)]
+
+
+def _needed(file: Path, path: Path) -> bool:
+    """Does a copy of the model, under another name in the folder, still read these weights?"""
+    for other in path.parent.glob("*.onnx"):
+        if other != path and other.is_file() and other.stat().st_size:
+            with other.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as held:
+                if held.find(file.name.encode()) >= 0:
+                    return True
+    return False
+
+
+def _here() -> str:
+    return re.sub(r"\W", "_", platform.node())
+
+
+def _sweep(path: Path) -> None:
+    """Remove what processes that were killed on this machine left."""
+    called = re.compile(re.escape(f".{path.name}.{_here()}-") + r"(\d+)\..*" + re.escape(SUFFIX))
+    for folder in path.parent.iterdir():
+        left = called.fullmatch(folder.name)
+        if left and not _alive(int(left[1])):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _alive(process: int) -> bool:
+    if os.name != "posix":
+        return True
+    with suppress(PermissionError):
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            return False
+    return True
 
 
 def refuse_same_file(output: str | Path, *inputs: str | Path | None) -> None:

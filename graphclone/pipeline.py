@@ -40,10 +40,10 @@ def load(path: str | Path) -> Model:
 
 
 def save(model: Model, path: str | Path) -> None:
-    """Write a model atomically; weights above 1 GB go to ``<name>.data`` beside it. Raises BadModel."""
-    from graphclone import graph
+    """Write a model atomically; weights above 1 GB go to files beside it. Raises BadModel."""
+    from graphclone import saving
 
-    graph.save(model, path)
+    saving.save(model, path)
 
 
 def inspect(model: Model) -> Anatomy:
@@ -122,17 +122,28 @@ def plan(
     return choose(anatomy, stats, target, importance=importance, method=method, depth=depth, weights=weights)
 
 
-def clone(model: Model, plan: Plan, stats: Statistics | None = None, *, anatomy: Anatomy | None = None) -> Model:
-    """Cut the parent to the plan. ``stats`` serves the methods that correct weights with them; today's need none.
+def clone(
+    model: Model,
+    plan: Plan,
+    stats: Statistics | None = None,
+    *,
+    anatomy: Anatomy | None = None,
+    affine: Statistics | None = None,
+) -> Model:
+    """Cut the parent to the plan.
 
-    Raises InvalidTarget for a plan of another parent, UnsupportedGraph for a graph that cannot be cut so.
+    ``stats`` serves the methods that correct weights by what was measured (norm-gain, least-squares); ``affine``, from
+    ``measure_kept``, lets norm-gain fit LayerNorms over the very neurons kept.
+
+    Raises InvalidTarget for a plan of another parent and for statistics that the method lacks, UnsupportedGraph for a
+    graph that cannot be cut so.
     """
     from graphclone.surgery.operate import clone as operate
 
     if plan.parent != model.sha256:
         where = model.path or "the model"
         raise InvalidTarget(f"{where}: the plan was made for another parent (sha256 {plan.parent[:12]}...)")
-    return operate(model, anatomy or inspect(model), plan)
+    return operate(model, anatomy or inspect(model), plan, stats, affine)
 
 
 def verify(parent: Model, clone: Model, plan: Plan | None = None) -> Report:

@@ -1,56 +1,17 @@
-"""Load and save: one form for every graph, weights left on disk, nothing written by halves, nothing read outside."""
+"""Load: one form for every graph, weights left on disk, nothing read outside the folder."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 
-import ml_dtypes
 import numpy as np
 import onnx
 import pytest
 
-from graphclone import graph
+from graphclone import fingerprint, graph
 from graphclone.errors import BadModel
-
-make = onnx.helper.make_node
-WEIGHT = np.arange(512, dtype=np.float32).reshape(16, 32)
-
-
-def info(name, kind=onnx.TensorProto.FLOAT, shape=("batch", 32)):
-    return onnx.helper.make_tensor_value_info(name, kind, shape)
-
-
-def assemble(nodes, weights, **more):
-    opsets = [onnx.helper.make_opsetid("", 17), *more.pop("opsets", ())]
-    inputs = more.pop("inputs", [info("x", shape=("batch", 16))])
-    outputs = more.pop("outputs", [info("y")])
-    tensors = [onnx.numpy_helper.from_array(a, n) for n, a in weights.items()]
-    made = onnx.helper.make_graph(nodes, "tiny", inputs, outputs, tensors)
-    return onnx.helper.make_model(made, opset_imports=opsets, ir_version=9, **more)  # noqa: TID251  without graphclone
-
-
-def tiny():
-    return assemble([make("MatMul", ["x", "w"], ["y"])], {"w": WEIGHT})
-
-
-def written(folder, proto, name="model.onnx"):
-    (folder / name).write_bytes(proto.SerializeToString())
-    return folder / name
-
-
-def external(folder, location="weights.bin", offset=0, data=None, length=None):
-    """The tiny model with its weight in a file."""
-    proto = tiny()
-    (tensor,) = proto.graph.initializer
-    raw = tensor.raw_data
-    tensor.ClearField("raw_data")
-    tensor.data_location = onnx.TensorProto.EXTERNAL
-    entries = {"location": location, "offset": offset, "length": len(raw) if length is None else length}
-    for key, value in entries.items():
-        tensor.external_data.add(key=key, value=str(value))
-    if data is not False:
-        (folder / "weights.bin").write_bytes(b"\0" * offset + raw if data is None else data)
-    return written(folder, proto)
+from tests.tiny_models import WEIGHT, assemble, external, info, make, tiny, written
 
 
 def refused(path, match):
@@ -203,87 +164,20 @@ def test_initializers_that_are_also_inputs_are_no_inputs():
     assert [t.name for t in graph.from_proto(proto).graph.inputs] == ["x"]
 
 
-@pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float16, np.float64, np.int8, bool])
-@pytest.mark.parametrize("size", [3, 4096])
-def test_every_type_comes_back_as_it_was(tmp_path, dtype, size):
-    values = np.arange(size).astype(dtype)
-    kind = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-    tensor = onnx.helper.make_tensor("w", kind, values.shape, values.tobytes(), raw=True)
-    proto = assemble([make("Identity", ["w"], ["y"])], {}, outputs=[info("y", kind, [size])])
-    proto.graph.initializer.append(tensor)
-    graph.save(graph.load(written(tmp_path, proto)), tmp_path / "again.onnx")
-    held = graph.load(tmp_path / "again.onnx").constants()["w"]
-    assert held.dtype == dtype
-    assert held.tobytes() == values.tobytes()
-
-
-def test_saving_again_gives_the_same_bytes_and_what_the_file_said(tmp_path):
+def test_a_copy_keeps_what_the_file_said_and_shares_its_weights(tmp_path):
     proto = tiny()
-    proto.metadata_props.add(key="b", value="2")
-    proto.metadata_props.add(key="a", value="1")
+    proto.producer_name, proto.producer_version = "somebody", "7"
     model = graph.load(written(tmp_path, proto))
-    for name in ("one.onnx", "two.onnx"):
-        graph.save(model, tmp_path / name)
-    assert (tmp_path / "one.onnx").read_bytes() == (tmp_path / "two.onnx").read_bytes()
-    again = graph.load(tmp_path / "one.onnx")
-    assert again.metadata == {"a": "1", "b": "2"}
-    assert np.array_equal(again.constants()["w"], WEIGHT)
-    onnx.checker.check_model(str(tmp_path / "one.onnx"), full_check=True)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["model.onnx", "one.onnx", "two.onnx"]
+    copy = model.copy()
+    assert (copy.graph.producer_name, copy.graph.producer_version) == ("somebody", "7")
+    assert copy.constants()["w"] is model.constants()["w"]
+    assert (copy.path, copy.sha256) == (model.path, model.sha256)
+    assert model.detached().path is None
 
 
-def test_large_weights_go_to_a_file_beside(tmp_path, monkeypatch):
-    monkeypatch.setattr(graph, "EXTERNAL_ABOVE", WEIGHT.nbytes - 1)
-    graph.save(graph.from_proto(tiny()), tmp_path / "model.onnx")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data"]
-    loaded = graph.load(tmp_path / "model.onnx")
-    assert np.array_equal(loaded.constants()["w"], WEIGHT)
-    assert loaded.external_files == (tmp_path / "model.onnx.data",)
-    onnx.checker.check_model(str(tmp_path / "model.onnx"), full_check=True)
-
-
-def test_weights_at_the_threshold_stay_inside(tmp_path, monkeypatch):
-    monkeypatch.setattr(graph, "EXTERNAL_ABOVE", WEIGHT.nbytes)
-    graph.save(graph.from_proto(tiny()), tmp_path / "model.onnx")
-    assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]
-
-
-def test_a_model_can_be_saved_over_the_file_it_is_mapped_from(tmp_path, monkeypatch):
-    monkeypatch.setattr(graph, "EXTERNAL_ABOVE", 0)
-    path = tmp_path / "model.onnx"
-    graph.save(graph.from_proto(tiny()), path)
-    graph.save(graph.load(path), path)
-    assert np.array_equal(graph.load(path).constants()["w"], WEIGHT)
-
-
-@pytest.mark.parametrize("large", [False, True])
-@pytest.mark.parametrize("step", ["replace", "fsync"])
-def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch, large, step):
-    monkeypatch.setattr(graph, "EXTERNAL_ABOVE", 0 if large else 1 << 30)
-
-    def fail(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, step, fail)
-    with pytest.raises(BadModel, match=r"cannot be written.*No space left"):
-        graph.save(graph.from_proto(tiny()), tmp_path / "model.onnx")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_failure_leaves_the_old_file_as_it_was(tmp_path, monkeypatch):
-    path = tmp_path / "model.onnx"
-    graph.save(graph.from_proto(tiny()), path)
-    before = path.read_bytes()
-    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("no")))
-    with pytest.raises(BadModel):
-        graph.save(graph.from_proto(tiny()), path)
-    assert path.read_bytes() == before
-    assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]
-
-
-def test_a_folder_that_is_not_there(tmp_path):
-    with pytest.raises(BadModel, match=r"no such folder to write model\.onnx into"):
-        graph.save(graph.from_proto(tiny()), tmp_path / "none" / "model.onnx")
+def test_the_digest_of_a_file_is_its_sha256(tmp_path):
+    path = written(tmp_path, tiny())
+    assert graph.load(path).sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_the_digest_follows_the_weights_wherever_they_lie(tmp_path):
@@ -293,7 +187,33 @@ def test_the_digest_follows_the_weights_wherever_they_lie(tmp_path):
     assert graph.load(tmp_path / "model.onnx").sha256 != first
 
 
+@pytest.mark.parametrize("offset", [0, 3, 2047])
+def test_the_digest_sees_every_byte_of_every_segment(tmp_path, monkeypatch, offset):
+    monkeypatch.setattr(fingerprint, "SEGMENT", 512)
+    first = graph.load(external(tmp_path))
+    first.prepare_sha256()
+    raw = bytearray((tmp_path / "weights.bin").read_bytes())
+    raw[offset] ^= 1
+    before = first.sha256
+    (tmp_path / "weights.bin").write_bytes(raw)
+    assert graph.load(tmp_path / "model.onnx").sha256 != before
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "weights.bin"])
+def test_a_file_that_changed_while_it_was_open_has_no_digest(tmp_path, name):
+    model = graph.load(external(tmp_path))
+    os.utime(tmp_path / name, ns=(1, 1))
+    with pytest.raises(BadModel, match=f"{name}: was changed while it was open"):
+        _ = model.sha256
+
+
+def test_a_file_that_went_away_has_no_digest(tmp_path):
+    model = graph.load(written(tmp_path, tiny()))
+    model.path.unlink()
+    with pytest.raises(BadModel, match=r"model\.onnx: cannot be read any more"):
+        _ = model.sha256
+
+
 def test_the_digest_of_a_graph_in_memory_follows_its_weights():
-    other = tiny()
-    other.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(WEIGHT + 1, "w"))
-    assert graph.from_proto(tiny()).sha256 == graph.from_proto(tiny()).sha256 != graph.from_proto(other).sha256
+    first = graph.from_proto(tiny()).sha256
+    assert graph.from_proto(tiny()).sha256 == first != graph.from_proto(tiny(WEIGHT + 1)).sha256

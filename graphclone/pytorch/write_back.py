@@ -77,9 +77,7 @@ class _Packed:
             raise BadData(f"{name} and {before[0]} are one tied weight in the graph, but their values differ")
 
     def into(self, model: Model, weights: list[Weight]) -> Model:
-        result = Model(model.graph.copy(), None, dict(model.metadata))
-        result.graph.producer_name = model.graph.producer_name  # which its copy forgets
-        result.graph.producer_version = model.graph.producer_version
+        result = model.detached()
         tensors = result.graph.tensors()
         for weight in weights:
             values = self.given[weight.name][1]

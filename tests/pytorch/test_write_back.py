@@ -7,7 +7,7 @@ import onnxruntime
 import pytest
 import torch
 
-from graphclone import graph
+from graphclone import graph, saving
 from graphclone.errors import BadData
 from graphclone.pytorch.module import to_torch, weights
 from graphclone.pytorch.weights import to_array
@@ -25,8 +25,8 @@ def test_untrained_comes_back_byte_for_byte(seeded_parent, tmp_path):
     before, after = model.constants(), back.constants()
     assert before.keys() == after.keys()
     assert all(a.dtype == before[n].dtype and a.tobytes() == before[n].tobytes() for n, a in after.items())
-    graph.save(model, tmp_path / "before.onnx")
-    graph.save(back, tmp_path / "after.onnx")
+    saving.save(model, tmp_path / "before.onnx")
+    saving.save(back, tmp_path / "after.onnx")
     assert (tmp_path / "before.onnx").read_bytes() == (tmp_path / "after.onnx").read_bytes()
 
 
@@ -36,7 +36,7 @@ def test_trained_weights_reach_onnx_runtime(seeded_parent, tmp_path):
     with torch.no_grad():
         for p in module.parameters():
             p.add_(0.01 * torch.randn_like(p))
-    graph.save(from_torch(model, module), tmp_path / "trained.onnx")
+    saving.save(from_torch(model, module), tmp_path / "trained.onnx")
     differs(module, tmp_path / "trained.onnx")
     with pytest.raises(AssertionError, match="differs by"):
         differs(module, seeded_parent)
@@ -111,7 +111,7 @@ def test_half_precision_stays_half(parent_file):
 def test_the_result_runs(parent_file, tmp_path):
     file = parent_file("bert", exporter="torchscript")
     model = graph.load(file)
-    graph.save(pack(model, state(model)), tmp_path / "packed.onnx")
+    saving.save(pack(model, state(model)), tmp_path / "packed.onnx")
     ours, theirs = (onnxruntime.InferenceSession(f) for f in (tmp_path / "packed.onnx", file))
     given = feeds(ours, 2, 5)
     assert all(np.array_equal(a, b) for a, b in zip(ours.run(None, given), theirs.run(None, given), strict=True))

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from graphclone import graph
+from graphclone import graph, saving
 from graphclone.anatomy import inspect
 from tests.conftest import SEEDED_EXPORTS
 from tests.surgery.parents import Parent, outputs, parent
@@ -21,7 +21,7 @@ KINDS = ("residual", "tail", "ffn", "head", "kv_head")
 
 def as_parent(found, model, tmp_path):
     """The clone as it comes back from its file."""
-    graph.save(model, tmp_path / "clone.onnx")
+    saving.save(model, tmp_path / "clone.onnx")
     loaded = graph.load(tmp_path / "clone.onnx")
     return Parent(found.name, found.exporter, loaded, inspect(loaded))
 
@@ -66,18 +66,18 @@ def test_the_same_cut_gives_the_same_bytes(found, rng, tmp_path):
     keep = found.some(rng, 0.5, *KINDS)
     files = [tmp_path / "a.onnx", tmp_path / "b.onnx"]
     for file in files:
-        graph.save(found.cut(keep, "paper", drop=[1]), file)
+        saving.save(found.cut(keep, "paper", drop=[1]), file)
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
 SCRIPT = """
 import sys
 import numpy as np
-from graphclone import graph
+from graphclone import graph, saving
 from tests.surgery.parents import parent
 found = parent(sys.argv[1], sys.argv[2])
 keep = found.some(np.random.default_rng(0), 0.5, "residual", "ffn", "head", "kv_head")
-graph.save(found.cut(keep, "paper", drop=[1]), sys.argv[3])
+saving.save(found.cut(keep, "paper", drop=[1]), sys.argv[3])
 """
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from graphclone import graph
+from graphclone import graph, saving
 from graphclone.errors import VerificationFailed
 from graphclone.graph import Model
 from graphclone.plan import Plan
@@ -32,7 +32,7 @@ def test_a_right_clone_passes_every_check(parent: Model, make_clone: Callable[..
 
 
 def test_a_file_on_disk_is_examined_as_well(parent: Model, make_clone: Callable[..., Model], tmp_path: Path) -> None:
-    graph.save(make_clone(), tmp_path / "clone.onnx")
+    saving.save(make_clone(), tmp_path / "clone.onnx")
     report = verify(parent, graph.load(tmp_path / "clone.onnx"))
     assert report.passed
 

@@ -1,0 +1,1 @@
+"""What the claims of speed and quality rest on: each program writes its table and its figures."""

@@ -1,0 +1,184 @@
+"""Save: every weight is streamed to the disk a piece at a time, whether it lies in memory, on disk, or is a recipe.
+
+Weights above 1 GB go to a file beside the model, whose name carries a digest of what is in it, so that an old model and
+new weights never meet under one name. Smaller ones are streamed into the protobuf itself, whose encoding is simple
+enough: a field is a tag, a length and its bytes (protobuf.dev/programming-guides/encoding).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import IO, Any, Self
+
+import numpy as np
+import onnx
+from google.protobuf.message import EncodeError
+
+from graphclone.errors import BadModel, InvalidTarget
+from graphclone.graph import Model, skeleton
+from graphclone.outputs import data_name, staged
+from graphclone.recipes import Array, Recipe, held, pieces
+
+EXTERNAL_ABOVE = 1 << 30  # bytes of weights beyond which they go to files beside the model (protobuf ends at 2 GB)
+ALIGNMENT = 4096  # external tensors start on a page, so that readers can map them (onnx's ExternalData.md)
+FLUSH_EVERY = 1 << 28  # bytes after which the disk is set to work, so that little is left to wait for at the end
+WORKERS = min(os.cpu_count() or 1, 4)
+
+Values = Array | Recipe
+
+
+def save(model: Model, path: str | Path, shard_size: int | None = None) -> None:
+    """Write the model atomically: temporary files, fsync, rename.
+
+    Weights above 1 GB go to ``<name>.<digest>.data`` beside it; with ``shard_size``, in bytes, to as many files as it
+    takes, each that large at most unless one tensor is larger. Raises BadModel where it cannot be written.
+    """
+    path = Path(path)
+    if any(os.path.realpath(path) == os.path.realpath(file) for file in model.external_files):
+        raise InvalidTarget(f"{path}: holds the weights of the model to be written; write to another path")
+    proto, tensors = skeleton(model)
+    values = {name: held(tensor) for name, tensor in tensors.items()}
+    total = sum(v.nbytes for v in values.values())
+    with staged(path) as draft:
+        free = shutil.disk_usage(draft.parent).free
+        if total > free:
+            raise BadModel(f"{path}: cannot be written ({total:,} bytes of weights, {free:,} are free on the disk)")
+        try:
+            if total > EXTERNAL_ABOVE or shard_size is not None:
+                _write_beside(proto, values, draft, shard_size)
+                values = {}
+            _write(proto, values, draft)
+        except (OSError, EncodeError) as reason:
+            raise BadModel(f"{path}: cannot be written ({getattr(reason, 'strerror', None) or reason})") from None
+
+
+def _write(proto: onnx.ModelProto, values: Mapping[str, Values], file: Path) -> None:
+    """The model with ``values`` inside: all of it but the large tensors, then each of those."""
+    graph = onnx.GraphProto()
+    graph.CopyFrom(proto.graph)
+    proto.ClearField("graph")
+    large = [t for t in graph.initializer if t.name in values]
+    small = [t for t in graph.initializer if t.name not in values]
+    heads = {}
+    for tensor in large:
+        head = onnx.TensorProto(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type)
+        size = values[tensor.name].nbytes
+        inside = head.SerializeToString(deterministic=True) + _field(onnx.TensorProto, "raw_data", size)
+        heads[tensor.name] = _field(onnx.GraphProto, "initializer", len(inside) + size) + inside
+    del graph.initializer[:]
+    graph.initializer.extend(small)
+    rest = graph.SerializeToString(deterministic=True)
+    whole = len(rest) + sum(len(head) + values[name].nbytes for name, head in heads.items())
+    with file.open("wb") as stream:
+        stream.write(proto.SerializeToString(deterministic=True) + _field(onnx.ModelProto, "graph", whole) + rest)
+        for piece in _in_order(_prefixed(heads.values(), [values[name] for name in heads])):
+            stream.write(piece.data)
+
+
+def _field(message: Any, name: str, size: int) -> bytes:
+    """Tag and length of a field that holds bytes or a message."""
+    return _varint(message.DESCRIPTOR.fields_by_name[name].number << 3 | 2) + _varint(size)
+
+
+def _varint(number: int) -> bytes:
+    """Seven bits a byte, the lowest first; the eighth says that more follow."""
+    parts = []
+    while number > 0x7F:
+        parts.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*parts, number])
+
+
+def _write_beside(proto: onnx.ModelProto, values: Mapping[str, Values], draft: Path, limit: int | None) -> None:
+    """Stream the weights into files of their own, and the places where they are into the protobuf."""
+    shards: list[list[onnx.TensorProto]] = [[]]
+    filled = 0
+    for tensor in (t for t in proto.graph.initializer if t.name in values):
+        size = values[tensor.name].nbytes
+        if shards[-1] and limit is not None and filled + size > limit:
+            shards.append([])
+            filled = 0
+        shards[-1].append(tensor)
+        filled += size + -size % ALIGNMENT
+    for number, shard in enumerate(shards, 1):
+        scratch = draft.with_name("weights")
+        with _DataFile(scratch) as data:
+            offsets = data.write([values[tensor.name] for tensor in shard])
+        name = data_name(draft.name, data.digest.hexdigest(), f"{number}." if len(shards) > 1 else "")
+        os.replace(scratch, draft.with_name(name))
+        for tensor, offset in zip(shard, offsets, strict=True):
+            del tensor.external_data[:]
+            where = {"location": name, "offset": offset, "length": values[tensor.name].nbytes}
+            for key, value in where.items():
+                tensor.external_data.add(key=key, value=str(value))
+
+
+class _DataFile:
+    """A file that is digested as it is written, and flushed while more is made."""
+
+    def __init__(self, path: Path) -> None:
+        self.digest = hashlib.sha256()
+        self._stream: IO[bytes] = path.open("wb")
+        self._flusher = ThreadPoolExecutor(1)
+        self._flushes: list[Future[None]] = []
+        self._written = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._flusher.shutdown()
+        finally:
+            self._stream.close()
+
+    def write(self, values: Sequence[Values]) -> list[int]:
+        """The arrays one after the other, each on a page of its own; where they begin."""
+        offsets, prefixes, end = [], [], 0
+        for value in values:
+            prefixes.append(bytes(-end % ALIGNMENT))
+            offsets.append(end + len(prefixes[-1]))
+            end = offsets[-1] + value.nbytes
+        for piece in _in_order(_prefixed(prefixes, values)):
+            self._put(piece)
+        self._stream.flush()
+        for flush in self._flushes:
+            flush.result()
+        return offsets
+
+    def _put(self, piece: Array) -> None:
+        self._stream.write(piece.data)
+        self.digest.update(piece.data)
+        before, self._written = self._written, self._written + piece.nbytes
+        if before // FLUSH_EVERY != self._written // FLUSH_EVERY:
+            self._flushes.append(self._flusher.submit(os.fsync, self._stream.fileno()))
+
+
+def _prefixed(prefixes: Iterable[bytes], values: Iterable[Values]) -> Iterator[Callable[[], Array]]:
+    """The bytes of each array behind a few of its own."""
+    for prefix, value in zip(prefixes, values, strict=True):
+        yield partial(np.frombuffer, prefix, np.uint8)
+        yield from pieces(value)
+
+
+def _in_order(jobs: Iterable[Callable[[], Array]]) -> Iterator[Array]:
+    """What the jobs make, in their order, a few of them at work at a time."""
+    with ThreadPoolExecutor(WORKERS) as pool:
+        waiting: deque[Future[Array]] = deque()
+        try:
+            for job in jobs:
+                waiting.append(pool.submit(job))
+                if len(waiting) > 2 * WORKERS:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for left in waiting:
+                left.cancel()
