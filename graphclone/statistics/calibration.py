@@ -17,7 +17,7 @@ import numpy as np
 from graphclone import feeds
 from graphclone.errors import BadData, InvalidTarget
 from graphclone.graph import Model
-from graphclone.statistics import arrays, text
+from graphclone.statistics import arrays, callables, images, text
 from graphclone.statistics.reading import Asked, Reading
 
 Array = np.ndarray[Any, Any]
@@ -34,24 +34,28 @@ class Kind:
     open: Callable[[str, Asked], Reading]
 
 
-def _suffix(*wanted: str) -> Callable[[str], bool]:
-    return lambda spec: Path(spec).suffix.lower() in wanted
+def _files(*wanted: str) -> Callable[[str], bool]:
+    """A file with one of these suffixes, or a folder with such files at its top level."""
 
+    def fits(spec: str) -> bool:
+        path = Path(spec)
+        held = path.iterdir() if path.is_dir() else [path]
+        return any(file.suffix.lower() in wanted for file in held)
 
-def _folder_of(*wanted: str) -> Callable[[str], bool]:
-    """A folder with files of these suffixes at its top level."""
-    return lambda spec: Path(spec).is_dir() and any(f.suffix.lower() in wanted for f in Path(spec).iterdir())
+    return fits
 
 
 # first match wins
 KINDS: tuple[Kind, ...] = (
     Kind("random", "random:N (N batches of random inputs)", lambda s: s.startswith("random:"), arrays.open_random),
     Kind("python-docs", "python-docs (Python's own language reference)", lambda s: s == "python-docs", text.open_docs),
-    Kind("npz", "a .npz file keyed by input names", _suffix(".npz"), arrays.open_npz),
-    Kind("npz folder", "a folder of .npz files", _folder_of(".npz"), arrays.open_npz),
-    Kind("jsonl", "a .jsonl file with a field text", _suffix(".jsonl"), text.open_jsonl),
-    Kind("text", "a .txt, .md or .rst file", _suffix(*text.SUFFIXES), text.open_files),
-    Kind("text folder", "a folder of text files", _folder_of(*text.SUFFIXES), text.open_files),
+    Kind("dataset", "datasets:NAME[:split[:column]]", lambda s: s.startswith("datasets:"), text.open_dataset),
+    Kind("function", "module:function or file.py:function (gives batches)", callables.fits, callables.open_named),
+    Kind("npz", ".npz files keyed by input names", _files(".npz"), arrays.open_npz),
+    Kind("jsonl", ".jsonl files with a field text", _files(".jsonl"), text.open_jsonl),
+    Kind("parquet", ".parquet files with a column text", _files(".parquet"), text.open_parquet),
+    Kind("text", ".txt, .md or .rst files", _files(*text.SUFFIXES), text.open_files),
+    Kind("images", "images (.jpg, .png, ...)", images.holds_images, images.open_images),
 )
 
 
@@ -61,7 +65,7 @@ class Source:
 
     description: what it is, in a line. fingerprint: sha256 of what is read, "" where unknown. filled: auxiliary inputs
     that the data does not have, and what they are filled with. batches: how many there are, None where only reading
-    tells. shard, shards: it gives the batches shard-1, shard-1+shards, ... of all.
+    tells. shard, shards: it gives the batches shard-1, shard-1+shards, ... of all. notes: lines for people.
     """
 
     description: str
@@ -75,6 +79,7 @@ class Source:
     _all: int | None = field(default=None, repr=False)  # batches of all shards together
     shard: int = 1
     shards: int = 1
+    notes: tuple[str, ...] = ()
 
     @property
     def jumps(self) -> bool:
@@ -105,7 +110,11 @@ class Source:
     def lines(self) -> list[str]:
         """What it is and what is filled in, for people."""
         part = f", shard {self.shard}/{self.shards}" if self.shards > 1 else ""
-        return [f"{self.description}{part}", *(f"{name} is filled in: {rule}" for name, rule in self.filled.items())]
+        return [
+            f"{self.description}{part}",
+            *self.notes,
+            *(f"{name} is filled in: {rule}" for name, rule in self.filled.items()),
+        ]
 
     def __iter__(self) -> Iterator[dict[str, Array]]:
         return self.after(0)
@@ -133,10 +142,12 @@ def open_source(
     images: str | None = None,
     shard: tuple[int, int] = (1, 1),
 ) -> Source:
-    """Data for a model: a path, ``python-docs``, ``random:N``, or any iterable of batches (input name -> array).
+    """Data for a model: any iterable of batches (input name -> array), or the name of data of one of KINDS.
 
     Text needs a tokenizer.json: ``tokenizer``, or one beside the model. It is packed into windows of ``length`` tokens,
     ``batch_size`` a batch; fixed axes of the graph win over both. limit: at most so many batches. seed: of random:N.
+    column: the field of records that holds text. images: their recipe (see ``recipe.find``). shard: which part of the
+    batches, and of how many.
 
     The first batch is read at once, so that what does not fit is said before anything runs. Raises BadData.
     """
@@ -168,7 +179,16 @@ def open_source(
         return islice(reading.batches(), limit)
 
     whole = Source(
-        reading.description, reading.fingerprint(), count, filled, known, again, reading.at, guess, _all=count
+        reading.description,
+        reading.fingerprint(),
+        count,
+        filled,
+        known,
+        again,
+        reading.at,
+        guess,
+        _all=count,
+        notes=reading.notes,
     )
     return whole.part(*shard)
 

@@ -15,6 +15,7 @@ from graphclone.feeds import Input
 from graphclone.graph import Model
 
 Array = np.ndarray[Any, Any]
+WHOLE = 1 << 30  # bytes of data up to which all of them are hashed: a second or two
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Reading:
     """``batches`` starts over at each call, unless ``once``. fingerprint: sha256 of what is read, "" where unknown.
 
     count: how many batches there are; at: the batch of a number from 0, where it can be had without those before it.
-    guess: about how many, where only reading tells.
+    guess: about how many, where only reading tells. notes: what a person should know about it, a line each.
     """
 
     description: str
@@ -46,6 +47,7 @@ class Reading:
     once: bool = False
     at: Callable[[int], Mapping[str, Array]] | None = None
     guess: Callable[[], int | None] = lambda: None
+    notes: tuple[str, ...] = ()
 
 
 def files_of(spec: str, suffixes: Sequence[str]) -> list[Path]:
@@ -59,16 +61,21 @@ def files_of(spec: str, suffixes: Sequence[str]) -> list[Path]:
 
 
 def sha256_of(*parts: Path | str) -> str:
-    """Digest of files (their bytes) and settings (their text), in order."""
+    """Digest of files (their bytes; of a lot of data their names, sizes and beginnings) and settings, in order."""
     digest = hashlib.sha256()
+    whole = sum(part.stat().st_size for part in parts if isinstance(part, Path) and part.is_file()) <= WHOLE
     for part in parts:
         if isinstance(part, str):
             digest.update(part.encode())
             continue
         try:
             with part.open("rb") as stream:
+                if not whole:
+                    digest.update(f"{part.name} {part.stat().st_size}".encode())
                 while chunk := stream.read(1 << 20):
                     digest.update(chunk)
+                    if not whole:
+                        break
         except OSError as reason:
             raise BadData(f"{part}: cannot be read ({reason.strerror})") from None
     return digest.hexdigest()

@@ -1,37 +1,28 @@
-"""Text -> token ids by a tokenizer.json -> windows of one length, packed without gaps."""
+"""Where text comes from: files, records (.jsonl, .parquet, Hugging Face datasets), Python's own documentation."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-import numpy as np
-
-from graphclone.errors import BadData
-from graphclone.graph import Model
-from graphclone.statistics.reading import Array, Asked, Reading, files_of, sha256_of
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+from graphclone.errors import BadData, InvalidTarget
+from graphclone.statistics.packing import Texts, pack
+from graphclone.statistics.reading import Asked, Reading, files_of
 
 SUFFIXES = (".txt", ".md", ".rst")
+COLUMN = "text"  # of records, unless another is asked for
 CHUNK = 1 << 16  # characters encoded at once, so that a file of any size streams
+ROWS = 1024  # records read at once
+SAMPLE = 64  # records from which sizes are guessed
 
 
 def open_files(spec: str, asked: Asked) -> Reading:
     """A text file, or the text files of a folder in order of name. UTF-8."""
     files = files_of(spec, SUFFIXES)
-    return _text(spec, asked, lambda: (piece for file in files for piece in _pieces(file)), files)
-
-
-def open_jsonl(spec: str, asked: Asked) -> Reading:
-    """One JSON object a line; its field ``text``."""
-    (file,) = files_of(spec, (".jsonl",))
-    return _text(spec, asked, lambda: _records(file), [file])
+    return pack(Texts(spec, lambda: (piece for file in files for piece in _pieces(file)), files, _bytes(files)), asked)
 
 
 def open_docs(spec: str, asked: Asked) -> Reading:
@@ -39,7 +30,74 @@ def open_docs(spec: str, asked: Asked) -> Reading:
     from pydoc_data.topics import topics
 
     pieces = [topics[name] for name in sorted(topics)]
-    return _text(spec, asked, lambda: iter(pieces), ["\0".join(pieces)])
+    return pack(Texts(spec, lambda: iter(pieces), ["\0".join(pieces)], sum(map(len, pieces))), asked)
+
+
+def open_jsonl(spec: str, asked: Asked) -> Reading:
+    """One JSON object a line; its field ``text``, or the one asked for."""
+    files = files_of(spec, (".jsonl",))
+    column = asked.column or COLUMN
+
+    def pieces() -> Iterator[str]:
+        return (piece for file in files for piece in _records(file, column))
+
+    return pack(Texts(spec, pieces, [*files, column], round(_bytes(files) * _share(files[0], column))), asked)
+
+
+def open_parquet(spec: str, asked: Asked) -> Reading:
+    """Parquet files (pyarrow); their column ``text``, or the one asked for."""
+    files = files_of(spec, (".parquet",))
+    column = asked.column or COLUMN
+    size = sum(_parquet_size(file, column) for file in files)
+
+    def pieces() -> Iterator[str]:
+        return (piece for file in files for piece in _parquet_rows(file, column))
+
+    return pack(Texts(spec, pieces, [*files, column], size), asked)
+
+
+def open_dataset(spec: str, asked: Asked) -> Reading:
+    """``datasets:NAME_OR_FOLDER[:split[:column]]``: what save_to_disk wrote, or a name that load_dataset knows."""
+    _, name, split, column = [*spec.split(":"), "", ""][:4]
+    column = column or asked.column or COLUMN
+    held = _dataset(name, split or "train")
+    if column not in held.column_names:
+        raise BadData(f"{spec}: no column {column!r}; it has {', '.join(held.column_names)}")
+
+    def pieces() -> Iterator[str]:
+        for number, row in enumerate(held.select_columns([column])):
+            yield _text(row[column], f"{spec}: row {number}, column {column}")
+
+    shown = [len(_text(row[column], f"{spec}: a row").encode()) for row in held.select(range(min(len(held), SAMPLE)))]
+    size = len(held) * sum(shown) // max(len(shown), 1)
+    written = [Path(file["filename"]) for file in held.cache_files]
+    return pack(Texts(spec, pieces, [*written, f"{name} {split} {column} {len(held)}"], size), asked)
+
+
+def _dataset(name: str, split: str) -> Any:
+    try:
+        import datasets
+    except ImportError:
+        raise InvalidTarget("datasets:... needs Hugging Face's library: pip install datasets") from None
+    try:
+        held = datasets.load_from_disk(name) if Path(name).is_dir() else datasets.load_dataset(name, split=split)
+    except Exception as reason:  # noqa: BLE001  (it raises what its file systems raise)
+        raise BadData(f"{name}: not a dataset that can be read ({' '.join(str(reason).split())[:200]})") from None
+    if isinstance(held, datasets.DatasetDict):
+        if split not in held:
+            raise BadData(f"{name}: no split {split!r}; it has {', '.join(held)}")
+        held = held[split]
+    return held
+
+
+def _text(value: object, where: str) -> str:
+    if not isinstance(value, str):
+        raise BadData(f"{where} holds {type(value).__name__}, not text: name the field with --column")
+    return value
+
+
+def _bytes(files: Sequence[Path]) -> int:
+    return sum(file.stat().st_size for file in files)
 
 
 def _lines(file: Path) -> Iterator[str]:
@@ -66,111 +124,68 @@ def _pieces(file: Path) -> Iterator[str]:
         yield "".join(held)
 
 
-def _records(file: Path) -> Iterator[str]:
+def _records(file: Path, column: str) -> Iterator[str]:
     for number, line in enumerate(_lines(file), 1):
         if not line.strip():
             continue
         try:
             record = json.loads(line)
-        except json.JSONDecodeError as reason:
-            raise BadData(f"{file}: line {number} is not JSON ({reason.msg})") from None
-        if not isinstance(record, dict) or not isinstance(record.get("text"), str):
-            raise BadData(f"{file}: line {number} has no field text")
-        yield record["text"]
+        except (json.JSONDecodeError, RecursionError) as reason:
+            raise BadData(f"{file}: line {number} is not JSON ({getattr(reason, 'msg', 'nested too deep')})") from None
+        if not isinstance(record, dict) or column not in record:
+            has = f"; it has {', '.join(record)}" if isinstance(record, dict) else ""
+            raise BadData(f"{file}: line {number} has no field {column}{has}")
+        yield _text(record[column], f"{file}: line {number}, field {column}")
 
 
-@dataclass(frozen=True)
-class Packer:
-    """Ids of windows: what the tokenizer puts before and after a sequence frames each window."""
-
-    tokenizer: Tokenizer
-    before: tuple[int, ...]
-    after: tuple[int, ...]
-    length: int
-
-    @classmethod
-    def of(cls, tokenizer: Tokenizer, length: int, where: str) -> Packer:
-        """Learn the frame from the tokenizer itself. Raises BadData where a window has no room inside it."""
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
-        shown = tokenizer.encode("a", add_special_tokens=True)
-        plain = [k for k, special in enumerate(shown.special_tokens_mask) if not special]
-        first, last = (plain[0], plain[-1] + 1) if plain else (0, 0)
-        before, after = tuple(shown.ids[:first]), tuple(shown.ids[last:])
-        if len(before) + len(after) >= length:
-            raise BadData(f"{where}: a window of {length} tokens is too short: {len(before) + len(after)} are special")
-        return cls(tokenizer, before, after, length)
-
-    def windows(self, pieces: Iterable[str]) -> Iterator[list[int]]:
-        """Windows of ``length`` ids; what is left over at the end of the text is dropped."""
-        room = self.length - len(self.before) - len(self.after)
-        held: list[int] = []
-        for piece in pieces:
-            held += self.tokenizer.encode(piece, add_special_tokens=False).ids
-            full = len(held) // room * room
-            for start in range(0, full, room):
-                yield [*self.before, *held[start : start + room], *self.after]
-            held = held[full:]
+def _share(file: Path, column: str) -> float:
+    """How much of the first lines of a .jsonl file is the text in them."""
+    with file.open("rb") as stream:
+        read = sum(len(line) for line in islice(stream, SAMPLE))
+    return sum(len(piece.encode()) for piece in islice(_records(file, column), SAMPLE)) / max(read, 1)
 
 
-def _text(spec: str, asked: Asked, pieces: Callable[[], Iterator[str]], read: Iterable[Path | str]) -> Reading:
-    takes = [given for given in asked.known.values() if given.role.name == "tokens"]
-    if not takes:
-        raise BadData(
-            f"{spec}: text, but the graph takes no token ids; it has {', '.join(map(str, asked.known.values()))}"
-        )
-    file = tokenizer_file(asked.tokenizer, asked.model)
-    packer = Packer.of(load_tokenizer(file), asked.length, str(file))
-    rows = min((given.rows for given in takes if given.rows is not None), default=None)
-    fixed = any(isinstance(given.shape[0], int) for given in takes)
-
-    def batches() -> Iterator[dict[str, Array]]:
-        windows = packer.windows(pieces())
-        found = False
-        while held := list(islice(windows, asked.batch_size)):
-            if fixed and found and len(held) < asked.batch_size:
-                return
-            found = True
-            ids = np.asarray(held, np.int64)
-            if rows is not None and ids.max() >= rows:
-                vocabulary = packer.tokenizer.get_vocab_size()
-                raise BadData(
-                    f"{file}: made the id {ids.max()} (its vocabulary has {vocabulary}), the graph's embedding has "
-                    f"{rows} rows: the tokenizer of another model"
-                )
-            yield {given.name: ids.astype(given.dtype) for given in takes}
-        if not found:
-            raise BadData(f"{spec}: too little text to fill one window of {asked.length} tokens: lower --length")
-
-    settings = f"{asked.length} {asked.batch_size}"
-    return Reading(spec, batches, lambda: sha256_of(*read, file, settings))
-
-
-def tokenizer_file(given: Path | None, model: Model) -> Path:
-    """The tokenizer.json given, or one beside the model. Raises BadData where there is none."""
-    if given is not None:
-        if not given.is_file():
-            raise BadData(f"{given}: there is no such tokenizer file")
-        return given
-    beside = _beside(model)
-    found = next((file for file in beside if file.is_file()), None)
-    if found is None:
-        looked = f" (looked for {' and '.join(f.name for f in beside)} beside the model)" if beside else ""
-        raise BadData(f"text needs the model's tokenizer.json: give --tokenizer{looked}")
-    return found
-
-
-def _beside(model: Model) -> list[Path]:
-    if model.path is None:
-        return []
-    return [model.path.with_suffix(".tokenizer.json"), model.path.with_name("tokenizer.json")]
-
-
-def load_tokenizer(file: Path) -> Tokenizer:
-    """Raises BadData for a file that is no tokenizer.json."""
-    from tokenizers import Tokenizer
-
+def _parquet(file: Path) -> Any:
     try:
-        return Tokenizer.from_file(str(file))
-    except Exception as reason:  # noqa: BLE001  (tokenizers raises bare exceptions)
-        raise BadData(f"{file}: not a tokenizer.json ({' '.join(str(reason).split())[:200]})") from None
+        import pyarrow.parquet
+    except ImportError:
+        raise InvalidTarget(f"{file}: parquet needs pyarrow: pip install 'graphclone[data]'") from None
+    return _or_corrupt(file, lambda: pyarrow.parquet.ParquetFile(file))
+
+
+def _or_corrupt(file: Path, read: Callable[[], Any]) -> Any:
+    """What pyarrow reads. Its errors are ValueErrors, OSErrors, or (what is not UTF-8) one of Python's own."""
+    try:
+        return read()
+    except (OSError, ValueError, NotImplementedError) as reason:
+        why = " ".join(str(reason).split())[:200]
+        raise BadData(f"{file}: not a parquet file, or damaged ({why})") from None
+
+
+def _parquet_size(file: Path, column: str) -> int:
+    """Bytes of a column, about. Raises BadData where it is not there or holds no text."""
+    opened = _parquet(file)
+    schema, metadata = opened.schema_arrow, opened.metadata
+    opened.close()
+    if column not in schema.names:
+        raise BadData(f"{file}: no column {column!r}; it has {', '.join(schema.names)}: name it with --column")
+    if str(schema.field(column).type) not in ("string", "large_string", "string_view"):
+        raise BadData(f"{file}: column {column} holds {schema.field(column).type}, not text")
+    sizes = 0
+    for group in range(metadata.num_row_groups):
+        chunks = [metadata.row_group(group).column(k) for k in range(metadata.num_columns)]
+        sizes += sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema == column)
+    return sizes
+
+
+def _parquet_rows(file: Path, column: str) -> Iterator[str]:
+    opened = _parquet(file)
+    try:
+        rows = opened.iter_batches(batch_size=ROWS, columns=[column])
+        number = 0
+        while (batch := _or_corrupt(file, lambda: next(rows, None))) is not None:
+            for value in _or_corrupt(file, batch.column(0).to_pylist):
+                yield _text(value, f"{file}: row {number}, column {column}")
+                number += 1
+    finally:
+        opened.close()
