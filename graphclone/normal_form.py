@@ -2,7 +2,8 @@
 
 A fused skip-normalisation whose sum is used again hides the residual stream inside one node, where no block could be
 joined or removed: it becomes the addition and the normalisation it stands for. ONNX Runtime fuses them again when it
-loads the model. A head that was written as a transposed copy of the embedding becomes the embedding, transposed.
+loads the model. A head that was written as a transposed copy of the embedding becomes the embedding, transposed; copies
+of a weight that several blocks read become one weight.
 Packed weights become numbers (dequantise.py), branches that are always taken the nodes in them (branches.py).
 """
 
@@ -27,6 +28,7 @@ def normalise(graph: gs.Graph) -> tuple[str, ...]:
     """Bring a graph into the form that the rest of graphclone reads, in place; what of it a user should know."""
     inline_branches(graph)
     said = dequantise(graph)
+    tie_copies(graph)
     tie_head(graph)
     show_sums(graph)
     return said
@@ -57,6 +59,44 @@ def tie_head(graph: gs.Graph) -> None:
             transpose = gs.Node("Transpose", turned.name, {"perm": [1, 0]}, [table], [turned], domain="")
             node.inputs[1] = turned
             graph.nodes.insert(graph.nodes.index(node), transpose)
+
+
+def tie_copies(graph: gs.Graph) -> None:
+    """Blocks that read one weight (ALBERT's) each get a copy where an exporter transposes it block by block; their
+    bias, which nothing turned, is still one tensor. Equal matrices whose products meet the same bias become one again.
+    """
+    first: dict[tuple[str, str], list[gs.Constant]] = {}
+    for node in graph.nodes:
+        bias = _bias(node)
+        if bias is None or not isinstance(node.inputs[1], gs.Constant):
+            continue
+        weight = node.inputs[1]
+        known = first.setdefault((bias.name, node.op), [])
+        same = next((w for w in known if w is weight or _is_equal(w.values, weight.values)), None)
+        if same is None:
+            known.append(weight)
+        else:
+            node.inputs[1] = same
+
+
+def _bias(node: gs.Node) -> gs.Constant | None:
+    """The varied vector, read in several places, that a product's result meets next."""
+    if node.op == "Gemm" and len(node.inputs) > 2:
+        operands = list(node.inputs[2:])
+    elif node.op == "MatMul" and len(node.outputs[0].outputs) == 1 and node.outputs[0].outputs[0].op == "Add":
+        operands = list(node.outputs[0].outputs[0].inputs)
+    else:
+        return None
+    found = next((t for t in operands if isinstance(t, gs.Constant) and len(t.outputs) > 1), None)
+    if found is None or found.values.ndim != 1 or not bool((found.values != found.values[:1]).any()):
+        return None
+    return found
+
+
+def _is_equal(one: Array, other: Array) -> bool:
+    """Byte for byte, a row first."""
+    alike = one.shape == other.shape and one.dtype == other.dtype and one.ndim == 2
+    return alike and np.array_equal(one[:1], other[:1]) and np.array_equal(one, other)
 
 
 def _is_transposed(table: Array, head: Array) -> bool:
