@@ -6,13 +6,11 @@ Each function is one step, and the whole public interface. Rooms are imported wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphclone.errors import BadData, InvalidTarget, UnsupportedGraph
+from graphclone.errors import BadData, InvalidTarget
 from graphclone.outputs import staged
 from graphclone.plan import Plan
 
@@ -23,7 +21,7 @@ if TYPE_CHECKING:
     from graphclone.anatomy.parts import Anatomy
     from graphclone.graph import Model
     from graphclone.planner import Target
-    from graphclone.pytorch.train import History, TrainingOptions
+    from graphclone.pytorch.training import History, TrainingOptions
     from graphclone.statistics.store import Statistics
     from graphclone.verification import Report
 
@@ -61,26 +59,25 @@ def measure(
     provider: str = "auto",
     threads: int | None = None,
     progress: Progress | None = None,
+    mask: str | None = None,
+    moments: bool = False,
 ) -> Statistics:
-    """Run the parent on calibration batches, keeping sums only. Raises BadData for batches that do not fit."""
+    """Run the parent on calibration batches, keeping sums only; ``moments``: second moments too, for least squares.
+
+    ``mask``: the input that says which positions count. Raises BadData for batches that do not fit.
+    """
     from graphclone.statistics import run
 
-    anatomy = anatomy or inspect(model)
-    return run.measure(model, anatomy, batches, provider=provider, threads=threads, progress=progress)
-
-
-def hold_out(source: Iterable[Batch], count: int) -> tuple[list[Batch], Iterable[Batch]]:
-    """The first ``count`` batches, and all the others, read anew at each iteration."""
-    return list(islice(source, count)), _Rest(source, count)
-
-
-@dataclass(frozen=True)
-class _Rest:
-    source: Iterable[Batch]
-    skipped: int
-
-    def __iter__(self) -> Iterator[Batch]:
-        return islice(self.source, self.skipped, None)
+    return run.measure(
+        model,
+        anatomy or inspect(model),
+        batches,
+        provider=provider,
+        threads=threads,
+        progress=progress,
+        mask=mask,
+        moments=moments,
+    )
 
 
 def merge_statistics(paths: Sequence[Path]) -> Statistics:
@@ -188,48 +185,28 @@ def train(
     options: TrainingOptions,
     *,
     held_out: Iterable[Batch] | None = None,
+    teacher: Model | None = None,
+    tokenizer: Path | None = None,
     progress: Callable[[int, int, float], None] | None = None,
 ) -> tuple[Model, History]:
-    """Train a causal language model in PyTorch and write it back; ``held_out`` is evaluated before, between and after.
+    """Train a clone in PyTorch and write it back; ``held_out`` is evaluated before, on the way, and after.
 
-    Raises BadData for batches or outputs that no causal loss can be made from.
+    teacher: a model whose outputs are imitated. tokenizer: the tokenizer.json that masked-lm takes its mask from.
+    Raises BadData for batches or outputs that the task's loss cannot be made from, InvalidTarget for a teacher that
+    does not fit, TrainingDiverged for a loss that is not a number.
     """
-    from graphclone.pytorch import train as loop
+    from graphclone.pytorch.training import course
 
-    _try(model, batches)
-    module = to_torch(model)
-    before = None if held_out is None else loop.evaluate(module, held_out)
-    history = loop.train(module, batches, options, held_out=held_out, progress=progress)
-    if held_out is not None and before is not None:
-        history.evaluations.insert(0, (0, before))
-        if history.evaluations[-1][0] != options.steps:
-            history.evaluations.append((options.steps, loop.evaluate(module, held_out)))
-    return from_torch(model, module), history
-
-
-def _try(model: Model, batches: Iterable[Batch]) -> None:
-    """Run the first sequence in ONNX Runtime, which says in a line where a model cannot take it."""
-    import numpy as np
-
-    from graphclone.verification.sessions import open_session
-
-    first = next(iter(batches), None)
-    if first is None:
-        raise BadData("no batch to train on: more is held out than there is")
-    try:
-        open_session(model).run({name: np.asarray(array)[:1] for name, array in first.items()})
-    except UnsupportedGraph as reason:
-        shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in first.items())
-        raise BadData(f"a batch ({shapes}) does not run: a smaller --length may fit ({reason})") from None
+    beside = course.Beside(teacher=teacher, tokenizer=tokenizer)
+    trained = course.run(model, batches, options, beside, held_out=held_out, progress=progress)
+    return _marked(model, trained.model), trained.history
 
 
 def reinitialised(model: Model, seed: int) -> Model:
     """The same graph with weights drawn at random, as its architecture is started from nothing."""
-    from graphclone.pytorch.train import reinitialise
+    from graphclone.pytorch.training import reinitialised as drawn
 
-    module = to_torch(model)
-    reinitialise(module, seed)
-    return from_torch(model, module)
+    return _marked(model, drawn(model, seed))
 
 
 def save_verified(parent: Model, result: Model, path: str | Path, plan: Plan | None = None) -> Report:

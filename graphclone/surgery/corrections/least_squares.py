@@ -115,15 +115,15 @@ def _repaired(
 def _moments(statistics: Statistics, site: str) -> Moments:
     """Of the tokens fitted: all but those that were set apart."""
     held = statistics.sites[site]
-    unseen = int(held["held_count"][0]) if "held_count" in held else 0
+    unseen = int(held["unseen_count"][0]) if "unseen_count" in held else 0
     fitted = int(held[COUNT]) - unseen
     if not unseen or not fitted:
         return Moments(statistics.mean(site, "moment"), statistics.mean(site, "sum"), None, None)
     return Moments(
-        (held["moment"] - held["held_moment"]) / fitted,
-        (held["sum"] - held["held_sum"]) / fitted,
-        held["held_moment"] / unseen,
-        held["held_sum"] / unseen,
+        (held["moment"] - held["unseen_moment"]) / fitted,
+        (held["sum"] - held["unseen_sum"]) / fitted,
+        held["unseen_moment"] / unseen,
+        held["unseen_sum"] / unseen,
     )
 
 
@@ -133,7 +133,7 @@ def repaired(matrix: Array, kept: Array, moments: Moments) -> tuple[Array | None
     lost = matrix.copy()
     lost[kept] = 0.0
     ridges = RIDGES if moments.unseen is not None else (DEFAULT,)
-    tried = [(ridge, _fit(matrix, kept, moments.second, ridge)) for ridge in ridges]
+    tried = [(ridge, fit(matrix, kept, moments.second, ridge)) for ridge in ridges]
     if moments.unseen is None:
         ridge, made = tried[0]
         return made, {"lambda": ridge}
@@ -141,7 +141,7 @@ def repaired(matrix: Array, kept: Array, moments: Moments) -> tuple[Array | None
     error, ridge, made = min(scored, key=lambda row: row[0])
     while np.linalg.norm(made) > GROWTH * np.linalg.norm(plain) and ridge < STRONGEST:
         ridge *= 10
-        made = _fit(matrix, kept, moments.second, ridge)
+        made = fit(matrix, kept, moments.second, ridge)
         error = _energy(_residual(matrix, kept, made), moments.unseen)
     whole, before = _energy(matrix, moments.unseen), _energy(lost, moments.unseen)
     note: dict[str, float | str] = {"lambda": ridge, "error": error / whole, "error of the slice": before / whole}
@@ -150,8 +150,8 @@ def repaired(matrix: Array, kept: Array, moments: Moments) -> tuple[Array | None
     return made, note
 
 
-def _fit(matrix: Array, kept: Array, second: Array, ridge: float) -> Array:
-    """In float64; by eigenvectors where the moments are singular and no ridge helps."""
+def fit(matrix: Array, kept: Array, second: Array, ridge: float) -> Array:
+    """W' for one lambda, in float64; by eigenvectors where the moments are singular and no ridge helps."""
     block = second[np.ix_(kept, kept)]
     system = block + ridge * float(np.trace(block)) / kept.size * np.eye(kept.size)
     target = second[kept] @ matrix
