@@ -12,6 +12,10 @@ TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1
 """Largest difference allowed, in units of the larger of one and the largest magnitude expected."""
 
 
+STATISTICS = 1e-6
+"""Largest difference of a sum over activations from float64, in units of the sum of its terms' magnitudes."""
+
+
 def difference(actual: Array, expected: Array) -> float:
     """The largest difference, in the unit of TOLERANCE; infinite where the two disagree on what is not finite."""
     wide, held = np.asarray(actual).astype(np.float64), np.asarray(expected).astype(np.float64)

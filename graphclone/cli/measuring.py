@@ -21,13 +21,19 @@ if TYPE_CHECKING:
     from graphclone.statistics.store import Statistics
 
 
-@app.command(
-    epilog="Examples:\n\n  graphclone measure smollm2.onnx --data python-docs --tokenizer tokenizer.json"
+ENGINES = ("here", "ray")
+EXAMPLES = (
+    "Examples:\n\n  graphclone measure smollm2.onnx --data python-docs --tokenizer tokenizer.json"
     " -o stats.safetensors\n\n  graphclone measure vit.onnx --data photos/ --dry-run"
     "\n\n  graphclone measure smollm2.onnx --data corpus.jsonl --shard 1/4 -o stats-1.safetensors"
     "\n\n  graphclone measure smollm2.onnx --data corpus.jsonl --shard 1/4 -o stats-1.safetensors --resume"
+    "\n\n  graphclone measure smollm2.onnx --data corpus.jsonl --moments -o moments.safetensors"
+    "\n\n  graphclone measure smollm2.onnx --data corpus.jsonl --engine ray --workers 4 -o stats.safetensors"
     "\n\n  graphclone measure --merge stats-1.safetensors stats-2.safetensors -o stats.safetensors"
 )
+
+
+@app.command(epilog=EXAMPLES)
 def measure(
     files: Annotated[
         list[Path], typer.Argument(metavar="MODEL", help="An ONNX file (with --merge: statistics).", show_default=False)
@@ -41,9 +47,14 @@ def measure(
     length: o.Length = 128,
     batch_size: o.BatchSize = 8,
     limit: o.Limit = None,
+    mask: o.Mask = None,
+    moments: o.Moments = False,
     shard: o.Shard = None,
     resume: o.Resume = False,
     checkpoint_every: o.CheckpointEvery = None,
+    engine: o.Engine = "here",
+    address: o.Address = None,
+    workers: o.Workers = None,
     dry_run: o.DryRun = False,
     seed: o.Seed = 0,
     provider: o.Provider = "auto",
@@ -61,15 +72,23 @@ def measure(
         return _written(pipeline.merge_statistics(files), output, json)
     if len(files) != 1 or data is None:
         raise typer.BadParameter("measure takes one MODEL and --data (or --merge and files of statistics)")
-    asked = request.Calibration(
-        data, tokenizer, length, batch_size, limit, seed, provider, threads, column, images, _shard(shard)
-    )
+    read = (data, tokenizer, length, batch_size, limit, seed)
+    asked = request.Calibration(*read, provider, threads, column, images, _shard(shard), mask, moments)
     if dry_run:
         return _rehearsed(files[0], asked, json)
     checkpoint = request.checkpoint(output, every=checkpoint_every, resume=resume)
-    held, source = _measured(files[0], asked, checkpoint, quiet)
+    cluster = _cluster(engine, address, workers)
+    held, source = _measured(files[0], asked, checkpoint, cluster, quiet)
     _written(held, output, json, {"filled": source.filled})
     checkpoint.remove()
+
+
+def _cluster(engine: str, address: str | None, workers: int | None) -> request.Cluster | None:
+    if engine not in ENGINES:
+        raise typer.BadParameter(f"--engine {engine!r} is not one of {', '.join(ENGINES)}")
+    if engine == "here" and (address or workers):
+        raise typer.BadParameter("--address and --workers are of --engine ray")
+    return request.Cluster(address, workers) if engine == "ray" else None
 
 
 def _shard(asked: str | None) -> tuple[int, int]:
@@ -88,7 +107,10 @@ def _measured(file: Path, asked: request.Calibration, checkpoint: Checkpoint, qu
             show.say(f"measuring: {line}")
     try:
         with show.progress("measuring", quiet=quiet) as tick:
-            return request.calibrate(model, anatomy, asked, tick, source=source, checkpoint=checkpoint), source
+            made = request.calibrate(
+                model, anatomy, asked, tick, source=source, checkpoint=checkpoint, cluster=cluster
+            )
+            return made, source
     except KeyboardInterrupt:
         if checkpoint.batches and not quiet:
             show.say(f"measuring: {checkpoint.batches} batches are kept in {checkpoint.path}, --resume goes on")

@@ -74,6 +74,24 @@ Threads = Annotated[
     int | None,
     typer.Option("--threads", min=1, help="ONNX Runtime's threads.", rich_help_panel=_DATA, show_default=False),
 ]
+Mask = Annotated[
+    str | None,
+    typer.Option(
+        "--mask",
+        metavar="INPUT",
+        help="The input that says which positions count (default: the attention mask, where there is one).",
+        rich_help_panel=_DATA,
+        show_default=False,
+    ),
+]
+Moments = Annotated[
+    bool,
+    typer.Option(
+        "--moments",
+        help="Second moments too (for least squares): more time, and a large file.",
+        rich_help_panel=_DATA,
+    ),
+]
 Stats = Annotated[
     Path | None,
     typer.Option("--stats", help="What `measure` wrote.", rich_help_panel=_DATA, show_default=False),
@@ -98,6 +116,17 @@ CheckpointEvery = Annotated[
         rich_help_panel=_PARTS,
         show_default=False,
     ),
+]
+Engine = Annotated[
+    str, typer.Option("--engine", help="here, or ray: actors on this machine or a cluster.", rich_help_panel=_PARTS)
+]
+Address = Annotated[
+    str | None,
+    typer.Option("--address", help="Of a Ray cluster that runs.", rich_help_panel=_PARTS, show_default=False),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", metavar="N", min=1, help="Ray's actors.", rich_help_panel=_PARTS, show_default=False),
 ]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Say what would run, and its cost: one batch.", rich_help_panel=_PARTS)

@@ -1,206 +1,280 @@
-"""The nodes that the probe adds: per site, sums over batch and tokens with the padding left out.
+"""What the probe adds to the graph: per place, sums over batch and tokens with the padding left out.
 
 Masked sums are products with the mask as a row vector: one pass over the activation, faster than any Reduce operator
-of ONNX Runtime, and sequence by sequence, which keeps float32 sums accurate.
+of ONNX Runtime, and sequence by sequence, which keeps float32 sums accurate. Everything is summed in float32 within a
+batch, whatever the graph computes in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
-import onnx
 import onnx_graphsurgeon as gs
 
 from graphclone.anatomy.normalisations import SUMMING, show_sum, sum_name
-from graphclone.anatomy.parts import Norm, Site
-from graphclone.feeds import Input
+from graphclone.anatomy.parts import Norm
 from graphclone.graph import Model
+from graphclone.statistics.masks import Layout
+from graphclone.statistics.moments import products
+from graphclone.statistics.nodes import Array, Builder, Row
+from graphclone.statistics.store import COUNT
 
-PREFIX = "graphclone_probe"
-AXES_AS_INPUT = 13  # the opset from which ReduceSum takes its axes as an input
-
-# site kind -> statistics summed there, at norms of what is normalised without gain;
-# statistic -> the elementwise operator on (x, x) or (x), if there is one
-VECTORS = ("abs", "sum", "square")
-KINDS: dict[str, tuple[str, ...]] = dict.fromkeys(("writer", "inner", "norm"), VECTORS)
-ELEMENTWISE: dict[str, tuple[str, int] | None] = {"abs": ("Abs", 1), "sum": None, "square": ("Mul", 2)}
 # both run at any opset: ONNX Runtime has them in the standard domain from its first version on
 NORMALISE = {"LayerNorm": "LayerNormalization", "RMSNorm": "SimplifiedLayerNormalization"}
+SMALLEST = float(np.finfo(np.float32).tiny)  # stands under a division by the norm of a token that is zero
 
 
 @dataclass(frozen=True)
-class Mask:
-    """The attention mask [batch, length], and what these two are in the run that learned the layouts."""
+class Place:
+    """Where the probe reduces: a site, or a block between its entry and its exit.
+
+    kind: a row of ``RECIPES``. axis: of the neurons, negative. kept: for the second pass, their positions along the
+    axis. moment: second moments too. layouts: of each of ``values``. inner: sizes of the axes behind the positions.
+    """
 
     name: str
-    batch: int
-    length: int
-
-    @classmethod
-    def of(cls, known: Mapping[str, Input], tiny: Mapping[str, np.ndarray[Any, Any]]) -> Mask | None:
-        """The only mask of two axes beside the only primary input; None where there are none or several."""
-        masks = [i.name for i in known.values() if i.role.name == "mask" and len(i.shape) == 2]
-        if len(masks) != 1 or len([i for i in known.values() if i.primary]) != 1:
-            return None
-        batch, length = tiny[masks[0]].shape
-        return cls(masks[0], int(batch), int(length))
-
-    def rank_over(self, shape: Sequence[int], axis: int) -> int | None:
-        """Rank of a value seen as [batch, length, ...], None where it is not laid out so. ``axis`` is negative."""
-        if len(shape) >= 3 and tuple(shape[:2]) == (self.batch, self.length) and len(shape) + axis >= 2:
-            return len(shape)
-        return 3 if len(shape) == 2 and shape[0] == self.batch * self.length and axis == -1 else None
+    kind: str
+    values: tuple[str, ...]
+    axis: int
+    width: int
+    norm: Norm | None = None
+    kept: tuple[int, ...] = ()
+    moment: bool = False
+    layouts: tuple[Layout, ...] = ()
+    inner: tuple[int, ...] = ()
 
 
-class _Builder:
-    """Makes nodes, naming them in order; ``taken`` hands over those made since it was last called."""
+@dataclass
+class Bench:
+    """What a recipe works with: the values of one place, float32, opened to [batch, length, ...], and their mask."""
 
-    def __init__(self, opset: int) -> None:
-        self.opset = opset
-        self.nodes: list[gs.Node] = []
-        self.count = 0
+    builder: Builder
+    place: Place
+    values: list[gs.Variable]
+    rank: int
+    row: Row | None
+    cached: dict[tuple[str, str], gs.Variable] = field(default_factory=dict)
 
-    def taken(self) -> list[gs.Node]:
-        nodes, self.nodes = self.nodes, []
-        return nodes
+    @property
+    def axis(self) -> int:
+        """Of the neurons, counted from the front."""
+        return self.rank + self.place.axis
 
-    def add(self, op: str, inputs: Sequence[gs.Tensor], dtype: type = np.float32, **attributes: object) -> gs.Variable:
-        output = gs.Variable(f"{PREFIX}_{self.count}", dtype)
-        self.nodes.append(gs.Node(op, output.name, attributes, list(inputs), [output]))
-        self.count += 1
-        return output
+    def total(self, value: gs.Variable, axis: int) -> gs.Variable:
+        """Sum over all axes but one, the innermost first: short sums of float32 stay accurate."""
+        for other in range(self.rank - 1, -1 if self.row is None else 1, -1):
+            if other != axis:
+                value = self.builder.sum(value, [other])
+        if self.row is None:
+            return value
+        weighted = self.builder.add("MatMul", [self.row.weights, value])  # [batch, 1, width]
+        return self.builder.sum(weighted, [0, 1])
 
-    def constant(self, values: Sequence[int] | int | np.float32 | np.ndarray[Any, Any]) -> gs.Constant:
-        held = np.asarray(values) if isinstance(values, np.float32 | np.ndarray) else np.asarray(values, np.int64)
-        self.count += 1
-        return gs.Constant(f"{PREFIX}_{self.count - 1}", held)
+    def last(self, value: gs.Variable) -> gs.Variable:
+        """The same with the neurons along the last axis."""
+        if self.axis == self.rank - 1:
+            return value
+        order = [k for k in range(self.rank) if k != self.axis]
+        return self.builder.add("Transpose", [value], perm=[*order, self.axis])
 
-    def cast(self, tensor: gs.Tensor, dtype: type) -> gs.Variable:
-        return self.add("Cast", [tensor], dtype, to=int(onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))))
+    def normalised(self, value: gs.Variable, width: int) -> gs.Variable:
+        """What the place's norm makes of a value along its last axis, gain and bias left out."""
+        norm = self.place.norm
+        assert norm is not None
+        gain = self.builder.constant(np.ones(width, np.float32))
+        return self.builder.add(NORMALISE[norm.kind], [value, gain], axis=-1, epsilon=norm.epsilon)
 
-    def sum(self, tensor: gs.Tensor, axes: Sequence[int], dtype: type = np.float32) -> gs.Variable:
-        if self.opset < AXES_AS_INPUT:
-            return self.add("ReduceSum", [tensor], dtype, axes=list(axes), keepdims=0)
-        return self.add("ReduceSum", [tensor, self.constant(axes)], dtype, keepdims=0)
+    def product(self, one: gs.Variable, other: gs.Variable) -> gs.Variable:
+        """Elementwise."""
+        return self.builder.add("Mul", [one, other])
+
+    def count(self) -> gs.Variable:
+        """Positions kept: several a token where a value has inner axes."""
+        builder = self.builder
+        size = builder.add("Size", [self.values[0]], np.int64)
+        positions = builder.add("Div", [size, builder.constant(self.place.width)], np.int64)
+        if self.row is None:
+            return positions
+        each = builder.add("Div", [positions, self.row.size], np.int64)
+        return builder.add("Mul", [each, self.row.tokens], np.int64)
+
+
+Sums = dict[str, list[gs.Variable]]  # statistic -> the tensors that hold it: one, or the tiles of a moment
+
+
+def _vectors(bench: Bench, value: gs.Variable, axis: int) -> Sums:
+    return {
+        "abs": [bench.total(bench.builder.add("Abs", [value]), axis)],
+        "sum": [bench.total(value, axis)],
+        "square": [bench.total(bench.product(value, value), axis)],
+    }
+
+
+def _activations(bench: Bench) -> Sums:
+    """A writer's or inner site: sums of |x|, x and x^2, and of the outer product where it is asked."""
+    (value,) = bench.values
+    found = _vectors(bench, value, bench.axis)
+    if bench.place.moment:
+        found["moment"] = _moment(bench, value)
+    return found
+
+
+def _moments(bench: Bench) -> Sums:
+    """The outer product alone."""
+    return {"moment": _moment(bench, bench.values[0])}
+
+
+def _moment(bench: Bench, value: gs.Variable) -> list[gs.Variable]:
+    if bench.row is not None:
+        column = bench.builder.reshape(bench.row.column, [0, 0] + [1] * (bench.rank - 2))
+        value = bench.product(value, column)
+    rows = bench.builder.reshape(bench.last(value), [-1, bench.place.width])
+    return products(bench.builder, rows, bench.place.width)
+
+
+def _norm(bench: Bench) -> Sums:
+    """What a norm makes of its input, before gain and bias: sums of |u|, u and u^2."""
+    value = bench.normalised(bench.last(bench.values[0]), bench.place.width)
+    return _vectors(bench, value, bench.rank - 1)
+
+
+def _kept(bench: Bench) -> Sums:
+    """At a norm, over kept neurons: ``n`` is normalised with all others, ``k`` among themselves."""
+    value = bench.last(bench.values[0])
+    places = np.asarray(bench.place.kept)
+    n = bench.builder.take(bench.normalised(value, bench.place.width), places)
+    k = bench.normalised(bench.builder.take(value, places), places.size)
+    pairs = {
+        "n": n,
+        "n_square": bench.product(n, n),
+        "k": k,
+        "k_square": bench.product(k, k),
+        "nk": bench.product(n, k),
+    }
+    return {name: [bench.total(each, bench.rank - 1)] for name, each in pairs.items()}
+
+
+def _block(bench: Bench) -> Sums:
+    """Cosine of a block's entry and exit, and |exit - entry| / |exit|, a token."""
+    builder = bench.builder
+    entry, exit_ = (bench.last(value) for value in bench.values)
+    before, after = (_length(bench, at, value) for at, value in enumerate((entry, exit_)))
+    ones = builder.constant(np.ones((bench.place.width, 1), np.float32))
+    inner = builder.add("MatMul", [bench.product(entry, exit_), ones])
+    change = builder.add("Sub", [exit_, entry])
+    moved = builder.add("Sqrt", [builder.add("MatMul", [bench.product(change, change), ones])])
+    floor = builder.number(SMALLEST)
+    cosine = builder.add("Div", [inner, builder.add("Max", [bench.product(before, after), floor])])
+    ratio = builder.add("Div", [moved, builder.add("Max", [after, floor])])
+    return {"cosine": [bench.total(cosine, bench.rank - 1)], "ratio": [bench.total(ratio, bench.rank - 1)]}
+
+
+def _length(bench: Bench, at: int, value: gs.Variable) -> gs.Variable:
+    """L2 norm a token; one block's exit is the next one's entry, and its norms are made once."""
+    key = (bench.place.values[at], str(bench.place.layouts[at]))
+    if key not in bench.cached:
+        ones = bench.builder.constant(np.ones((bench.place.width, 1), np.float32))
+        squares = bench.builder.add("MatMul", [bench.product(value, value), ones])
+        bench.cached[key] = bench.builder.add("Sqrt", [squares])
+    return bench.cached[key]
+
+
+# kind of a place -> the nodes that reduce it
+RECIPES: dict[str, Callable[[Bench], Sums]] = {
+    "writer": _activations,
+    "inner": _activations,
+    "norm": _norm,
+    "block": _block,
+    "kept": _kept,
+    "moment": _moments,
+}
 
 
 @dataclass(frozen=True)
-class _Row:
-    """The mask as the graph's own values."""
+class Reduced:
+    """A probe's graph and what its outputs are, in order: (place, statistic, tile)."""
 
-    kept: gs.Variable  # bool [batch, length]
-    weights: gs.Variable  # float32 [batch, 1, length]
-    shape: gs.Variable  # int64 [2]
-    tokens: gs.Variable  # int64 scalar: positions kept
-    size: gs.Variable  # int64 scalar: all positions
-
-    @classmethod
-    def build(cls, builder: _Builder, mask: gs.Tensor) -> _Row:
-        kept = builder.cast(mask, np.bool_)
-        weights = builder.add("Reshape", [builder.cast(kept, np.float32), builder.constant([0, 1, -1])])
-        tokens = builder.sum(builder.cast(kept, np.int64), [0, 1], np.int64)
-        shape = builder.add("Shape", [mask], np.int64)
-        return cls(kept, weights, shape, tokens, builder.add("Size", [mask], np.int64))
+    model: Model
+    outputs: tuple[tuple[str, str, int], ...]
 
 
-def reduce_sites(
-    model: Model,
-    sites: Sequence[Site],
-    shapes: Mapping[str, tuple[int, ...]],
-    mask: Mask | None,
-    norms: Mapping[str, Norm],
-    *,
-    guard: bool = False,
-) -> Model:
-    """A copy of the model whose outputs are, site by site, the sums of KINDS (float32 [width]) and a count (int64).
+def reduce_places(model: Model, places: Sequence[Place], *, guard: bool = False) -> Reduced:
+    """A copy of the model whose outputs are, place by place, the sums of its recipe (float32) and a count (int64).
 
-    shapes: of each site's value, in the run that ``mask`` is from. norms: by site. ``guard``: padded positions become 0
-    before they are summed, for padding that is not finite.
+    ``guard``: padded positions become 0 before they are summed, for padding that is not finite.
     """
     copy = model.copy()
-    show_sums(copy, sites)
+    show_sums(copy, places)
     tensors = copy.graph.tensors()
-    builder = _Builder(copy.graph.opset)
-    row = _Row.build(builder, tensors[mask.name]) if mask else None
+    builder = Builder(copy.graph.opset)
+    rows: dict[tuple[str, bool], Row] = {}
+    for layout in dict.fromkeys(layout for place in places for layout in place.layouts if layout.mask):
+        key = (str(layout.mask), layout.turned)
+        if key not in rows:
+            rows[key] = Row.build(builder, tensors[layout.mask], turned=layout.turned)
     first = builder.taken()
     behind: dict[str, list[gs.Node]] = {}
-    outputs: list[gs.Tensor] = []
-    for site in sites:
-        shape = shapes[site.value]
-        over = mask.rank_over(shape, site.axis) if mask else None
-        held = row if over else None
-        outputs += _site(builder, site, tensors[site.value], over or len(shape), held, norms.get(site.name), guard)
-        behind.setdefault(site.value, []).extend(builder.taken())
+    made: dict[tuple[str, Layout], gs.Variable] = {}
+    cached: dict[tuple[str, str], gs.Variable] = {}
+    outputs, meaning = [], []
+    for place in places:
+        row = rows.get((str(place.layouts[0].mask), place.layouts[0].turned))
+        values = []
+        for name, layout in zip(place.values, place.layouts, strict=True):
+            if (name, layout) not in made:
+                made[name, layout] = _opened(builder, tensors[name], layout, place, row, guard)
+                behind.setdefault(name, []).extend(builder.taken())
+            values.append(made[name, layout])
+        bench = Bench(builder, place, values, place.layouts[0].rank, row, cached)
+        sums = {**RECIPES[place.kind](bench), COUNT: [bench.count()]}
+        behind.setdefault(place.values[-1], []).extend(builder.taken())
+        for statistic, tiles in sums.items():
+            outputs += tiles
+            meaning += [(place.name, statistic, tile) for tile in range(len(tiles))]
     copy.graph.nodes[:] = _interleaved(first, list(copy.graph.nodes), behind)
     copy.graph.outputs = outputs
-    return copy
+    return Reduced(copy, tuple(meaning))
 
 
-def show_sums(model: Model, sites: Sequence[Site]) -> None:
-    """Operators that normalise a sum of their own show it, where a site is there; in place."""
-    wanted = {site.value for site in sites if site.kind == "norm"}
+def show_sums(model: Model, places: Sequence[Place]) -> None:
+    """Operators that normalise a sum of their own show it, where a place reads it; in place."""
+    wanted = {value for place in places for value in place.values}
     for node in model.graph.nodes:
         if node.op in SUMMING and sum_name(node) in wanted:
             show_sum(node)
 
 
-def _interleaved(first: list[gs.Node], nodes: Sequence[gs.Node], behind: dict[str, list[gs.Node]]) -> list[gs.Node]:
+def _interleaved(first: list[gs.Node], nodes: Sequence[gs.Node], behind: Mapping[str, list[gs.Node]]) -> list[gs.Node]:
     """Each reduction right behind what it reduces: a runtime that keeps the order frees the activation there."""
+    left = dict(behind)
     made: list[gs.Node] = []
     for node in nodes:
         made.append(node)
         for tensor in node.outputs:
-            made += behind.pop(tensor.name, [])
-    return [*first, *(n for left in behind.values() for n in left), *made]  # what is left reduces the graph's inputs
+            made += left.pop(tensor.name, [])
+    return [*first, *(n for nodes in left.values() for n in nodes), *made]  # what is left reduces the graph's inputs
 
 
-def _site(
-    builder: _Builder, site: Site, value: gs.Tensor, rank: int, row: _Row | None, norm: Norm | None, guard: bool
-) -> list[gs.Variable]:
+def _opened(
+    builder: Builder, value: gs.Tensor, layout: Layout, place: Place, row: Row | None, guard: bool
+) -> gs.Variable:
+    """A value in float32, [batch, length, ...] where a mask lies over it."""
     if value.dtype != np.float32:
         value = builder.cast(value, np.float32)
-    if row is not None and rank == 3:  # also folds [batch * length, width] open
-        shape = builder.add("Concat", [row.shape, builder.constant([site.width])], np.int64, axis=0)
-        value = builder.add("Reshape", [value, shape])
-    if row is not None and guard:
-        kept = builder.add("Reshape", [row.kept, builder.constant([0, 0] + [1] * (rank - 2))], np.bool_)
-        value = builder.add("Where", [kept, value, builder.constant(np.float32(0))])
-    axis = rank + site.axis
-    if norm is not None:
-        value, axis = _normalised(builder, norm, value, axis, rank), rank - 1
-    sums = []
-    for statistic in KINDS[site.kind]:
-        elementwise = ELEMENTWISE[statistic]
-        each = builder.add(elementwise[0], [value] * elementwise[1]) if elementwise else value
-        sums.append(_sum(builder, each, axis, rank, row))
-    return [*sums, _count(builder, value, site.width, row)]
-
-
-def _normalised(builder: _Builder, norm: Norm, value: gs.Variable, axis: int, rank: int) -> gs.Variable:
-    """What the norm makes of a value, its gain and bias left out; the neurons along the last axis."""
-    if axis != rank - 1:
-        order = [k for k in range(rank) if k != axis]
-        value = builder.add("Transpose", [value], perm=[*order, axis])
-    gain = builder.constant(np.ones(norm.width, np.float32))
-    return builder.add(NORMALISE[norm.kind], [value, gain], axis=-1, epsilon=norm.epsilon)
-
-
-def _sum(builder: _Builder, value: gs.Variable, axis: int, rank: int, row: _Row | None) -> gs.Variable:
-    """Sum over all axes but one, the innermost first: short sums of float32 stay accurate."""
-    for other in range(rank - 1, -1 if row is None else 1, -1):
-        if other != axis:
-            value = builder.sum(value, [other])
     if row is None:
         return value
-    return builder.sum(builder.add("MatMul", [row.weights, value]), [0, 1])  # [batch, 1, width] -> [width]
+    if layout.flat:
+        tail = builder.add(
+            "Slice", [builder.add("Shape", [value], np.int64), *map(builder.constant, ([1], [9]))], np.int64
+        )
+        shape = builder.add("Concat", [row.shape, tail], np.int64, axis=0)
+        value = builder.add("Reshape", [value, shape])
+    if guard:
+        kept = builder.reshape(row.kept, [0, 0] + [1] * (layout.rank - 2), np.bool_)
+        value = builder.add("Where", [kept, value, builder.number(0)])
+    return value
 
 
-def _count(builder: _Builder, value: gs.Variable, width: int, row: _Row | None) -> gs.Variable:
-    positions = builder.add("Div", [builder.add("Size", [value], np.int64), builder.constant(width)], np.int64)
-    if row is None:
-        return positions
-    each = builder.add("Div", [positions, row.size], np.int64)  # several a token where a value has inner axes
-    return builder.add("Mul", [each, row.tokens], np.int64)
+__all__ = ["Array", "Place", "Reduced", "reduce_places", "show_sums"]

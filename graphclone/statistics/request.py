@@ -33,6 +33,8 @@ class Calibration:
     column: str | None = None
     images: str | None = None
     shard: tuple[int, int] = (1, 1)
+    mask: str | None = None
+    moments: bool = False
 
 
 def calibrate(
@@ -56,6 +58,8 @@ def calibrate(
         threads=asked.threads,
         progress=progress,
         checkpoint=checkpoint,
+        mask=asked.mask,
+        moments=asked.moments,
     )
 
 

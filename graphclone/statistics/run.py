@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from itertools import islice
 from operator import length_hint
 from typing import Any, Protocol
@@ -16,8 +16,10 @@ from graphclone import feeds
 from graphclone.anatomy.parts import Anatomy
 from graphclone.errors import BadData, GraphCloneError, InvalidTarget
 from graphclone.graph import Model
+from graphclone.statistics import moments as second
 from graphclone.statistics.calibration import Source
 from graphclone.statistics.checkpoint import Checkpoint
+from graphclone.statistics.places import Keeping, first_pass, moments_alone, second_pass
 from graphclone.statistics.portion import Portion
 from graphclone.statistics.prefetch import prefetched
 from graphclone.statistics.probe import Probe, Sums
@@ -29,12 +31,18 @@ Progress = Callable[[int, int | None], None]
 
 
 class Summing(Protocol):
-    """What turns a batch into sums: statistics.probe.Probe, and whatever else measures so."""
+    """What sums batches up: statistics.probe.Probe, and whatever else measures so."""
 
     provider: str
 
-    def run(self, fed: Mapping[str, Array], where: str) -> Sums:
-        """Sums of one batch, float64, by site and statistic."""
+    def add(self, fed: Mapping[str, Array], where: str) -> None:
+        """Add a batch; where it raises, the sums are as before."""
+
+    def sums(self) -> Sums:
+        """All sums so far, float64, by site and statistic."""
+
+    def start(self, sums: Sums) -> None:
+        """Go on from sums of earlier batches."""
 
 
 def measure(
@@ -46,20 +54,102 @@ def measure(
     threads: int | None = None,
     progress: Progress | None = None,
     checkpoint: Checkpoint | None = None,
+    mask: str | None = None,
+    moments: bool = False,
 ) -> Statistics:
-    """Run ``batches`` through the model and sum |x| and x^2 at every writer and inner site, padding left out.
+    """Run ``batches`` through the model and sum what they do at every site and block, padding left out.
 
     Auxiliary inputs that a batch lacks are filled by rule (graphclone.feeds). provider: auto, cpu or cuda.
     ``progress(done, total)`` is called after each batch; total is None where nobody knows it, and a guess for text.
-    ``checkpoint``: what is kept of a run that ends early, and gone on with.
+    ``checkpoint``: what is kept of a run that ends early, and gone on with. mask: the input that says which positions
+    count; by default each value's own attention mask. moments: second moments at the inner sites; where they are large
+    the data is read several times, some sites a time.
 
     Raises BadData for batches that do not fit or activations that are not finite, InvalidTarget for a provider that
-    is not there or an anatomy of another model.
+    is not there, a mask that is none, or an anatomy of another model.
     """
+    refuse_other(model, anatomy)
+    settings: dict[str, str | int | bool] = {"mask": mask or "", "moments": moments}
+    widths = {site.name: site.width for site in anatomy.sites if site.kind == "inner"} if moments else {}
+    first, *rest = second.groups(widths) or [[]]
+    passes = 1 + len(rest)
+    if rest and isinstance(batches, Iterator):
+        raise BadData(f"second moments of this model need the data {passes} times: give it as a list or a source")
+    places = [first_pass(anatomy, first), *(moments_alone(anatomy, group) for group in rest)]
+    found: Statistics | None = None
+    for number, wanted in enumerate(places):
+        probe = Probe.at(model, wanted, provider=provider, threads=threads, mask=mask)
+        keep = _of_pass(checkpoint, number)
+        shown = _of_passes(progress, number, passes)
+        made = accumulate(probe, model, batches, settings=settings, progress=shown, checkpoint=keep)
+        if keep is not None and rest:
+            keep.write(made)
+        found = made if found is None else _joined(found, made)
+    assert found is not None
+    for number in range(1, passes):
+        if done := _of_pass(checkpoint, number):
+            done.remove()
+    return found
+
+
+def measure_kept(
+    model: Model,
+    anatomy: Anatomy,
+    plan: Keeping,
+    batches: Iterable[Mapping[str, Array]],
+    *,
+    provider: str = "auto",
+    threads: int | None = None,
+    progress: Progress | None = None,
+    mask: str | None = None,
+) -> Statistics:
+    """The second pass, which knows what is kept: at each norm over a residual stream that the plan cuts, sums over the
+    kept neurons, in the plan's order, of what the norm makes of them before gain and bias: ``n`` normalised with all
+    neurons as in the parent, ``k`` among themselves as in the clone, ``n_square``, ``k_square`` and ``nk``.
+
+    Norms of blocks that the plan removes are left out. Options and errors as for ``measure``; InvalidTarget too where
+    the plan keeps every residual stream whole.
+    """
+    refuse_other(model, anatomy)
+    probe = Probe.at(model, second_pass(anatomy, plan), provider=provider, threads=threads, mask=mask)
+    kept = hashlib.sha256(repr((sorted(plan.keep.items()), sorted(plan.drop_blocks.items()))).encode()).hexdigest()
+    return accumulate(probe, model, batches, settings={"mask": mask or "", "kept": kept}, progress=progress)
+
+
+def refuse_other(model: Model, anatomy: Anatomy) -> None:
+    """Raises InvalidTarget for an anatomy of another model."""
     if anatomy.fingerprint != model.sha256:
         raise InvalidTarget(f"{model.path or 'the model'}: the anatomy is of another model (inspect this one)")
-    probe = Probe.open(model, anatomy, provider=provider, threads=threads)
-    return accumulate(probe, model, batches, settings={}, progress=progress, checkpoint=checkpoint)
+
+
+def _of_pass(checkpoint: Checkpoint | None, number: int) -> Checkpoint | None:
+    """Each pass over the data has a checkpoint of its own, beside the first."""
+    if checkpoint is None or not number:
+        return checkpoint
+    return Checkpoint(
+        checkpoint.path.with_name(f"{checkpoint.path.name}.{number}"), checkpoint.every, checkpoint.resume
+    )
+
+
+def _of_passes(progress: Progress | None, number: int, passes: int) -> Progress | None:
+    """Progress of one pass as progress of all."""
+    if progress is None or passes == 1:
+        return progress
+
+    def shown(done: int, total: int | None) -> None:
+        progress(done + number * (total or 0), None if total is None else total * passes)
+
+    return shown
+
+
+def _joined(one: Statistics, other: Statistics) -> Statistics:
+    """Sums of the same data over different sites. Raises BadData where it was not the same data."""
+    if one.data != other.data:
+        raise BadData("the data was not the same when it was read again, which second moments need: give it as files")
+    sites = {name: dict(held) for name, held in one.sites.items()}
+    for name, held in other.sites.items():
+        sites.setdefault(name, {}).update(held)
+    return replace(one, sites=sites)
 
 
 def accumulate(
@@ -74,7 +164,7 @@ def accumulate(
     """The sums of all batches. settings: whatever must be equal for two such sums to add up."""
     settings = {"graphclone": __version__, **settings}
     known = feeds.inputs(model)
-    tally = _Tally(model.sha256, probe.provider, settings, batches if isinstance(batches, Source) else None)
+    tally = _Tally(model.sha256, probe, settings, batches if isinstance(batches, Source) else None)
     if checkpoint is not None:
         tally.go_on(checkpoint.held(model.sha256, settings))
     total = length_hint(batches, -1)
@@ -83,7 +173,8 @@ def accumulate(
             for batch in stream:
                 where = f"batch {tally.number}"
                 fed = feeds.fill(known, batch, where)
-                tally.add(probe.run(fed, where), fed)
+                probe.add(fed, where)
+                tally.add(fed)
                 if checkpoint is not None and checkpoint.due(tally.done):
                     checkpoint.write(tally.statistics())
                 if progress is not None:
@@ -105,10 +196,9 @@ class _Tally:
     """What a run has so far. ``fed``: sha256 of (``fed`` before, one batch), batch after batch."""
 
     parent: str
-    provider: str
+    probe: Summing
     settings: Mapping[str, str | int | bool]
     source: Source | None
-    sums: Sums = field(default_factory=dict)
     done: int = 0
     fed: str = ""
     providers: tuple[str, ...] = ()
@@ -130,7 +220,7 @@ class _Tally:
                 f"the run to go on with took shard {self.before.shard}/{self.before.shards}, this one is to take "
                 f"{asked[0]}/{asked[1]}"
             )
-        self.sums = {site: dict(sums) for site, sums in held.sites.items()}
+        self.probe.start({site: dict(sums) for site, sums in held.sites.items()})
         self.done, self.fed, self.providers = held.batches, self.before.fed, held.providers
 
     def remaining(self, batches: Iterable[Mapping[str, Array]], known: Mapping[str, feeds.Input]) -> Iterator[Any]:
@@ -152,11 +242,7 @@ class _Tally:
             )
         yield from stream
 
-    def add(self, found: Sums, fed: Mapping[str, Array]) -> None:
-        for site, held in found.items():
-            into = self.sums.setdefault(site, {})
-            for name, array in held.items():
-                into[name] = into[name] + array if name in into else array
+    def add(self, fed: Mapping[str, Array]) -> None:
         self.fed = _chained(self.fed, fed)
         self.done += 1
 
@@ -170,8 +256,8 @@ class _Tally:
             fed=self.fed,
             described=source.description if source is not None else "",
         )
-        providers = tuple(sorted({*self.providers, self.provider}))
-        return Statistics(self.parent, self.sums, self.done, (portion,), providers, self.settings)
+        providers = tuple(sorted({*self.providers, self.probe.provider}))
+        return Statistics(self.parent, self.probe.sums(), self.done, (portion,), providers, self.settings)
 
     def keep(self, checkpoint: Checkpoint) -> bool:
         """Write what is not on disk yet; whether there is anything on disk."""

@@ -10,21 +10,22 @@ import pytest
 import models
 from graphclone import feeds, graph
 from graphclone.anatomy import inspect
-from graphclone.anatomy.parts import Anatomy, Norm, Site
+from graphclone.anatomy.parts import Anatomy, Site
 from graphclone.errors import BadData, InvalidTarget, UnsupportedGraph
-from graphclone.graph import Model, to_proto
+from graphclone.graph import Model
 from graphclone.statistics import run
-from graphclone.statistics.probe import norms_by_site
-from graphclone.statistics.reductions import reduce_sites, show_sums
+from graphclone.statistics.masks import Layout
+from graphclone.statistics.reductions import Place, reduce_places
+from tests.tolerances import STATISTICS
+from tools import measured
 
-RELATIVE = 1e-6
 TINIEST = np.finfo(np.float64).tiny
 CUDA = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 
 
-def assert_equal_sums(found, expected, relative=RELATIVE):
+def assert_equal_sums(found, expected, relative=STATISTICS):
     """expected: site -> float64 activations [positions, width]."""
-    assert set(found.sites) == set(expected)
+    assert {site for site in found.sites if site != "blocks.0"} == set(expected)
     for site, values in expected.items():
         held = found.sites[site]
         assert int(held["count"]) == len(values)
@@ -64,52 +65,14 @@ def test_half_precision_is_summed_in_float32(hands):
     found = run.measure(model, hand.anatomy(model), [batch], provider="cpu")
     embedded = hand.activations(batch)["embedding.out"]
     held = found.sites["embedding.out"]
-    np.testing.assert_allclose(held["abs"], np.abs(embedded).sum(0), rtol=RELATIVE)
-    np.testing.assert_allclose(held["square"], (embedded**2).sum(0), rtol=RELATIVE)
-
-
-def normalised(norm: Norm, rows):
-    """The norm's formula, gain and bias left out: LayerNormalization-17 and RMSNormalization-23 of ONNX."""
-    centred = rows - rows.mean(-1, keepdims=True) if norm.kind == "LayerNorm" else rows
-    return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + norm.epsilon)
-
-
-def dumped(model: Model, anatomy: Anatomy, batches):
-    """Activations of every site, float64 [positions kept, width], from a session whose outputs they are."""
-    copy = model.copy()
-    show_sums(copy, anatomy.sites)
-    norms = norms_by_site(anatomy)
-    tensors = copy.graph.tensors()
-    copy.graph.outputs = [tensors[value] for value in dict.fromkeys(site.value for site in anatomy.sites)]
-    for tensor in copy.graph.outputs:
-        tensor.dtype = np.float32
-    copy.graph.cleanup()
-    proto, arrays = to_proto(copy)
-    options = onnxruntime.SessionOptions()
-    held = [onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(a)) for a in arrays.values()]
-    options.add_external_initializers(list(arrays), held)
-    session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    kept: dict[str, list] = {site.name: [] for site in anatomy.sites}
-    for batch in batches:
-        fed = feeds.fill(feeds.inputs(model), batch)
-        values = dict(zip([o.name for o in session.get_outputs()], session.run(None, fed), strict=True))
-        for site in anatomy.sites:
-            rows = np.moveaxis(values[site.value].astype(np.float64), site.axis, -1).reshape(-1, site.width)
-            if "attention_mask" in fed:
-                rows = rows[fed["attention_mask"].reshape(-1).astype(bool)]
-            kept[site.name].append(normalised(norms[site.name], rows) if site.kind == "norm" else rows)
-    return {site: np.concatenate(rows) for site, rows in kept.items()}
+    np.testing.assert_allclose(held["abs"], np.abs(embedded).sum(0), rtol=STATISTICS)
+    np.testing.assert_allclose(held["square"], (embedded**2).sum(0), rtol=STATISTICS)
 
 
 def test_exports_sum_to_their_dumped_activations(seeded_parent):
     model = graph.load(seeded_parent)
     anatomy = inspect(model)
-    batches = [feeds.tiny_feeds(model, 3, 17, seed=seed) for seed in range(2)]
-    for batch in batches:
-        if "attention_mask" in batch:
-            batch["attention_mask"][1, 9:] = 0
-    found = run.measure(model, anatomy, batches, provider="cpu")
-    assert_equal_sums(found, dumped(model, anatomy, batches))
+    assert max(measured.first(model, anatomy, measured.padded(model)).values()) < STATISTICS
 
 
 @pytest.mark.real
@@ -118,8 +81,7 @@ def test_a_trained_parent_sums_to_its_dumped_activations():
     anatomy = inspect(model)
     batch = feeds.tiny_feeds(model, 2, 33)
     batch["attention_mask"][1, 20:] = 0
-    found = run.measure(model, anatomy, [batch], provider="cpu")
-    assert_equal_sums(found, dumped(model, anatomy, [batch]))
+    assert max(measured.first(model, anatomy, [batch]).values()) < STATISTICS
 
 
 def layout_model() -> tuple[Model, Anatomy]:
@@ -204,9 +166,12 @@ def test_shards_add_up_to_one_run(hand, batches):
     merged = parts[0].merge(parts[1])
     assert (merged.batches, merged.count) == (whole.batches, whole.count)
     for site, held in whole.sites.items():
-        assert merged.sites[site]["count"] == held["count"]
-        np.testing.assert_allclose(merged.sites[site]["abs"], held["abs"], rtol=1e-12)
-        np.testing.assert_allclose(merged.sites[site]["square"], held["square"], rtol=1e-12)
+        assert set(merged.sites[site]) == set(held)
+        for name, array in held.items():
+            allowed = 0 if name == "count" else 1e-12
+            np.testing.assert_allclose(
+                merged.sites[site][name], array, rtol=allowed, atol=allowed * np.abs(array).max()
+            )
     with pytest.raises(BadData, match="count twice"):
         merged.merge(parts[0])
 
@@ -215,8 +180,8 @@ def test_what_no_statistic_depends_on_does_not_run(hand):
     model = hand.model()
     before = [node.name for node in model.graph.nodes]
     anatomy = hand.anatomy(model)
-    shapes = {"embedded": (3, 13, 6), "d": (3, 13, 6), "a": (3, 13, 8)}
-    made = reduce_sites(model, anatomy.sites, shapes, None, {})
+    places = [Place(s.name, s.kind, (s.value,), s.axis, s.width, layouts=(Layout(3),)) for s in anatomy.sites]
+    made = reduce_places(model, places).model
     made.graph.cleanup()
     left = {node.name for node in made.graph.nodes}
     assert "down_matmul" in left
