@@ -92,7 +92,7 @@ class Edit:
 
     def before(self, index: int) -> Value:
         """The parent's value of an operand."""
-        held = self.cut.trace.input(self._parent_node, index)
+        held = self.cut.trace.input(self.parent, index)
         assert held is not None
         return held
 
@@ -107,7 +107,8 @@ class Edit:
         return found
 
     @property
-    def _parent_node(self) -> gs.Node:
+    def parent(self) -> gs.Node:
+        """The parent's node."""
         return self.cut.makers[node_key(self.node)]
 
     def operand(self, index: int) -> Array:

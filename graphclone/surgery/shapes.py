@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphclone.anatomy.parts import Ids
 from graphclone.anatomy.trace import Value, describe
 from graphclone.errors import UnsupportedGraph
+from graphclone.surgery.cut import Cut
 from graphclone.surgery.resizer import Edit, Row
 
 
@@ -159,23 +162,39 @@ ROOTS = (0.5, -0.5)  # powers of a size that models multiply by: embeddings by s
 SAME = 4e-3  # relative: the constant may have been rounded to bfloat16
 
 
+@dataclass(frozen=True)
+class Root:
+    """full ** power, on a residual stream of ``full`` of which ``kept`` stay."""
+
+    full: int
+    kept: int
+    power: float
+
+
+def root_of(cut: Cut, node: gs.Node, place: int) -> Root | None:
+    """What a Mul's or Div's operand is a root of, where the other is a residual stream that is cut."""
+    held, source = cut.trace.input(node, place), cut.trace.input(node, 1 - place)
+    data = held.data if held is not None and held.static else None
+    if data is None or source is None or data.size != 1 or data.dtype.kind not in "fV":
+        return None
+    value = float(data.reshape(-1)[0])
+    for factors, full in zip(source.factors, source.shape, strict=True):
+        if any(g.kind == "residual" for g in cut.found.on(factors)):
+            power = next((p for p in ROOTS if abs(value - full**p) <= SAME * full**p), None)
+            kept = cut.size(factors, full)
+            if kept != full and power is not None:
+                return Root(full, kept, power)
+    return None
+
+
 def scalar(edit: Edit) -> None:
     """A factor on the residual stream that is a root of its width follows it."""
-    for index in range(2):
-        held = edit.after(index)
-        data = held.data if held is not None and held.static else None
-        if data is None or data.size != 1 or data.dtype.kind not in "fV":
-            continue
-        value = float(data.reshape(-1)[0])
-        source = edit.before(1 - index)
-        for factors, full in zip(source.factors, source.shape, strict=True):
-            if not any(g.kind == "residual" for g in edit.cut.found.on(factors)):
-                continue
-            kept = edit.cut.size(factors, full)
-            power = next((p for p in ROOTS if abs(value - full**p) <= SAME * full**p), None)
-            if kept != full and power is not None:
-                edit.replace(index, np.full(data.shape, kept**power).astype(data.dtype))
-                return
+    for place in range(2):
+        root = root_of(edit.cut, edit.parent, place)
+        if root is not None:
+            data = edit.operand(place)
+            edit.replace(place, np.full(data.shape, root.kept**root.power).astype(data.dtype))
+            return
 
 
 ROWS: dict[tuple[str, str], Row] = {

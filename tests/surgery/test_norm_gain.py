@@ -9,18 +9,24 @@ import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
 
+import models
+from graphclone import graph
 from graphclone.anatomy import inspect
 from graphclone.anatomy.parts import Norm, Site
 from graphclone.errors import InvalidTarget
+from graphclone.feeds import tiny_feeds
 from graphclone.plan import Plan, passes_of
 from graphclone.statistics.store import Statistics
 from graphclone.surgery.corrections.norm_gain import scalar
 from graphclone.surgery.operate import clone
 from graphclone.verification import verify
-from tests.surgery.parents import feeds, parent
+from tests.surgery.parents import Parent, feeds, parent
 from tests.surgery.silenced import answer, measured, without
 from tests.surgery.tied import tied_parent
 from tests.tolerances import TOLERANCE, assert_close, difference
+from tools.zoo import build
+from tools.zoo.columns import COLUMNS
+from tools.zoo.rows import ROWS
 
 SILENT = (("llama", False), ("gpt2", True))  # recipe; whether a channel at the mean of the others says nothing
 DROPPED = np.arange(3, 45, 4)
@@ -86,6 +92,23 @@ def test_a_gain_of_one_plus_a_weight_has_the_weight_changed():
     assert_close(summed, plain)
     uncorrected = answer(narrowed(other, "none")[1], fed)
     assert difference(uncorrected, plain) > 10 * TOLERANCE["float32"]
+
+
+def test_a_scaled_embedding_is_exact_too():
+    """Gemma: the embedding times sqrt(d), tied to the head; gains 1 + w; norms on what the branches write."""
+    row, column = ROWS["gemma2"], COLUMNS["torchscript"]
+    folder = models.cache_folder().parent / "zoo"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not build.present(row, column, folder):
+        build.build(row, column, folder)
+    model = graph.load(build.file_of(row, column, folder))
+    found = without(Parent("gemma2", "torchscript", model, inspect(model)), DROPPED, centred=False)
+    fed = tiny_feeds(found.model, 2, 9)
+    wanted = answer(found.model, fed)
+    plan, made = narrowed(found, "norm-gain", measured(found))
+    assert_close(answer(made, fed), wanted)
+    assert difference(answer(narrowed(found, "none")[1], fed), wanted) > 10 * TOLERANCE["float32"]
+    assert verify(found.model, made, plan).passed
 
 
 def test_a_tied_embedding_stays_one_tensor():

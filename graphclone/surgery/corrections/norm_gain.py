@@ -10,8 +10,9 @@ LayerNorm subtracts another mean too; with n the parent's normalised value at th
 them alone, measured in a second pass, least squares gives a = cov(n, n') / var(n'), b = E n - a E n', and gain' = a
 gain, bias' = bias + b gain. Without that pass it takes the factor c of its variance.
 
-A gain computed from a weight (1 + w) has the weight changed so that the sum comes out right; a norm without a gain has
-its output multiplied. Weights are left as they are: never together with ``paper``, which corrects the same thing.
+Factors that are roots of the hidden size change with it: what they multiply makes up for that (roots.py). A gain
+computed from a weight (1 + w) has the weight changed so that the sum comes out right; a norm without a gain has its
+output multiplied. Weights are left as they are: never together with ``paper``, which corrects the same thing.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from graphclone.anatomy.parts import Norm, Site
 from graphclone.statistics.store import Statistics
 from graphclone.surgery.corrections.evidence import Array, Evidence
 from graphclone.surgery.corrections.paper import OUTPUT
+from graphclone.surgery.corrections.roots import Drifts
 from graphclone.surgery.slice_weights import Correction, Use
 
 NAME = "norm-gain"
@@ -45,13 +47,14 @@ class Factors:
 def norm_gain(evidence: Evidence) -> dict[Use, Correction]:
     """The corrected gain and bias of every norm that reads a narrowed stream."""
     statistics = evidence.measured(NAME)
-    found: dict[Use, Correction] = {}
+    drifts = Drifts.of(evidence)
+    found = dict(drifts.weights)
     for norm, site in evidence.norms:
         kept = evidence.cut.kept(site)
         if kept.size == site.width:
             continue
         factors = _affine(evidence.affine, norm, site, kept) or Factors(scalar(statistics, norm, site, kept))
-        found |= _corrected(evidence, norm, factors)
+        found |= _corrected(evidence, norm, factors, drifts.norms.get(norm.output, 1.0))
     return found
 
 
@@ -79,7 +82,10 @@ def _affine(held: Statistics | None, norm: Norm, site: Site, kept: Array) -> Fac
     return Factors(a, n - a * k)
 
 
-def _corrected(evidence: Evidence, norm: Norm, factors: Factors) -> dict[Use, Correction]:
+def _corrected(evidence: Evidence, norm: Norm, factors: Factors, times: float) -> dict[Use, Correction]:
+    """``times``: what the whole output is to be multiplied by as well."""
+    if times != 1.0:
+        factors = Factors(factors.a * times, np.zeros(1) if factors.b is None else factors.b * times)
     gain = None if norm.gain_at is None else _source(evidence, norm.gain_at)
     if gain is None:
         return {(norm.output, OUTPUT): Correction(_number(factors.a))}
@@ -94,7 +100,7 @@ def _corrected(evidence: Evidence, norm: Norm, factors: Factors) -> dict[Use, Co
         bias = _source(evidence, norm.bias_at)
         if bias is not None:
             shift = (factors.b * (weight.reshape(-1) + added)).reshape(weight.shape)
-            found[bias[0]] = Correction(values=evidence.sliced(bias[0]).astype(np.float64) + shift)
+            found[bias[0]] = Correction(values=evidence.sliced(bias[0]).astype(np.float64) * times + shift)
     return found
 
 
