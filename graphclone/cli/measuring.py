@@ -98,18 +98,19 @@ def _shard(asked: str | None) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def _measured(file: Path, asked: request.Calibration, checkpoint: Checkpoint, quiet: bool) -> tuple[Statistics, Source]:
+def _measured(
+    file: Path, asked: request.Calibration, checkpoint: Checkpoint, cluster: request.Cluster | None, quiet: bool
+) -> tuple[Statistics, Source]:
     model = pipeline.load(file)
     anatomy = pipeline.inspect(model)
+    asked = asked if cluster is None else asked.everywhere()
     source = request.open_data(model, asked)
     if not quiet:
         for line in source.lines():
             show.say(f"measuring: {line}")
     try:
         with show.progress("measuring", quiet=quiet) as tick:
-            made = request.calibrate(
-                model, anatomy, asked, tick, source=source, checkpoint=checkpoint, cluster=cluster
-            )
+            made = request.calibrate(model, anatomy, asked, tick, source=source, checkpoint=checkpoint, cluster=cluster)
             return made, source
     except KeyboardInterrupt:
         if checkpoint.batches and not quiet:

@@ -178,18 +178,8 @@ def open_source(
             return chain([first], stream)
         return islice(reading.batches(), limit)
 
-    whole = Source(
-        reading.description,
-        reading.fingerprint(),
-        count,
-        filled,
-        known,
-        again,
-        reading.at,
-        guess,
-        _all=count,
-        notes=reading.notes,
-    )
+    said, at = reading.description, reading.at
+    whole = Source(said, reading.fingerprint(), count, filled, known, again, at, guess, count, notes=reading.notes)
     return whole.part(*shard)
 
 

@@ -40,19 +40,21 @@ class Checkpoint:
             raise InvalidTarget(f"{made.path} is there, of a run that did not end: go on with --resume, or remove it")
         return made
 
-    def held(self, parent: str, settings: Mapping[str, str | int | bool]) -> Statistics | None:
-        """What is on disk to go on with. Raises BadData where it is of another parent or of other settings."""
+    def held(self, parent: str, settings: Mapping[str, str | int | bool] | None) -> Statistics | None:
+        """What is on disk to go on with. Raises BadData where it is of another parent or other settings than these."""
         if not self.resume or not self.path.exists():
             return None
         found = Statistics.read(self.path)
         try:
-            found.refuse_unlike(parent, settings)
+            found.refuse_unlike(parent, found.settings if settings is None else settings)
         except BadData as reason:
             raise BadData(f"{self.path} cannot be gone on with: {reason}") from None
-        if len(found.data) != 1:
-            raise BadData(f"{self.path} cannot be gone on with: it is made of {len(found.data)} runs, not of one")
         self.batches = found.batches
         return found
+
+    def another(self, number: int) -> Checkpoint:
+        """Of a further run over the same data, beside this one."""
+        return Checkpoint(self.path.with_name(f"{self.path.name}.{number}"), self.every, self.resume)
 
     def due(self, done: int) -> bool:
         """Whether it is time to write."""

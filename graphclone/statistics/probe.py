@@ -95,9 +95,9 @@ class Probe:
         return found
 
     def start(self, sums: Sums) -> None:
-        """Go on from sums of earlier batches."""
+        """Go on from sums of earlier batches, or from nothing."""
         self.held = {}
-        for place, statistic, tile in self.reduced.outputs:
+        for place, statistic, tile in self.reduced.outputs if sums else ():
             whole = sums[place][statistic]
             held = second.tiles(whole)[tile] if statistic == MOMENT else np.array(whole)
             self.held[place, statistic, tile] = held

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +36,24 @@ class Calibration:
     mask: str | None = None
     moments: bool = False
 
+    def everywhere(self) -> Calibration:
+        """The same by absolute paths, as other processes need them."""
+        tokenizer, images = (None if spec is None else _absolute(spec) for spec in (self.tokenizer, self.images))
+        return replace(self, data=_absolute(self.data), tokenizer=tokenizer, images=images)
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """address: of a Ray cluster; None starts one here. workers: actors; None: as many as there is room for."""
+
+    address: str | None = None
+    workers: int | None = None
+
+
+def _absolute(spec: str) -> str:
+    file, colon, function = spec.rpartition(":") if ".py:" in spec else (spec, "", "")
+    return f"{Path(file).resolve()}{colon}{function}" if Path(file).exists() else spec
+
 
 def calibrate(
     model: Model,
@@ -45,11 +63,19 @@ def calibrate(
     *,
     source: Source | None = None,
     checkpoint: Checkpoint | None = None,
+    cluster: Cluster | None = None,
 ) -> Statistics:
-    """Measure on the data that ``asked`` names, or on ``source``, which is that data opened. Raises BadData."""
+    """Measure on the data that ``asked`` names, or on ``source``, which is that data opened. Raises BadData.
+
+    cluster: where Ray's actors do it, and not this process.
+    """
     from graphclone.statistics import run
 
     opened = source if source is not None else open_data(model, asked)
+    if cluster is not None:
+        from graphclone.statistics import distributed
+
+        return distributed.measure(model, asked, opened, cluster, progress=progress, checkpoint=checkpoint)
     return run.measure(
         model,
         anatomy,
