@@ -30,6 +30,7 @@ def drop_blocks(model: Model, anatomy: Anatomy, plan: Plan, trace: Trace) -> boo
     for block in reversed(dropped):
         _join(graph, tensors[block.entry], tensors[block.exit], doomed)
     _move_shape_readers(graph, dropped, trace, doomed)
+    move_readers_of_inputs(graph, doomed)
     graph.outputs[:] = [t for t in graph.outputs if not (t.inputs and id(t.inputs[0]) in doomed)]
     graph.cleanup()
     if left := [n for n in graph.nodes if id(n) in doomed]:
@@ -59,6 +60,21 @@ def _join(graph: gs.Graph, entry: gs.Tensor, exit_: gs.Tensor, doomed: set[int])
             exit_.inputs.clear()
             graph.nodes.append(gs.Node("Identity", f"{exit_.name}_joined", inputs=[entry], outputs=[exit_]))
             graph.outputs[position] = exit_
+
+
+def move_readers_of_inputs(graph: gs.Graph, doomed: set[int]) -> None:
+    """Sizes that kept nodes read off the inputs of ``doomed`` ones (a dropped block's cache) are read off an input of
+    the same declared shape that stays."""
+    for gone in [t for t in graph.inputs if any(id(n) in doomed for n in t.outputs)]:
+        left = [n for n in gone.outputs if id(n) not in doomed]
+        like = [t for t in graph.inputs if (t.dtype, t.shape) == (gone.dtype, gone.shape) and _is_read(t, doomed)]
+        if like and gone.shape is not None and None not in gone.shape and all(n.op == "Shape" for n in left):
+            for node in left:
+                node.inputs[0] = like[0]
+
+
+def _is_read(tensor: gs.Tensor, doomed: set[int]) -> bool:
+    return any(id(n) not in doomed and n.op != "Shape" for n in tensor.outputs)
 
 
 def _move_shape_readers(graph: gs.Graph, dropped: list[Block], trace: Trace, doomed: set[int]) -> None:

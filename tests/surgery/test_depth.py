@@ -11,6 +11,7 @@ import torch
 
 import models
 from graphclone.anatomy import inspect
+from graphclone.surgery.drop_blocks import move_readers_of_inputs
 from tests.conftest import SEEDED_EXPORTS
 from tests.surgery.parents import SIZES, feeds, outputs, parent, with_constants
 from tests.tolerances import assert_close
@@ -92,3 +93,15 @@ def test_a_single_block_stays_a_clone_that_can_be_read(found):
         len(p) for p in (original.attention, original.feed_forward, original.norms)
     ]
     assert stack.hidden == found.anatomy.stacks[0].hidden
+
+
+@pytest.mark.parametrize(("named", "moved"), [("past", True), (None, False)])
+def test_sizes_read_off_the_cache_of_a_dropped_block_are_read_off_another(named, moved):
+    """As dynamo exports a decoder with a cache: the length of the past is that of one block's, for all."""
+    caches = [gs.Variable(f"past.{k}", np.float32, ["batch", 2, named, 4]) for k in range(2)]
+    presents = [gs.Variable(f"present.{k}", np.float32) for k in range(2)]
+    steps = [gs.Node("Identity", inputs=[c], outputs=[p]) for c, p in zip(caches, presents, strict=True)]
+    size = gs.Node("Shape", inputs=[caches[0]], outputs=[gs.Variable("size", np.int64)])
+    graph = gs.Graph(nodes=[size, *steps], inputs=caches, outputs=[*presents, *size.outputs])
+    move_readers_of_inputs(graph, {id(steps[0])})
+    assert size.inputs[0] is caches[1 if moved else 0], "an axis without a name may be of any length"
