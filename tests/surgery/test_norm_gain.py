@@ -16,6 +16,7 @@ from graphclone.anatomy.parts import Norm, Site
 from graphclone.errors import InvalidTarget
 from graphclone.feeds import tiny_feeds
 from graphclone.plan import Plan, passes_of
+from graphclone.statistics import run as measuring
 from graphclone.statistics.store import Statistics
 from graphclone.surgery.corrections.norm_gain import scalar
 from graphclone.surgery.operate import clone
@@ -163,3 +164,38 @@ def test_the_examiner_finds_a_gain_that_was_not_corrected_as_claimed():
     (tensor,) = [t for t in made.graph.tensors().values() if t.name == gain]
     tensor.values = tensor.values * np.float32(1.01)
     assert not verify(found.model, made, plan).passed
+
+
+def test_layer_norms_are_fitted_channel_by_channel_over_the_neurons_kept():
+    """gain' = a gain, bias' = bias + b gain with a, b by least squares: against NumPy in float64 on the activations."""
+    found = parent("gpt2", "dynamo")
+    residual = found.anatomy.stacks[0].residual
+    kept = np.setdiff1d(np.arange(found.anatomy.groups[residual].size), DROPPED)
+    plan = found.plan({residual: kept}, "norm-gain")
+    data = [tiny_feeds(found.model, 8, 32, seed=np.random.SeedSequence([7, k])) for k in range(4)]
+    affine = measuring.measure_kept(found.model, found.anatomy, plan, data, threads=1)
+    made = clone(found.model, found.anatomy, plan, measured(found, 4), affine)
+    assert verify(found.model, made, plan).passed
+    norm = found.anatomy.stacks[0].blocks[1].norms[0]
+    shown = found.model.copy()
+    shown.graph.outputs = [shown.graph.tensors()[norm.input]]
+    shown.graph.outputs[0].dtype = np.float32
+    x = np.concatenate([answer(shown, fed).reshape(-1, 48) for fed in data]).astype(np.float64)
+
+    def normalised(values):
+        centred = values - values.mean(1, keepdims=True)
+        return centred / np.sqrt((centred**2).mean(1, keepdims=True) + norm.epsilon)
+
+    n, k = normalised(x)[:, kept], normalised(x[:, kept])
+    a = ((n - n.mean(0)) * (k - k.mean(0))).mean(0) / k.var(0)
+    b = n.mean(0) - a * k.mean(0)
+    before, after = found.model.constants(), made.constants()
+    gain, bias = before[norm.gain][kept].astype(np.float64), before[norm.bias][kept].astype(np.float64)
+    assert_close(after[norm.gain], (a * gain).astype(np.float32))
+    assert_close(after[norm.bias], (bias + b * gain).astype(np.float32))
+    assert np.square(n - (a * k + b)).sum() < np.square(n - scalar_of(found, norm, kept) * k).sum()
+
+
+def scalar_of(found, norm, kept):
+    site = next(s for s in found.anatomy.sites if s.name == norm.site)
+    return scalar(measured(found, 4), norm, site, kept)
