@@ -19,7 +19,7 @@ from graphclone.errors import (
     UnsupportedGraph,
     VerificationFailed,
 )
-from graphclone.pipeline import clone, from_torch, inspect, load, measure, pack, plan, save, to_torch, verify
+from graphclone.pipeline import clone, from_torch, inspect, load, measure, pack, plan, save, to_torch, train, verify
 from graphclone.version import __version__
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from graphclone.graph import Model
     from graphclone.plan import Plan
     from graphclone.planner import Target
+    from graphclone.pytorch.training import TrainingOptions
     from graphclone.statistics.calibration import open_source
     from graphclone.statistics.store import Statistics
     from graphclone.verification import Report
@@ -42,6 +43,7 @@ __all__ = [
     "Report",
     "Statistics",
     "Target",
+    "TrainingOptions",
     "UnsupportedGraph",
     "VerificationFailed",
     "__version__",
@@ -55,6 +57,7 @@ __all__ = [
     "plan",
     "save",
     "to_torch",
+    "train",
     "verify",
 ]
 
@@ -65,6 +68,7 @@ _HOMES = {  # imported at first use: they bring NumPy, ONNX or more
     "Report": "graphclone.verification",
     "Statistics": "graphclone.statistics.store",
     "Target": "graphclone.planner",
+    "TrainingOptions": "graphclone.pytorch.training",
     "open_source": "graphclone.statistics.calibration",
 }
 

@@ -1,4 +1,4 @@
-"""train, pack and demo."""
+"""pack and demo."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from graphclone import outputs, pipeline
 from graphclone.cli import options as o
 from graphclone.cli import show
 from graphclone.cli.app import app
-from graphclone.statistics import request
 
 
 @app.command(
@@ -32,50 +31,6 @@ def pack(
     if json:
         return show.as_json({"output": str(output), "tensors": len(tensors)})
     print(f"{output}: {len(tensors)} tensors of {weights} in the graph of {clone}")
-
-
-@app.command(
-    epilog="Examples:\n\n  graphclone train small.onnx --data python-docs --tokenizer tokenizer.json --steps 200"
-    " -o trained.onnx\n\n  graphclone train small.onnx --data corpus.jsonl --tokenizer tokenizer.json --steps 5000"
-    " --learning-rate 3e-4 --held-out 20 -o trained.onnx --json"
-)
-def train(
-    clone: o.ClonePath,
-    output: o.Output,
-    data: Annotated[str, typer.Option("--data", help="Text, as for `measure`.", show_default=False)],
-    tokenizer: o.Tokenizer = None,
-    length: o.Length = 128,
-    batch_size: o.BatchSize = 8,
-    limit: o.Limit = None,
-    steps: Annotated[int, typer.Option("--steps", min=1, help="Updates, one batch each.")] = 100,
-    learning_rate: Annotated[float, typer.Option("--learning-rate", help="At its highest.")] = 1e-3,
-    weight_decay: Annotated[float, typer.Option("--weight-decay", help="Of matrices.")] = 0.0,
-    held_out: Annotated[int, typer.Option("--held-out", min=0, help="Batches kept from training, to evaluate on.")] = 2,
-    evaluations: Annotated[int, typer.Option("--evaluations", min=1, help="Held-out losses on the way.")] = 4,
-    seed: o.Seed = 0,
-    json: o.Json = False,
-) -> None:
-    """Train a causal language model in PyTorch on text; ONNX at both ends."""
-    from graphclone.pytorch.train import TrainingOptions
-
-    outputs.refuse_same_file(output, clone, data)
-    model = pipeline.load(clone)
-    source = request.open_data(model, request.Calibration(data, tokenizer, length, batch_size, limit, seed))
-    kept, rest = pipeline.hold_out(source, held_out)
-    options = TrainingOptions(
-        steps, learning_rate, weight_decay, evaluate_every=max(1, steps // evaluations), seed=seed
-    )
-    with show.progress("training") as tick:
-        result, history = pipeline.train(
-            model, rest, options, held_out=kept or None, progress=lambda done, total, _: tick(done, total)
-        )
-    pipeline.save(result, output)
-    if json:
-        curve = {"losses": history.losses, "held_out": history.evaluations}
-        return show.as_json({"output": str(output), "tokens": history.tokens, "seconds": history.seconds, **curve})
-    if history.evaluations:
-        show.table(("step", "held-out loss"), history.evaluations)
-    print(f"{output}: {options.steps} steps, {history.tokens:,} tokens")
 
 
 @app.command(epilog="Examples:\n\n  graphclone demo\n\n  graphclone demo -o folder --minutes 3 --json")

@@ -150,7 +150,7 @@ def _arm(name: str, model: Model, file: Path, held_out: Batches) -> Arm:
 
 def _affordable(clone: Model, training: Batches, settings: Settings, clock: Clock) -> int:
     """Steps that both arms can take in the minutes given, from the time of a few that are thrown away."""
-    from graphclone.pytorch.train import TrainingOptions
+    from graphclone.pytorch.training import TrainingOptions
 
     with clock.stage("train", f"timing {PROBE_STEPS} steps"):
         _, warm = pipeline.train(clone, training, TrainingOptions(steps=1))
@@ -170,7 +170,7 @@ def _trained(
     say: Callable[[str], None],
 ) -> tuple[Arm, Model]:
     """One arm, trained and written back, with its curve on the held-out batches."""
-    from graphclone.pytorch.train import TrainingOptions
+    from graphclone.pytorch.training import TrainingOptions
 
     training, held_out = data
     options = TrainingOptions(

@@ -12,8 +12,9 @@ from graphclone.plan import Plan
 from graphclone.verification import claims, oracle, runtime, slices, structure
 from graphclone.verification.report import Check, Report, Verdict
 from graphclone.verification.sessions import latency
+from graphclone.verification.trained import verify_trained
 
-__all__ = ["Check", "Report", "Verdict", "latency", "verify"]
+__all__ = ["Check", "Report", "Verdict", "latency", "verify", "verify_trained"]
 
 
 def verify(parent: Model, clone: Model, plan: Plan | None = None) -> Report:

@@ -29,7 +29,7 @@ def test_cross_entropy_is_minus_log_softmax(rng: np.random.Generator) -> None:
 
 
 def test_loss_in_runtime_is_that_of_pytorch(parent_file: Callable[..., Path]) -> None:
-    from graphclone.pytorch.train import evaluate
+    from graphclone.pytorch.training import evaluate
 
     model = gc.load(parent_file("llama", exporter="dynamo"))
     batches = list(gc.open_source("random:2", model, length=12, batch_size=3))

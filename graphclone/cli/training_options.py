@@ -1,0 +1,83 @@
+"""The options of `train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+_UPDATES, _TEACHER, _RUN = "Updates", "Teacher", "Run"
+
+TASK = "causal-lm, masked-lm, image-classification, embedding, or your own module:function (outputs, batch) -> loss."
+DATA = "As for `measure`; for image-classification a folder of class folders, or .npz with labels."
+Task = Annotated[str, typer.Option("--task", help=TASK)]
+TrainingData = Annotated[str, typer.Option("--data", help=DATA, show_default=False)]
+Read = Annotated[
+    str | None,
+    typer.Option("--read", metavar="OUTPUT", help="The graph's output that the task reads.", show_default=False),
+]
+Shuffle = Annotated[int, typer.Option("--shuffle", min=0, help="Batches to draw rows from; 0: the order of the data.")]
+HeldOut = Annotated[int, typer.Option("--held-out", min=0, help="Batches kept from training, to evaluate on.")]
+Evaluations = Annotated[int, typer.Option("--evaluations", min=1, help="Held-out losses on the way.")]
+Keep = Annotated[str, typer.Option("--keep", help="Weights of the best held-out loss, or the last: best, last.")]
+
+Steps = Annotated[int, typer.Option("--steps", min=1, help="Updates.", rich_help_panel=_UPDATES)]
+Accumulate = Annotated[int, typer.Option("--accumulate", min=1, help="Batches an update.", rich_help_panel=_UPDATES)]
+LearningRate = Annotated[float, typer.Option("--learning-rate", help="At its highest.", rich_help_panel=_UPDATES)]
+Schedule = Annotated[str, typer.Option("--schedule", help="cosine, wsd or constant.", rich_help_panel=_UPDATES)]
+Warmup = Annotated[float, typer.Option("--warmup", help="Share of the steps it rises.", rich_help_panel=_UPDATES)]
+Decay = Annotated[float, typer.Option("--decay", help="Share of the steps wsd falls.", rich_help_panel=_UPDATES)]
+WeightDecay = Annotated[
+    float, typer.Option("--weight-decay", help="Of matrices, not gains and biases.", rich_help_panel=_UPDATES)
+]
+Clip = Annotated[float, typer.Option("--clip", help="Largest norm of the gradient.", rich_help_panel=_UPDATES)]
+
+Dropout = Annotated[float, typer.Option("--dropout", help="Where such models have it.", rich_help_panel=_UPDATES)]
+
+Teacher = Annotated[
+    Path | None,
+    typer.Option("--teacher", help="An ONNX file to learn from.", rich_help_panel=_TEACHER, show_default=False),
+]
+TeacherWeight = Annotated[
+    float,
+    typer.Option("--teacher-weight", help="Its share; the task's own loss has the rest.", rich_help_panel=_TEACHER),
+]
+HiddenWeight = Annotated[
+    float | None,
+    typer.Option(
+        "--hidden-weight",
+        help="Of its hidden states, falling to 0 by half the run (default: 1 where over 30 % of its blocks are gone).",
+        rich_help_panel=_TEACHER,
+        show_default=False,
+    ),
+]
+Cache = Annotated[
+    Path | None,
+    typer.Option("--cache", help="A folder for what it says.", rich_help_panel=_TEACHER, show_default=False),
+]
+Top = Annotated[int, typer.Option("--top", min=1, help="Tokens kept of what it says.", rich_help_panel=_TEACHER)]
+
+Precision = Annotated[str, typer.Option("--precision", help="fp32 or bf16.", rich_help_panel=_RUN)]
+Compile = Annotated[bool, typer.Option("--compile", help="With torch.compile.", rich_help_panel=_RUN)]
+Recompute = Annotated[
+    bool, typer.Option("--recompute", help="Recompute activations: less memory, more time.", rich_help_panel=_RUN)
+]
+CheckpointEvery = Annotated[
+    int | None,
+    typer.Option(
+        "--checkpoint-every",
+        metavar="N",
+        min=1,
+        help="Write OUTPUT.partial every N steps (default: a tenth of them).",
+        rich_help_panel=_RUN,
+        show_default=False,
+    ),
+]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on with OUTPUT.partial, of a run that was stopped.", rich_help_panel=_RUN)
+]
+Logs = Annotated[
+    Path | None,
+    typer.Option("--logs", help="A folder for TensorBoard.", rich_help_panel=_RUN, show_default=False),
+]

@@ -1,0 +1,232 @@
+"""A whole run for a Model: teacher and clone matched, the module trained, its weights run in the graph again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from graphclone import feeds
+from graphclone.errors import BadData, InvalidTarget, UnsupportedGraph
+from graphclone.graph import Model
+from graphclone.pytorch.module import to_torch
+from graphclone.pytorch.training.batches import Array, Batch
+from graphclone.pytorch.training.cache import Cache
+from graphclone.pytorch.training.checkpoint import Checkpoints, gather, scatter
+from graphclone.pytorch.training.examples import Example, Setting
+from graphclone.pytorch.training.hidden import MUCH_DEPTH, Kinship, kinship, with_outputs
+from graphclone.pytorch.training.history import History
+from graphclone.pytorch.training.logs import Logs
+from graphclone.pytorch.training.loop import Run, mean_loss, train
+from graphclone.pytorch.training.options import TrainingOptions
+from graphclone.pytorch.training.processes import Processes
+from graphclone.pytorch.training.tasks import Task, find_task
+from graphclone.pytorch.training.teacher import Teacher, refuse_other_vocabulary, refuse_other_width
+from graphclone.pytorch.write_back import from_torch
+from graphclone.verification.sessions import open_session
+
+Progress = Callable[[int, int, float], None]
+RANDOM = np.random.default_rng  # of the one example that shapes are learnt from
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What goes on beside the updates. All of it is optional.
+
+    teacher: a model to learn from; cache: a folder for what it says, top: how many tokens of it. tokenizer: where the
+    mask token is found. read: the output that the task reads. shuffle: batches to draw rows from. data: a fingerprint
+    of the batches. states: a folder to write states to, which ``resume`` goes on from. logs: a folder for TensorBoard.
+    """
+
+    teacher: Model | None = None
+    cache: Path | None = None
+    top: int = 64
+    tokenizer: Path | None = None
+    read: str | None = None
+    shuffle: int = 0
+    data: str = ""
+    states: Path | None = None
+    resume: bool = False
+    logs: Path | None = None
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The model with its new weights; in_runtime: its held-out loss in ONNX Runtime, None where nothing is held out."""
+
+    model: Model
+    history: History
+    in_runtime: float | None
+    tolerance: float  # relative, of in_runtime to the last (or best) evaluation
+    states: Checkpoints | None
+
+
+def run(
+    model: Model,
+    batches: Iterable[Batch],
+    options: TrainingOptions,
+    beside: Beside,
+    *,
+    held_out: Iterable[Batch] | None = None,
+    progress: Progress | None = None,
+) -> Trained:
+    """Train a clone; every process of a launcher calls this, and each gets the result.
+
+    Raises BadData for batches that do not run, InvalidTarget for a teacher that does not fit, TrainingDiverged.
+    """
+    task = find_task(options.task)
+    if task.needs_teacher and beside.teacher is None:
+        raise InvalidTarget(f"the task {task.name} learns from a teacher: give one (--teacher PARENT.onnx)")
+    if beside.cache is not None and task.name == "masked-lm":
+        raise InvalidTarget("a cache serves masked-lm nothing: masks are drawn anew in each step (leave --cache out)")
+    states = None if beside.states is None else Checkpoints(beside.states, _identity(model, options, beside))
+    if states is not None:
+        states.refuse_leftovers(beside.resume)
+    processes = Processes.start(options.precision)
+    setting = _setting(model, task, beside)
+    setting, shape, sample = _rehearse(model, batches, task, setting)
+    kin = _kinship(model, beside.teacher, options, task)
+    setting = _with_kept(setting, kin)
+    teacher = _teacher(beside, task, setting, kin if _imitates(kin, options) else None, processes)
+    if teacher is not None:
+        _refuse_other_sizes(teacher, task, setting, shape, sample)
+    given = model if teacher is None else with_outputs(model, [pair.ours for pair in teacher.pairs])
+    module = to_torch(given, options.dropout)
+    history = train(
+        module,
+        batches,
+        options,
+        held_out=held_out,
+        progress=progress,
+        setting=setting,
+        teacher=teacher,
+        processes=processes,
+        checkpoints=states,
+        logs=Logs(beside.logs),
+        shuffle=beside.shuffle,
+    )
+    trained = _packed(model, module, processes)
+    within = Run(module, options, task, setting, teacher, processes)
+    in_runtime = None if held_out is None else _in_runtime(trained, within, held_out)
+    return Trained(trained, history, in_runtime, 1e-3 if options.precision == "fp32" else 5e-2, states)
+
+
+def _packed(model: Model, module: torch.nn.Module, processes: Processes) -> Model:
+    """The module's weights in the graph; shards are put together in a module of their own."""
+    if processes.count == 1:
+        return from_torch(model, module)
+    held = to_torch(model)
+    scatter(held, gather(module))
+    return from_torch(model, held)
+
+
+def _identity(model: Model, options: TrainingOptions, beside: Beside) -> dict[str, Any]:
+    teacher = None if beside.teacher is None else beside.teacher.sha256
+    return {
+        "model": model.sha256, "teacher": teacher, "data": beside.data, "shuffle": beside.shuffle, **options.as_dict()
+    }  # fmt: skip
+
+
+def _setting(model: Model, task: Task, beside: Beside) -> Setting:
+    outputs = tuple(tensor.name for tensor in model.graph.outputs)
+    setting = Setting(outputs=outputs, output=beside.read)
+    if task.name != "masked-lm":
+        return setting
+    from graphclone.statistics.packing import load_tokenizer, tokenizer_file
+
+    file = tokenizer_file(beside.tokenizer, model)
+    added = load_tokenizer(file).get_added_tokens_decoder()
+    special = {number: token.content for number, token in added.items() if token.special}
+    mask = next((n for n, content in special.items() if content.strip("<[|]>").lower() == "mask"), None)
+    if mask is None:
+        raise BadData(f"{file}: has no mask token among {', '.join(special.values()) or 'its special tokens (none)'}")
+    rows = [given.rows for given in feeds.inputs(model).values() if given.role.name == "tokens" and given.rows]
+    return Setting(outputs, beside.read, mask, frozenset(special), min(rows, default=None))
+
+
+def _rehearse(
+    model: Model, batches: Iterable[Batch], task: Task, setting: Setting
+) -> tuple[Setting, tuple[int, ...], Example]:
+    """Run the first row in ONNX Runtime, which says in a line where a model cannot take it: the output's shape."""
+    first = next(iter(batches), None)
+    if first is None:
+        raise BadData("no batch to train on: more is held out than there is")
+    sample = task.example(first, setting, RANDOM(0)).first_row()
+    output = task.output(setting.outputs, setting)
+    try:
+        shape = open_session(model).run(sample.feeds)[output].shape
+    except UnsupportedGraph as reason:
+        shapes = ", ".join(f"{name} {list(np.shape(array))}" for name, array in first.items())
+        raise BadData(f"a batch ({shapes}) does not run: a smaller --length may fit ({reason})") from None
+    if task.name == "image-classification":
+        setting = Setting(setting.outputs, setting.output, vocabulary=int(shape[-1]))
+    return setting, tuple(shape), sample
+
+
+def _kinship(model: Model, teacher: Model | None, options: TrainingOptions, task: Task) -> Kinship | None:
+    """What the clone's plan says of the teacher; where nothing asks for it, only if it says anything."""
+    if teacher is None:
+        return None
+    try:
+        return kinship(model, teacher)
+    except InvalidTarget:
+        if options.hidden_weight:
+            raise
+        return None
+
+
+def _imitates(kin: Kinship | None, options: TrainingOptions) -> bool:
+    """Whether hidden states are imitated."""
+    if kin is None:
+        return False
+    return kin.dropped > MUCH_DEPTH if options.hidden_weight is None else options.hidden_weight > 0
+
+
+def _with_kept(setting: Setting, kin: Kinship | None) -> Setting:
+    kept = None if kin is None else kin.kept
+    return Setting(setting.outputs, setting.output, setting.mask_token, setting.special, setting.vocabulary, kept)
+
+
+def _teacher(beside: Beside, task: Task, setting: Setting, kin: Kinship | None, processes: Processes) -> Teacher | None:
+    if beside.teacher is None:
+        return None
+    cache = None
+    if beside.cache is not None:
+        what = f"{task.name} {setting.output or ''}"
+        cache = Cache.open(beside.cache, beside.teacher.sha256, beside.data, what, beside.top)
+    return Teacher.open(
+        beside.teacher,
+        task,
+        setting,
+        pairs=() if kin is None else kin.pairs,
+        cache=cache,
+        device=processes.device,
+        threads=beside.threads,
+    )
+
+
+def _refuse_other_sizes(
+    teacher: Teacher, task: Task, setting: Setting, shape: tuple[int, ...], sample: Example
+) -> None:
+    """One row through the teacher, whatever its cache holds."""
+    theirs = teacher.shape(sample)
+    refuse_other_vocabulary(shape, theirs, task)
+    refuse_other_width(shape, theirs, setting.kept, task)
+
+
+def _in_runtime(trained: Model, within: Run, held_out: Iterable[Batch]) -> float:
+    """The held-out loss of the graph itself, in float32 on the CPU: what the file will give."""
+    session = open_session(trained)
+
+    def forward(example: Example) -> Mapping[str, torch.Tensor]:
+        results: dict[str, Array] = session.run(example.feeds)
+        read = within.task.output(tuple(results), within.setting)
+        wanted = results if within.task.teaches is None else {read: results[read]}
+        return {n: torch.from_numpy(a.astype(np.float32)).to(within.processes.device) for n, a in wanted.items()}
+
+    return mean_loss(forward, within, held_out)

@@ -1,0 +1,171 @@
+"""What a batch means to a task: what the graph is fed, and what is expected of it.
+
+Names of inputs are told as graphclone.feeds tells them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from graphclone.errors import BadData
+from graphclone.feeds import ROLES
+from graphclone.pytorch.training.batches import Array, Batch, holds_rows, rowed, rows_of, share
+from graphclone.pytorch.training.losses import IGNORED
+
+LABELS = "labels"
+MASKED_SHARE = 0.15  # of the tokens
+AS_MASK, AS_RANDOM = 0.8, 0.1  # of those: hidden, replaced (BERT, arXiv 1810.04805)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a task has to know of the model and its tokenizer.
+
+    outputs: those of the graph. output: the one to read, None to find it. mask_token, special: ids of the tokenizer.
+    vocabulary: ids are below it. kept: the teacher's neurons that an embedding of the clone consists of.
+    """
+
+    outputs: tuple[str, ...] = ()
+    output: str | None = None
+    mask_token: int | None = None
+    special: frozenset[int] = frozenset()
+    vocabulary: int | None = None
+    kept: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Example:
+    """feeds: the graph's inputs. targets: what is expected, IGNORED where nothing is. seen: places that are no padding.
+
+    ``share`` gives the rows of one process; ``weight`` is 0 for rows that another process counts.
+    """
+
+    feeds: Mapping[str, Array]
+    batch: Mapping[str, Any]
+    targets: Array | None = None
+    seen: Array | None = None
+    weight: int = 1
+
+    @property
+    def count(self) -> int:
+        """Targets that count; rows where there are none to tell."""
+        return rows_of(self.feeds) if self.targets is None else int((self.targets != IGNORED).sum())
+
+    @property
+    def places(self) -> int:
+        """Places that a teacher speaks of."""
+        return rows_of(self.feeds) if self.seen is None else int(self.seen.sum())
+
+    def share(self, process: int, processes: int) -> Example:
+        """The part of one process."""
+        if processes == 1:
+            return self
+        rows = rows_of(self.feeds)
+        return self._part(share(rows, process, processes), int(holds_rows(rows, process, processes)))
+
+    def first_row(self) -> Example:
+        """As little as can be run."""
+        return self._part(slice(0, 1), 1)
+
+    def _part(self, piece: slice, weight: int) -> Example:
+        along = rowed(self.feeds)
+        return Example(
+            {name: array[piece] if name in along else array for name, array in self.feeds.items()},
+            {name: held[piece] if name in rowed(self.batch) else held for name, held in self.batch.items()},
+            None if self.targets is None else self.targets[piece],
+            None if self.seen is None else self.seen[piece],
+            weight,
+        )
+
+
+def _inputs(batch: Batch) -> dict[str, Array]:
+    return {name: np.asarray(held) for name, held in batch.items() if name != LABELS}
+
+
+def _named(inputs: Mapping[str, Array], role: str) -> str | None:
+    """The input with a role; of several, the decoder's."""
+    found = [
+        name
+        for name, array in inputs.items()
+        if next((r.name for r in ROLES if array.dtype.kind in r.kinds and r.pattern.search(name)), None) == role
+    ]
+    return max(found, key=lambda name: name.startswith("decoder"), default=None)
+
+
+def _tokens(inputs: Mapping[str, Array], task: str) -> tuple[str, Array, Array | None]:
+    """Name and array of the ids [batch, length], and where they are not padding."""
+    name = _named(inputs, "tokens")
+    if name is None or inputs[name].ndim != 2:
+        raise BadData(f"a batch for {task} needs token ids (input_ids); it has {', '.join(sorted(inputs))}")
+    ids_BT, mask = inputs[name], _named(inputs, "mask")
+    fits = mask is not None and inputs[mask].shape == ids_BT.shape
+    return name, ids_BT, inputs[mask] != 0 if mask is not None and fits else None
+
+
+def causal(batch: Batch, setting: Setting, generator: np.random.Generator) -> Example:
+    """Each next token, padding left out."""
+    inputs = _inputs(batch)
+    _, ids_BT, seen_BT = _tokens(inputs, "causal-lm")
+    targets_BT = np.full(ids_BT.shape, IGNORED, np.int64)  # the last token predicts nothing
+    targets_BT[:, :-1] = ids_BT[:, 1:]
+    if seen_BT is not None:
+        targets_BT[:, :-1][~seen_BT[:, 1:]] = IGNORED
+    if not (targets_BT != IGNORED).any():
+        raise BadData(f"a batch of shape {list(ids_BT.shape)} has no token to predict: windows need two tokens or more")
+    return Example(inputs, inputs, targets_BT, np.ones(ids_BT.shape, bool) if seen_BT is None else seen_BT)
+
+
+def masked(batch: Batch, setting: Setting, generator: np.random.Generator) -> Example:
+    """15 % of the tokens are to be found again: 80 % of them hidden by the mask token, 10 % replaced at random."""
+    inputs = _inputs(batch)
+    name, ids_BT, seen_BT = _tokens(inputs, "masked-lm")
+    if setting.mask_token is None:
+        raise BadData("masked-lm needs the id of the mask token: give the tokenizer.json of a model trained with one")
+    open_BT = ~np.isin(ids_BT, sorted(setting.special)) & (True if seen_BT is None else seen_BT)
+    chosen_BT = open_BT & (generator.random(ids_BT.shape) < MASKED_SHARE)
+    if not chosen_BT.any() and open_BT.any():  # a short batch: one token at least
+        chosen_BT.flat[generator.choice(np.flatnonzero(open_BT))] = True
+    if not chosen_BT.any():
+        raise BadData(f"a batch of shape {list(ids_BT.shape)} has no token to mask: all of them are special or padding")
+    how_BT = generator.random(ids_BT.shape)
+    drawn_BT = generator.integers(0, setting.vocabulary or int(ids_BT.max()) + 1, ids_BT.shape)
+    fed_BT = np.where(chosen_BT & (how_BT < AS_MASK), setting.mask_token, ids_BT)
+    fed_BT = np.where(chosen_BT & (how_BT >= AS_MASK) & (how_BT < AS_MASK + AS_RANDOM), drawn_BT, fed_BT)
+    targets_BT = np.where(chosen_BT, ids_BT, IGNORED).astype(np.int64)
+    fed = inputs | {name: fed_BT.astype(ids_BT.dtype)}
+    return Example(fed, fed, targets_BT, np.ones(ids_BT.shape, bool) if seen_BT is None else seen_BT)
+
+
+def classified(batch: Batch, setting: Setting, generator: np.random.Generator) -> Example:
+    """The class of each row."""
+    inputs = _inputs(batch)
+    if LABELS not in batch:
+        raise BadData(
+            f"a batch for image-classification needs {LABELS} (class numbers, one a row), from folders' names or an "
+            f"array of that name; it has {', '.join(sorted(batch))}"
+        )
+    targets_B = np.asarray(batch[LABELS]).astype(np.int64)
+    if targets_B.shape != (rows_of(inputs),):
+        raise BadData(f"{LABELS} are {list(targets_B.shape)}, the batch has {rows_of(inputs)} rows: one number a row")
+    if setting.vocabulary is not None and not 0 <= targets_B.min() <= targets_B.max() < setting.vocabulary:
+        raise BadData(
+            f"{LABELS} run from {targets_B.min()} to {targets_B.max()}, the model has {setting.vocabulary} classes"
+        )
+    return Example(inputs, inputs | {LABELS: targets_B}, targets_B)
+
+
+def embedded(batch: Batch, setting: Setting, generator: np.random.Generator) -> Example:
+    """What the teacher makes of each row."""
+    inputs = _inputs(batch)
+    mask = _named(inputs, "mask")
+    seen = inputs[mask] != 0 if mask is not None and inputs[mask].ndim == 2 else None
+    return Example(inputs, inputs, None, seen)
+
+
+def whole(batch: Batch, setting: Setting, generator: np.random.Generator) -> Example:
+    """The batch as it is, for a function of the user's own."""
+    return Example(_inputs(batch), {name: np.asarray(held) for name, held in batch.items()})

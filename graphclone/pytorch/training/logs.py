@@ -1,0 +1,44 @@
+"""TensorBoard event files, where a folder is given for them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from graphclone.errors import GraphCloneError
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+
+class MissingTensorBoard(GraphCloneError):
+    """TensorBoard is not installed."""
+
+
+class Logs:
+    """Curves by name; without a folder nothing is written."""
+
+    def __init__(self, folder: str | Path | None) -> None:
+        self.folder = folder
+        self.writer: SummaryWriter | None = None
+
+    def start(self, step: int) -> None:
+        """Begin, or go on, at a step: what a run that was killed wrote beyond it is dropped."""
+        if self.folder is None:
+            return
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise MissingTensorBoard("logs are for TensorBoard: pip install 'graphclone[logs]'") from None
+        self.writer = SummaryWriter(str(self.folder), purge_step=step)
+
+    def add(self, step: int, **values: float) -> None:
+        """A point on each of these curves; ``train_loss`` is shown as train/loss."""
+        if self.writer is not None:
+            for name, value in values.items():
+                self.writer.add_scalar(name.replace("_", "/", 1), value, step)
+
+    def close(self) -> None:
+        """Write what is held back."""
+        if self.writer is not None:
+            self.writer.close()

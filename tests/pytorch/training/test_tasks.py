@@ -1,0 +1,174 @@
+"""What each task makes of a batch, and what it refuses."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from graphclone.errors import BadData, InvalidTarget
+from graphclone.pytorch.module import to_torch
+from graphclone.pytorch.training import TASKS, Setting, TrainingOptions, train
+from graphclone.pytorch.training.losses import IGNORED
+from graphclone.pytorch.training.tasks import find_task
+from tests.pytorch.training.conftest import counting
+
+SPECIAL = frozenset({0, 1, 2, 3})
+MASKING = Setting(mask_token=3, special=SPECIAL, vocabulary=100)
+
+
+def sentences(rows=64, length=50):
+    rng = np.random.default_rng(0)
+    ids = rng.integers(4, 100, (rows, length))
+    ids[:, 0], ids[:, -1] = 1, 2
+    mask = np.ones_like(ids)
+    mask[::2, 40:] = 0
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def test_masking_hides_fifteen_percent_and_asks_for_what_was_there():
+    batch = sentences()
+    example = TASKS["masked-lm"].example(batch, MASKING, np.random.default_rng(0))
+    asked = example.targets != IGNORED
+    open_ = ~np.isin(batch["input_ids"], list(SPECIAL)) & (batch["attention_mask"] == 1)
+    assert not (asked & ~open_).any()
+    assert asked.sum() / open_.sum() == pytest.approx(0.15, abs=0.02)
+    assert (example.targets[asked] == batch["input_ids"][asked]).all()
+    fed = example.feeds["input_ids"]
+    assert (fed[~asked] == batch["input_ids"][~asked]).all()
+    hidden, same = fed[asked] == 3, fed[asked] == batch["input_ids"][asked]
+    assert hidden.mean() == pytest.approx(0.8, abs=0.06)
+    assert (~hidden & ~same).mean() == pytest.approx(0.1, abs=0.05)
+    assert 0 <= fed.min() <= fed.max() < 100
+
+
+def test_masks_are_drawn_from_the_generator_alone():
+    fed = [
+        TASKS["masked-lm"].example(sentences(), MASKING, np.random.default_rng(seed)).feeds["input_ids"]
+        for seed in (0, 0, 1)
+    ]
+    assert (fed[0] == fed[1]).all()
+    assert (fed[0] != fed[2]).any()
+
+
+def test_a_short_batch_still_has_a_token_to_find():
+    batch = {"input_ids": np.array([[1, 7, 2]])}
+    counts = {TASKS["masked-lm"].example(batch, MASKING, np.random.default_rng(k)).count for k in range(20)}
+    assert counts == {1}
+
+
+@pytest.mark.parametrize(
+    ("task", "batch", "setting", "message"),
+    [
+        ("masked-lm", sentences(), Setting(), "mask token"),
+        ("masked-lm", {"input_ids": np.array([[1, 2]])}, MASKING, "no token to mask"),
+        ("masked-lm", {"pixel_values": np.zeros((1, 3, 4, 4), np.float32)}, MASKING, "needs token ids"),
+        ("image-classification", {"x": np.zeros((2, 3), np.float32)}, Setting(), "needs labels"),
+        ("image-classification", {"x": np.zeros((2, 3), np.float32), "labels": np.zeros(3, int)}, Setting(), "2 rows"),
+        (
+            "image-classification", {"x": np.zeros((2, 3), np.float32), "labels": np.array([0, 9])},
+            Setting(vocabulary=9), "from 0 to 9, the model has 9 classes",
+        ),
+    ],
+)  # fmt: skip
+def test_batches_that_a_task_cannot_use_are_refused(task, batch, setting, message):
+    with pytest.raises(BadData, match=message):
+        TASKS[task].example(batch, setting, np.random.default_rng(0))
+
+
+def test_the_output_is_the_one_asked_for_the_usual_one_or_the_only_one():
+    task = TASKS["causal-lm"]
+    assert task.output(("past", "logits"), Setting()) == "logits"
+    assert task.output(("scores",), Setting()) == "scores"
+    assert task.output(("scores", "residual"), Setting(outputs=("scores",))) == "scores"
+    assert task.output(("a", "b"), Setting(output="b")) == "b"
+    for outputs, setting in ((("a", "b"), Setting()), (("a", "b"), Setting(output="c"))):
+        with pytest.raises(BadData, match="the model gives a, b"):
+            task.output(outputs, setting)
+
+
+def test_masked_language_models_learn(parent_file):
+    """Odd places repeat even ones: what is hidden can be read beside."""
+    from graphclone.graph import load
+
+    rng = np.random.default_rng(0)
+    data = [{"input_ids": np.repeat(rng.integers(4, 30, (8, 8)), 2, axis=1)} for _ in range(4)]
+    model = load(parent_file("llama", exporter="dynamo"))
+    full = [batch | {"attention_mask": np.ones_like(batch["input_ids"])} for batch in data]
+    options = TrainingOptions(steps=60, learning_rate=5e-3, task="masked-lm", evaluate_every=60)
+    history = train(to_torch(model), full, options, held_out=full, setting=MASKING)
+    assert history.evaluations[-1][1] < history.evaluations[0][1] - 1.0
+
+
+def test_images_are_classified(parent_file):
+    from graphclone.graph import load
+
+    model = load(parent_file("vit-tiny", exporter="dynamo"))
+    module = to_torch(model)
+    (name,) = module.meta["graphclone.inputs"]
+    rng = np.random.default_rng(0)
+    labels = np.arange(8) % 4
+    pixels = rng.standard_normal((8, 3, 32, 32)) * 0.1 + labels[:, None, None, None]
+    data = [{name: pixels.astype(np.float32), "labels": labels}]
+    options = TrainingOptions(steps=25, learning_rate=3e-3, task="image-classification", evaluate_every=25)
+    history = train(module, data, options, held_out=data, setting=Setting(output=usual(model)))
+    assert history.evaluations[-1][1] < 0.5 < history.evaluations[0][1]
+    assert history.tokens == 25 * 8
+
+
+def usual(model):
+    """The output with one number a class."""
+    return next(t.name for t in model.graph.outputs if len(t.shape) == 2)
+
+
+def test_a_function_of_the_users_own_is_run_when_named(llama, tmp_path, monkeypatch):
+    (tmp_path / "my_loss.py").write_text(
+        "import torch\ncalls = []\n"
+        "def shrink(outputs, batch):\n    calls.append(sorted(batch))\n    return outputs['logits'].pow(2).mean()\n"
+        "def wrong(outputs, batch):\n    return outputs['logits']\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    module = to_torch(llama)
+    try:
+        options = TrainingOptions(steps=6, learning_rate=3e-3, task="my_loss:shrink", evaluate_every=6)
+        history = train(module, counting(1), options, held_out=counting(1))
+        assert history.evaluations[-1][1] < history.evaluations[0][1]
+        assert sys.modules["my_loss"].calls[0] == ["attention_mask", "input_ids"]
+        with pytest.raises(InvalidTarget, match="has to return one number"):
+            train(module, counting(1), TrainingOptions(steps=1, task="my_loss:wrong"))
+    finally:
+        sys.modules.pop("my_loss", None)
+    assert str(tmp_path) not in sys.path
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("chess", "not one of causal-lm, masked-lm, image-classification, embedding"),
+        ("no_such_module:loss", "No module named"),
+        ("math:no_such_function", "no attribute"),
+        ("math:pi", "no function"),
+    ],
+)
+def test_unknown_tasks_are_refused(name, message):
+    with pytest.raises(InvalidTarget, match=message):
+        find_task(name)
+
+
+def test_an_embedding_needs_its_teacher(llama):
+    with pytest.raises(InvalidTarget, match="learns from a teacher"):
+        train(to_torch(llama), counting(1), TrainingOptions(steps=1, task="embedding"))
+
+
+def test_examples_share_their_rows():
+    example = TASKS["causal-lm"].example(counting(1, batch=5)[0], Setting(), np.random.default_rng(0))
+    parts = [example.share(k, 3) for k in range(3)]
+    assert sum(part.count for part in parts) == example.count
+    assert torch.equal(
+        torch.cat([torch.from_numpy(part.feeds["input_ids"]) for part in parts]),
+        torch.from_numpy(example.feeds["input_ids"]),
+    )
+    lonely = TASKS["causal-lm"].example(counting(1, batch=1)[0], Setting(), np.random.default_rng(0))
+    assert [lonely.share(k, 3).weight for k in range(3)] == [0, 0, 1]
