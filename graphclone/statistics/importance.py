@@ -7,27 +7,15 @@ are controls that need neither.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from graphclone.anatomy.parts import Anatomy, NeuronGroup
+from graphclone.anatomy.parts import Anatomy, Linear, NeuronGroup, Site
 from graphclone.errors import InvalidTarget
+from graphclone.statistics.evidence import HEADS, Array, Evidence, gathered
 from graphclone.statistics.store import Statistics
-
-Array = np.ndarray[Any, Any]
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What a score may look at."""
-
-    anatomy: Anatomy
-    statistics: Statistics | None
-    weights: Mapping[str, Array] | None
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -46,51 +34,146 @@ class Importance:
     select: Callable[[Array, int], Array] | None = None
 
 
-def _from_sites(evidence: Evidence, group: NeuronGroup, statistic: str) -> Array | None:
-    """Sum over sites of the mean statistic, each neuron the average of its positions.
-
-    The residual stream is scored where it is written, every other group where it is read.
-    """
-    assert evidence.statistics is not None
-    kind = "writer" if group.kind == "residual" else "inner"
+def _measured(evidence: Evidence, group: NeuronGroup, value: Callable[[Site], Array], *kinds: str) -> Array | None:
+    """Sum over the group's sites of a value by position, each neuron the mean of its positions."""
     total: Array | None = None
-    for site in evidence.anatomy.sites:
-        if site.kind != kind or group.name not in site.members:
+    for site in evidence.sites(group, *kinds):
+        found = gathered(value(site), site.members[group.name], group.size, mean=True)
+        total = found if total is None else total + found
+    return total
+
+
+def _written(group: NeuronGroup) -> str:
+    """The residual stream is scored where it is written, every other group where it is read."""
+    return "writer" if group.kind == "residual" else "inner"
+
+
+def _read(group: NeuronGroup) -> tuple[str, ...]:
+    """Both where they are read: the residual stream behind its norms, at its writers where it has none."""
+    return ("norm", "writer") if group.kind == "residual" else ("inner",)
+
+
+def _absolute(evidence: Evidence, group: NeuronGroup) -> Array | None:
+    return _measured(evidence, group, lambda site: evidence.mean(site, "abs"), _written(group))
+
+
+def _energy(evidence: Evidence, group: NeuronGroup) -> Array | None:
+    return _measured(evidence, group, lambda site: evidence.mean(site, "square"), _written(group))
+
+
+def _variance_at(evidence: Evidence, site: Site) -> Array:
+    spread = evidence.mean(site, "square") - np.square(evidence.mean(site, "sum"))
+    return np.asarray(np.maximum(spread, 0.0))  # rounding may take it below
+
+
+def _variance(evidence: Evidence, group: NeuronGroup) -> Array | None:
+    return _measured(evidence, group, lambda site: _variance_at(evidence, site), _written(group))
+
+
+def _l2(evidence: Evidence, group: NeuronGroup) -> Array | None:
+    total: Array | None = None
+    for site in evidence.sites(group, *_read(group)):
+        square = gathered(evidence.mean(site, "square"), site.members[group.name], group.size, mean=True)
+        total = np.sqrt(square) if total is None else total + np.sqrt(square)
+    return total
+
+
+def _with_readers(evidence: Evidence, group: NeuronGroup, value: Callable[[Site], Array], power: int) -> Array | None:
+    """Sum over products of what they read times the |w|^power they read it with."""
+    total: Array | None = None
+    if group.kind == "residual":
+        pairs = _stream_readers(evidence, group, value)
+    else:
+        pairs = (
+            (value(site), site.members[group.name], linear)
+            for site in evidence.sites(group, "inner")
+            for linear in evidence.readers(site)
+        )
+    for found, members, linear in pairs:
+        weight = evidence.along(linear.weight, linear.in_axis, power)
+        if weight is None or weight.size != found.size:
             continue
-        if site.name not in evidence.statistics.sites:
-            raise InvalidTarget(f"the statistics lack the site {site.name}: measure again")
-        members = site.members[group.name]
-        held = members >= 0
-        mean = evidence.statistics.mean(site.name, statistic)
-        sums = np.bincount(members[held], mean[held], minlength=group.size)
-        positions = np.bincount(members[held], minlength=group.size)
-        score = sums / np.maximum(positions, 1)
+        score = gathered(found * weight, members, group.size, mean=True)
         total = score if total is None else total + score
     return total
 
 
-def _absolute(evidence: Evidence, group: NeuronGroup) -> Array | None:
-    return _from_sites(evidence, group, "abs")
+def _stream_readers(
+    evidence: Evidence, group: NeuronGroup, value: Callable[[Site], Array]
+) -> Iterator[tuple[Array, Array, Linear]]:
+    """What each product that reads the stream reads, by position of its weight: a block's products share its norms."""
+    by_block: dict[tuple[int, int | None], list[Array]] = {}
+    for site in evidence.sites(group, *_read(group)):
+        by_neuron = gathered(value(site), site.members[group.name], group.size, mean=True)
+        by_block.setdefault((evidence.stack_of(site), site.block), []).append(by_neuron)
+    for (stack, block), values in by_block.items():
+        mean = np.mean(values, axis=0)
+        for linear in evidence.readers_in(block, stack, group):
+            members = evidence.members(linear, group)
+            if members is not None:
+                yield np.where(members >= 0, mean[members], 0.0), members, linear
 
 
-def _energy(evidence: Evidence, group: NeuronGroup) -> Array | None:
-    return _from_sites(evidence, group, "square")
+def _wanda(evidence: Evidence, group: NeuronGroup) -> Array | None:
+    return _with_readers(evidence, group, lambda site: np.sqrt(evidence.mean(site, "square")), 1)
+
+
+def _fluctuation(evidence: Evidence, group: NeuronGroup) -> Array | None:
+    return _with_readers(evidence, group, lambda site: _variance_at(evidence, site), 2)
+
+
+def _equal_vote(evidence: Evidence, group: NeuronGroup) -> Array | None:
+    if group.kind == "residual":
+        sites = evidence.sites(group, *_read(group))
+        found = _measured(evidence, group, lambda site: evidence.mean(site, "square"), *_read(group))
+        return None if found is None else found / len(sites)
+    total: Array | None = None
+    for site in evidence.sites(group, "inner"):
+        for linear in evidence.readers(site):
+            score = _lost(evidence, group, site, linear)
+            if score is not None:
+                total = score if total is None else total + score
+    return total
+
+
+def _lost(evidence: Evidence, group: NeuronGroup, site: Site, linear: Linear) -> Array | None:
+    """Energy of what the product writes from each neuron: tr(W S W^T) over the positions of each head, or over each
+    position alone where the neuron is no head or no second moments were measured."""
+    members = site.members[group.name]
+    if group.kind not in HEADS or not evidence.has(site, "moment"):
+        weight = evidence.along(linear.weight, linear.in_axis, 2)
+        if weight is None or weight.size != site.width:
+            return None
+        return gathered(evidence.mean(site, "square") * weight, members, group.size, mean=False)
+    moment = evidence.mean(site, "moment")
+    score = np.zeros(group.size)
+    for positions in _heads(evidence, site):
+        weight = evidence.columns(linear, positions)
+        product = weight.T @ weight
+        energy = float((product * moment[np.ix_(positions, positions)]).sum())
+        if members[positions[0]] >= 0:
+            score[members[positions[0]]] += energy
+    return score
+
+
+def _heads(evidence: Evidence, site: Site) -> list[Array]:
+    """The positions of each head along a site's axis: those that agree on every group of heads."""
+    along = [ids for name, ids in sorted(site.members.items()) if evidence.anatomy.groups[name].kind in HEADS]
+    _, head = np.unique(np.stack(along), axis=1, return_inverse=True)
+    head = np.asarray(head).reshape(-1)
+    return [np.flatnonzero(head == k) for k in range(int(head.max()) + 1)]
 
 
 def _magnitude(evidence: Evidence, group: NeuronGroup) -> Array | None:
     """Squares of the weights along every axis where the group stands; a shared tensor counts once."""
-    assert evidence.weights is not None
     total = np.zeros(group.size)
     for axis in sorted(set(group.axes)):
-        factors = dict(evidence.anatomy.axes.get(axis, ()))
-        values = evidence.weights.get(axis.tensor)
-        if group.name not in factors or values is None or values.dtype.kind not in "fV":
+        members = dict(evidence.anatomy.axes.get(axis, ())).get(group.name)
+        if members is None:
             continue
-        rows = np.moveaxis(values, axis.axis, 0).reshape(values.shape[axis.axis], -1)
-        energy = np.square(rows.astype(np.float32)).sum(axis=1, dtype=np.float64)
-        members = factors[group.name]
-        held = members >= 0
-        total += np.bincount(members[held], energy[held], minlength=group.size)
+        energy = evidence.along(axis.tensor, axis.axis, 2)
+        if energy is not None:
+            total += gathered(energy, members, group.size, mean=False)
     return np.sqrt(total)
 
 
@@ -119,12 +202,22 @@ def evenly(scores: Array, count: int) -> Array:
 
 _SUBCLONING = "Samragh et al. 2023, arXiv 2312.09299"
 _SELECTION = "Xu et al. 2024 (weight selection), arXiv 2311.18823"
-_MINITRON = "Muralidharan et al. 2024 (Minitron), arXiv 2407.14679: its L2 score, squared"
+_MINITRON = "Muralidharan et al. 2024 (Minitron), arXiv 2407.14679"
 _HAN = "Han et al. 2015, arXiv 1506.02626"
-_MEAN = "sum over sites of E|x|, unnormalised; heads: mean over their neurons"
+_WANDA = "Sun et al. 2023 (Wanda), arXiv 2306.11695, summed over the weights of a neuron"
+_FLAP = "An et al. 2023 (FLAP), arXiv 2312.11983"
+_MEAN = "sum over writers of E|x|, unnormalised; inside blocks E|a|; heads: mean over their neurons"
+_VOTE = "stream: mean over norms of E[u^2]; inside blocks E[a_i^2]|W_i|^2; heads: tr(W S W^T) with second moments"
+# statistics that several rows read: what the probe sums at writer, inner and norm sites
+_SQUARE, _SPREAD = ("square",), ("sum", "square")
 ROWS: tuple[Importance, ...] = (
     Importance("paper", _MEAN, _SUBCLONING, _absolute, needs=("abs",)),
-    Importance("energy", "sum over sites of E[x^2]", _MINITRON, _energy, needs=("square",)),
+    Importance("equal-vote", _VOTE, "graphclone: every norm has one vote", _equal_vote, _SQUARE, needs_weights=True),
+    Importance("l2", "sum over norms, or inner sites, of sqrt(E[x^2])", f"{_MINITRON}: L2, mean", _l2, _SQUARE),
+    Importance("energy", "sum over writers, or inner sites, of E[x^2]", f"{_MINITRON}: L2, squared", _energy, _SQUARE),
+    Importance("variance", "sum over writers, or inner sites, of Var[x]", f"{_FLAP}: no weights", _variance, _SPREAD),
+    Importance("wanda", "sqrt(E[x_i^2]) sum_j |W_ji| over what reads it", _WANDA, _wanda, _SQUARE, needs_weights=True),
+    Importance("fluctuation", "Var[x_i] |W_i|^2 over what reads it", _FLAP, _fluctuation, _SPREAD, needs_weights=True),
     Importance("magnitude", "L2 norm of the neuron's weights", _HAN, _magnitude, needs_weights=True),
     Importance("first", "the first k", f"control; {_SELECTION}", _first),
     Importance("uniform", "k evenly spaced", _SELECTION, _equal, select=evenly),

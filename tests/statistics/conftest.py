@@ -10,7 +10,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
 
-from graphclone.anatomy.parts import Anatomy, AxisRef, Block, FeedForward, NeuronGroup, Site, Stack
+from graphclone.anatomy.parts import Anatomy, AxisRef, Block, FeedForward, Linear, NeuronGroup, Site, Stack
 from graphclone.graph import Model
 
 Array = np.ndarray[Any, Any]
@@ -69,12 +69,17 @@ class Hand:
         axes = {
             AxisRef("embed", 1): (("residual", along(HIDDEN)),),
             AxisRef("down", 1): (("residual", along(HIDDEN)),),
+            AxisRef("up", 0): (("residual", along(HIDDEN)),),
             AxisRef("up", 1): (("blocks.0.ffn", along(FFN)),),
             AxisRef("down", 0): (("blocks.0.ffn", along(FFN)),),
         }
         groups = {g.name: g for g in (residual, ffn, vocabulary)}
         stack = Stack("blocks", HIDDEN, "residual", (block,))
-        return Anatomy(model.sha256, (stack,), groups, sites, (), axes)
+        linears = (
+            Linear("u", "up", 0, 1, ("residual",), ("blocks.0.ffn",), "x" if self.flat else "embedded", "u"),
+            Linear("d", "down", 0, 1, ("blocks.0.ffn",), ("residual",), "a", "d"),
+        )
+        return Anatomy(model.sha256, (stack,), groups, sites, linears, axes)
 
     def activations(self, batch: Mapping[str, Array]) -> dict[str, Array]:
         """float64, by site: only the positions that the mask keeps, [positions, width]."""
