@@ -119,6 +119,13 @@ def plan(
     return choose(anatomy, stats, target, importance=importance, method=method, depth=depth, weights=weights)
 
 
+def refuse_unreachable(anatomy: Anatomy, target: Target, *, importance: str, method: str, depth: str) -> None:
+    """What ``plan`` would refuse whatever is measured, before anything is. Raises InvalidTarget."""
+    from graphclone.planner import refuse_unreachable as refuse
+
+    refuse(anatomy, target, importance=importance, method=method, depth=depth)
+
+
 def clone(
     model: Model,
     plan: Plan,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from fractions import Fraction
 from typing import Any
@@ -13,6 +14,8 @@ import numpy as np
 from graphclone.anatomy.parts import Anatomy, Attention, Block, NeuronGroup, Stack
 from graphclone.errors import InvalidTarget
 from graphclone.plan import Plan
+from graphclone.statistics.depth import choose
+from graphclone.statistics.depth import find as find_depth
 from graphclone.statistics.importance import find, score, select
 from graphclone.statistics.store import Statistics
 
@@ -75,11 +78,11 @@ def plan(
     that are missing or of another parent.
     """
     asked = target.asked()
-    if depth not in DEPTHS:
-        raise InvalidTarget(f"depth {depth!r} is not one of {', '.join(DEPTHS)}")
     find(importance)
+    find_depth(depth)
     wide = set(asked) - {"layers"}
-    chooser = _Chooser(anatomy, importance, score(importance, anatomy, statistics, weights) if wide else {})
+    scores = score(importance, anatomy, statistics, weights) if wide else {}
+    chooser = _Chooser(anatomy, importance, scores, statistics)
     dropped = {}
     for stack in anatomy.stacks:
         kept = _depth(stack, asked.get("layers"), depth, chooser)
@@ -102,11 +105,21 @@ def plan(
     )
 
 
+def refuse_unreachable(anatomy: Anatomy, target: Target, *, importance: str, method: str, depth: str) -> None:
+    """Raises InvalidTarget for what ``plan`` will refuse whatever is measured: names, shapes, what is pinned."""
+    find(importance)
+    find_depth(depth)
+    plan(anatomy, None, target, importance="first", method=method, depth="paper")
+
+
 class _Chooser:
     """Collects keep-sets, and the sizes reached for each part of the target."""
 
-    def __init__(self, anatomy: Anatomy, importance: str, scores: Mapping[str, Array]) -> None:
+    def __init__(
+        self, anatomy: Anatomy, importance: str, scores: Mapping[str, Array], statistics: Statistics | None
+    ) -> None:
         self.anatomy = anatomy
+        self.statistics = statistics
         self.importance = importance
         self.scores = scores
         self.keep: dict[str, tuple[int, ...]] = {}
@@ -198,27 +211,32 @@ def _heads(block: Block, asked: Mapping[str, Asked], chooser: _Chooser) -> None:
     if not {"heads", "kv_heads"} & set(asked):
         return
     for part in block.attention:
-        by_kind = {g.kind: g for g in (chooser.anatomy.groups[name] for name in part.head_groups)}
-        outer, inner = by_kind.get("kv_head", by_kind.get("head")), by_kind.get("group")
-        pinned = [f"its heads {g.pinned}" for g in (outer, inner) if g is not None and g.pinned]
+        groups = [chooser.anatomy.groups[name] for name in part.head_groups]
+        inner = [g for g in groups if g.kind == "group"]
+        outer = [g for g in groups if g not in inner]
+        pinned = [f"its heads {g.pinned}" for g in groups if g.pinned]
         where = f"block {block.index}" + (f" ({pinned[0]})" if pinned else "")
         kv_heads, group = _head_shape(part, outer, inner, asked, where)
-        for axis, count in ((outer, kv_heads), (inner, group)):
-            if axis is not None:
-                chooser.cut(axis, count)
+        for axes, count in ((outer, kv_heads), (inner, group)):
+            for axis, size in zip(axes, _products(axes).get(count, ()), strict=False):
+                chooser.cut(axis, size)
         chooser.reach("heads", kv_heads * group)
         chooser.reach("kv_heads", kv_heads)
 
 
 def _head_shape(
-    part: Attention, outer: NeuronGroup | None, inner: NeuronGroup | None, asked: Mapping[str, Asked], where: str
+    part: Attention,
+    outer: Sequence[NeuronGroup],
+    inner: Sequence[NeuronGroup],
+    asked: Mapping[str, Asked],
+    where: str,
 ) -> tuple[int, int]:
     """(kv_heads, queries per KV head) as asked."""
     whole = part.heads // part.kv_heads
     shapes = [
         (kv_heads, group)
-        for kv_heads in _sizes(outer, part.kv_heads)
-        for group in _sizes(inner, whole)
+        for kv_heads in (_products(outer) if outer else [part.kv_heads])
+        for group in (_products(inner) if inner else [whole])
         # heads alone, or KV heads alone, keep the queries per KV head; with one KV head there is nothing else to cut
         if len({"heads", "kv_heads"} & set(asked)) == 2 or group == whole or part.kv_heads == 1
     ]
@@ -234,9 +252,13 @@ def _head_shape(
     return next(shape for shape in shapes if shape[0] * shape[1] == heads)
 
 
-def _sizes(group: NeuronGroup | None, whole: int) -> Sequence[int]:
-    """Sizes that an axis of heads can have: all up to its own, or only its own where it cannot be cut."""
-    return [whole] if group is None or group.pinned is not None else range(1, whole + 1)
+def _products(axes: Sequence[NeuronGroup]) -> dict[int, tuple[int, ...]]:
+    """Numbers of heads that axes of heads can have together (CodeGen has two: parts of the projection, and heads in
+    each), with the size of each axis: the last ones are cut first. An axis that is pinned keeps its own."""
+    found: dict[int, tuple[int, ...]] = {}
+    for sizes in itertools.product(*([a.size] if a.pinned else range(a.size, 0, -1) for a in axes)):
+        found.setdefault(math.prod(sizes), sizes)
+    return dict(sorted(found.items()))
 
 
 def _depth(stack: Stack, asked: Asked | None, depth: str, chooser: _Chooser) -> set[int]:
@@ -246,18 +268,4 @@ def _depth(stack: Stack, asked: Asked | None, depth: str, chooser: _Chooser) -> 
         return set(indices)
     count = _fit("layers", asked, len(indices), range(1, len(indices) + 1), stack.name)
     chooser.reach("layers", count)
-    return {indices[position] for position in DEPTHS[depth](len(indices), count)}
-
-
-def _ends(whole: int, count: int) -> list[int]:
-    """Blocks are removed from the middle: the first half stays and the last half (Samragh et al. 2023)."""
-    first = math.ceil(count / 2)
-    return [*range(first), *range(whole - (count - first), whole)]
-
-
-def _stride(whole: int, count: int) -> list[int]:
-    """Evenly spaced, first and last included (Shleifer and Rush 2020, arXiv 2010.13002)."""
-    return [round(k * (whole - 1) / max(count - 1, 1)) for k in range(count)]
-
-
-DEPTHS: dict[str, Callable[[int, int], list[int]]] = {"paper": _ends, "uniform": _stride}
+    return {indices[position] for position in choose(depth, chooser.anatomy, stack, chooser.statistics, count)}

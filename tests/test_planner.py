@@ -12,7 +12,8 @@ from graphclone.anatomy import inspect
 from graphclone.anatomy.parts import Anatomy, Attention, Block, FeedForward, NeuronGroup, Site, Stack
 from graphclone.errors import InvalidTarget
 from graphclone.plan import Plan
-from graphclone.planner import DEPTHS, Target, plan
+from graphclone.planner import Target, plan, refuse_unreachable
+from graphclone.statistics.depth import DEPTHS
 from graphclone.statistics.store import Statistics
 
 HIDDEN, FFN, DIM, BLOCKS = 24, 40, 4, 5
@@ -25,10 +26,12 @@ def part(kv_heads: int, group: int, index: int) -> Attention:
     return Attention(kv_heads * group, kv_heads, DIM, DIM, True, ("q",), ("k",), ("v",), ("o",), names)
 
 
-def anatomy_of(kv_heads: int = 3, group: int = 3, pinned: dict[str, str] | None = None) -> Anatomy:
+def anatomy_of(
+    kv_heads: int = 3, group: int = 3, pinned: dict[str, str] | None = None, blocks: int = BLOCKS
+) -> Anatomy:
     groups = {"residual": ("residual", HIDDEN), "tail": ("tail", HIDDEN), "other": ("other", 7)}
-    blocks, sites = [], []
-    for i in range(BLOCKS):
+    made, sites = [], []
+    for i in range(blocks):
         attention = part(kv_heads, group, i)
         positions = np.arange(kv_heads * group * DIM)
         along = {"head": positions // DIM, "kv_head": positions // (group * DIM), "group": positions // DIM % group}
@@ -43,9 +46,9 @@ def anatomy_of(kv_heads: int = 3, group: int = 3, pinned: dict[str, str] | None 
             groups[name] = (kind, group if kind == "group" else kv_heads)
         groups[f"blocks.{i}.ffn"] = ("ffn", FFN)
         forward = FeedForward(FFN, True, ("u",), ("d",), f"blocks.{i}.ffn")
-        blocks.append(Block(i, f"x{i}", f"x{i + 1}", (), (attention,), (forward,), ()))
+        made.append(Block(i, f"x{i}", f"x{i + 1}", (), (attention,), (forward,), ()))
     held = {n: NeuronGroup(n, kind, size, (), pinned=(pinned or {}).get(n)) for n, (kind, size) in groups.items()}
-    return Anatomy(PARENT, (Stack("blocks", HIDDEN, "residual", tuple(blocks)),), held, tuple(sites), (), {})
+    return Anatomy(PARENT, (Stack("blocks", HIDDEN, "residual", tuple(made)),), held, tuple(sites), (), {})
 
 
 def statistics_of(anatomy: Anatomy) -> Statistics:
@@ -184,18 +187,58 @@ def test_statistics_have_to_be_of_this_parent_and_there_when_needed():
 
 @pytest.mark.parametrize("name", sorted(DEPTHS))
 def test_depth_keeps_the_number_asked_in_order(name):
+    rng = np.random.default_rng(0)
     for whole in range(1, 20):
         for count in range(1, whole + 1):
-            kept = DEPTHS[name](whole, count)
+            kept = DEPTHS[name].keep(rng.random(whole), count)
             assert len(kept) == count
             assert kept == sorted(set(kept))
             assert 0 <= kept[0] <= kept[-1] < whole
 
 
 def test_the_papers_depth_rule_removes_the_middle():
-    assert DEPTHS["paper"](30, 10) == [0, 1, 2, 3, 4, 25, 26, 27, 28, 29]
-    assert DEPTHS["paper"](5, 3) == [0, 1, 4]
-    assert DEPTHS["paper"](5, 1) == [0]
+    for whole, count, kept in ((30, 10, [0, 1, 2, 3, 4, 25, 26, 27, 28, 29]), (5, 3, [0, 1, 4]), (5, 1, [0])):
+        assert DEPTHS["paper"].keep(np.zeros(whole), count) == kept
+
+
+# mean cosine of each block's entry and exit, blocks that stay -> those that change the direction most, those outside
+# the run that changes it least; first and last stay
+COSINES = (0.99, 0.5, 0.9, 0.95, 0.2, 0.96, 0.98)
+BY_COSINE = {
+    ("block-influence", 6): [0, 1, 2, 3, 4, 6],
+    ("block-influence", 4): [0, 1, 4, 6],
+    ("block-influence", 2): [0, 6],
+    ("block-influence", 1): [4],
+    ("angular", 6): [0, 1, 2, 3, 4, 6],
+    ("angular", 5): [0, 1, 4, 5, 6],
+    ("angular", 2): [0, 6],
+    ("angular", 1): [6],
+}
+
+
+def test_what_no_data_can_mend_is_refused_before_there_are_statistics():
+    anatomy = anatomy_of()
+    asked = {"importance": "wanda", "method": "paper", "depth": "angular"}
+    refuse_unreachable(anatomy, Target(layers=2, ffn=4), **asked)
+    for wrong in ({"importance": "best"}, {"depth": "deep"}, {"method": "magic"}):
+        with pytest.raises(InvalidTarget, match=next(iter(wrong))):
+            refuse_unreachable(anatomy, Target(layers=2), **asked | wrong)
+    with pytest.raises(InvalidTarget, match="layers 99"):
+        refuse_unreachable(anatomy, Target(layers=99), **asked)
+
+
+@pytest.mark.parametrize(("name", "count"), BY_COSINE)
+def test_blocks_go_by_what_they_do_to_the_stream(name, count):
+    anatomy = anatomy_of(blocks=7)
+    statistics = statistics_of(anatomy)
+    sites = {f"blocks.{k}": {"cosine": np.array([4 * c]), "count": np.asarray(4)} for k, c in enumerate(COSINES)}
+    held = replace(statistics, sites={**statistics.sites, **sites})
+    made = plan(anatomy, held, Target(layers=count), depth=name)
+    assert sorted(set(range(7)) - set(made.drop_blocks["blocks"])) == BY_COSINE[name, count]
+    with pytest.raises(InvalidTarget, match=f"depth {name} needs statistics: .* paper, uniform"):
+        plan(anatomy, None, Target(layers=count), depth=name)
+    with pytest.raises(InvalidTarget, match=r"lack the block blocks\.0: measure again"):
+        plan(anatomy, statistics, Target(layers=count), depth=name)
 
 
 def test_a_share_of_unequal_widths_is_recorded_as_asked():

@@ -108,7 +108,7 @@ def clone(
         chosen = pipeline.read_plan(plan)
     else:
         # a shape out of reach is said before anything is measured
-        pipeline.plan(anatomy, None, target, importance="first", method=method, depth=depth)
+        pipeline.refuse_unreachable(anatomy, target, importance=importance, method=method, depth=depth)
         if data:
             calibration = request.Calibration(data, tokenizer, length, batch_size, limit, seed, provider, threads)
             held = _measured(parent, anatomy, calibration)
