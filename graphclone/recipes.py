@@ -20,7 +20,8 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 
 Array = np.ndarray[Any, Any]
 Ids = np.ndarray[Any, np.dtype[np.int64]]
-Place = tuple[int | slice, ...]  # leading indices, then a range of the next axis: one run of the result in C order
+# leading indices, then rows of the next axis: a range, and so one run of the result in C order, or a list of positions
+Place = tuple[Any, ...]
 Finish = Callable[[Array, Place], Array]
 
 PIECE = 1 << 20  # bytes read or made at a time
@@ -30,18 +31,17 @@ class Recipe(LazyValues):  # type: ignore[misc]  # onnx-graphsurgeon has no type
     """``source`` taken along axes and finished.
 
     takes: axis -> positions of the source; of any other axis all. finish: what is done to a piece that was taken, at
-    its place in the result; it keeps shape and type. ``whole``: finish has to see everything at once.
+    its place in the result; it keeps shape and type.
     """
 
-    def __init__(
-        self, source: Array | Recipe, takes: Mapping[int, Ids], finish: Finish | None = None, whole: bool = False
-    ) -> None:
-        self.source, self.takes, self.finish, self.whole = source, dict(takes), finish, whole
+    def __init__(self, source: Array | Recipe, takes: Mapping[int, Ids], finish: Finish | None = None) -> None:
+        self.source, self.takes, self.finish = source, dict(takes), finish
         self.shape: tuple[int, ...] = tuple(
             len(takes[k]) if k in takes else size for k, size in enumerate(source.shape)
         )
         self.dtype: np.dtype[Any] = source.dtype
-        self.nbytes = math.prod(self.shape) * self.dtype.itemsize
+        self.ndim, self.size = len(self.shape), math.prod(self.shape)
+        self.nbytes = self.size * self.dtype.itemsize
 
     def load(self) -> Array:
         """All of it, in memory of its own."""
@@ -52,12 +52,11 @@ class Recipe(LazyValues):  # type: ignore[misc]  # onnx-graphsurgeon has no type
 
     def make(self, place: Place) -> Array:
         """One piece of the result, in memory of its own."""
-        lead, rows = place[:-1], place[-1]
-        axis = len(lead)
-        piece = _rows(self.source, tuple(self._at(k, i) for k, i in enumerate(lead)), self._at(axis, rows))
-        for k in sorted(self.takes):
-            if k > axis:
-                piece = np.take(piece, self.takes[k], axis=k - axis)
+        piece = _read(self.source, tuple(self._at(axis, index) for axis, index in enumerate(place)))
+        lead = max(len(place) - 1, 0)
+        for axis in sorted(self.takes):
+            if axis > lead:
+                piece = np.take(piece, self.takes[axis], axis=axis - lead)
         return piece if self.finish is None else self.finish(piece, place)
 
     def _at(self, axis: int, index: Any) -> Any:
@@ -71,25 +70,28 @@ class Recipe(LazyValues):  # type: ignore[misc]  # onnx-graphsurgeon has no type
 
     def places(self, budget: int = PIECE) -> Iterator[Place]:
         """Where the pieces lie that ``make`` makes, in order, none of them much larger than ``budget`` bytes."""
-        if self.whole:
-            return iter([(slice(0, self.shape[0]),)])
         widest = [max(a, b) for a, b in zip(self.shape, self.source.shape, strict=True)]
         return _places(self.shape, widest, self.dtype.itemsize, budget)
 
 
-def _rows(source: Array | Recipe, lead: tuple[Any, ...], rows: Any) -> Array:
+def _read(source: Array | Recipe, place: Place) -> Array:
     """A copy, after which no page of the source is held."""
     if isinstance(source, Recipe):
-        whole: Array = source.load()[lead][rows] if source.whole else source.make((*lead, rows))
-        return whole
-    inner = source[lead]
-    span = inner[rows] if isinstance(rows, slice) else inner[rows.min() : rows.max() + 1]
-    taken: Array = span.copy() if isinstance(rows, slice) else span[rows - rows.min()]
+        return source.make(place)
+    if not place:
+        return source.copy()
+    lead, rows = place[:-1], place[-1]
+    low, high = (rows.start, rows.stop) if isinstance(rows, slice) else (int(rows.min()), int(rows.max()) + 1)
+    span = source[lead][low:high]
+    taken: Array = span.copy() if isinstance(rows, slice) else span[rows - low]
     release(span)
     return taken
 
 
 def _places(shape: tuple[int, ...], widest: list[int], itemsize: int, budget: int) -> Iterator[Place]:
+    if not shape:
+        yield ()
+        return
     row = itemsize * math.prod(widest[1:])
     if row > budget and len(shape) > 1:
         for index in range(shape[0]):
@@ -123,7 +125,7 @@ def pieces(values: Array | Recipe, budget: int = PIECE) -> Iterator[Callable[[],
     if not isinstance(values, Recipe):
         if not values.nbytes:
             return
-        values = Recipe(np.atleast_1d(values), {})
+        values = Recipe(values, {})
     for place in values.places(budget):
         yield partial(_bytes, values, place)
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from graphclone.anatomy.attention import attentions
-from graphclone.anatomy.blocks import Run, Segment, runs
+from graphclone.anatomy.blocks import runs
 from graphclone.anatomy.flows import TABLE
 from graphclone.anatomy.groups import Group, Grouping, grouping
 from graphclone.anatomy.naming import Names
@@ -26,6 +26,7 @@ from graphclone.anatomy.parts import (
     Stack,
 )
 from graphclone.anatomy.projections import Projection, projections
+from graphclone.anatomy.segments import Run, Segment
 from graphclone.anatomy.sites import embedding_site, norm_sites, outer_norms, projection_sites, with_names
 from graphclone.anatomy.trace import Trace, node_key, run
 from graphclone.errors import UnsupportedGraph
@@ -86,7 +87,7 @@ def describe(found: Grouping, model: Model) -> Anatomy:
         sites += outside[number][1]
     _name_the_rest(found, [r.residual for r in stacks_raw], made, taken)
     return Anatomy(
-        fingerprint=model.sha256,
+        parent=lambda: model.sha256,
         stacks=tuple(stacks),
         groups={g.name: _finished(g) for g in found.groups},
         sites=tuple(with_names(found, s) for s in sites),

@@ -11,6 +11,7 @@ import onnx_graphsurgeon as gs
 
 from graphclone.anatomy.groups import Grouping
 from graphclone.anatomy.trace import Trace, is_weight
+from graphclone.recipes import held
 
 ANGLES = ("Sin", "Cos")
 ROTARY = {  # operators that are handed their tables: (domain, op) -> inputs that hold cosines and sines
@@ -25,9 +26,9 @@ def parameters_by_type(found: Grouping) -> dict[str, int]:
     """Elements of the initializers that are trained, by the type they are stored in; a tied one counts once."""
     trace = found.trace
     left_out = set(_tables(trace)) | set(_scales(trace))
-    held = {t.name: t.values for n in trace.model.graph.nodes for t in n.inputs if isinstance(t, gs.Constant)}
+    sizes = {t.name: held(t) for n in trace.model.graph.nodes for t in n.inputs if isinstance(t, gs.Constant)}
     counts: dict[str, int] = {}
-    for name, array in sorted(held.items()):
+    for name, array in sorted(sizes.items()):
         if array.size > 1 and is_weight(array) and name not in left_out:
             counts[array.dtype.name] = counts.get(array.dtype.name, 0) + array.size
     return counts
@@ -76,7 +77,7 @@ def _is_cast_integer(tensor: gs.Tensor) -> bool:
     """Bytes that became numbers, perhaps moved to a zero point."""
     while tensor.inputs and tensor.inputs[0].op in ("Cast", "Sub", "Transpose"):
         tensor = tensor.inputs[0].inputs[0]
-    return isinstance(tensor, gs.Constant) and tensor.values.dtype.itemsize == 1
+    return isinstance(tensor, gs.Constant) and tensor.dtype.itemsize == 1
 
 
 def _is_scale(tensor: gs.Tensor) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -149,12 +149,13 @@ class Stack:
 class Anatomy:
     """Everything a planner needs to know about a parent; picklable, holds no weights.
 
+    ``parent``: its sha256, or what finds it out when asked, as that reads the whole file.
     ``axes[AxisRef]`` lists the factors of an initializer's axis: pairs (group name, neuron index per position, -1
     where the position belongs to no neuron of the group). A position is kept when every factor keeps its neuron.
     ``stored``: how many trained numbers there are, by the type they are stored in.
     """
 
-    fingerprint: str
+    parent: str | Callable[[], str] = field(repr=False)
     stacks: tuple[Stack, ...]
     groups: Mapping[str, NeuronGroup]
     sites: tuple[Site, ...]
@@ -162,6 +163,14 @@ class Anatomy:
     axes: Mapping[AxisRef, tuple[tuple[str, Ids], ...]] = field(repr=False)
     stored: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()  # what reading the file changed
+
+    @property
+    def fingerprint(self) -> str:
+        """The parent's sha256."""
+        return self.parent if isinstance(self.parent, str) else self.parent()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "parent": self.fingerprint}
 
     @property
     def parameters(self) -> int:

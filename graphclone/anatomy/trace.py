@@ -19,6 +19,7 @@ from graphclone.anatomy.ids import Factors, IdSpace
 from graphclone.anatomy.parts import Ids
 from graphclone.errors import UnsupportedGraph
 from graphclone.graph import Model
+from graphclone.recipes import Recipe, held, sample
 
 Array = np.ndarray[Any, Any]
 Shape = tuple[int, ...]
@@ -156,14 +157,15 @@ class Trace:
         use = None if tensor.name in self.shared else (node_key(node), index)
         key = tensor.name if use is None else use
         if key not in self.constants:
-            value = plain(tensor.values.shape, tensor.values, static=True)
-            weighty = is_weight(tensor.values) or node.op == "DequantizeLinear"  # a bias may be 32 bits wide
+            stored = held(tensor)
+            value = plain(stored.shape, None if isinstance(stored, Recipe) else stored, static=True)
+            weighty = is_weight(stored) or node.op == "DequantizeLinear"  # a bias may be 32 bits wide
             axes = range(len(value.shape)) if weighty else ()
             self.constants[key] = self.label(tensor.name, value, "weight", use, axes)
         return self.constants[key]
 
 
-def is_weight(values: Array) -> bool:
+def is_weight(values: Array | Recipe) -> bool:
     """Floating point, or 8 bits wide (quantised): what may hold neurons. Wider integers count and index."""
     return values.dtype.kind in "fV" or values.dtype.itemsize == 1 and values.dtype.kind in "iu"
 
@@ -270,19 +272,19 @@ def _really_shared(model: Model) -> frozenset[str]:
     """Initializers whose uses are one weight. Exporters merge equal tensors (zero biases, unit gains), so vectors and
     constant matrices used twice are taken apart; a matrix of varied numbers used twice is tied on purpose."""
     uses: dict[str, int] = {}
-    arrays: dict[str, Array] = {}
+    arrays: dict[str, Array | Recipe] = {}
     for node in model.graph.nodes:
         for tensor in node.inputs:
             if isinstance(tensor, gs.Constant):
                 uses[tensor.name] = uses.get(tensor.name, 0) + 1
-                arrays[tensor.name] = tensor.values
+                arrays[tensor.name] = held(tensor)
     tied = (n for n, count in uses.items() if count > 1 and sum(s > 1 for s in arrays[n].shape) > 1)
     return frozenset(n for n in tied if is_weight(arrays[n]) and _varied(arrays[n]))
 
 
-def _varied(values: Array) -> bool:
-    sample = values.reshape(-1)[:4096]
-    return bool((sample != sample[0]).any())
+def _varied(values: Array | Recipe) -> bool:
+    few = sample(values, 4096)
+    return bool((few != few[0]).any())
 
 
 def opset(model: Model, domain: str = "") -> int:

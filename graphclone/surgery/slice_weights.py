@@ -1,22 +1,28 @@
-"""Width: every initializer is np.take along each traced axis, use by use; equal slices are one tensor."""
+"""Width: every initializer is np.take along each traced axis, use by use; equal slices are one tensor.
+
+Large ones are recipes (graphclone/recipes.py): nothing is read before the clone is written.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphclone.anatomy.parts import Ids
-from graphclone.anatomy.trace import Slot, node_key
+from graphclone.anatomy.trace import Slot, is_weight, node_key
 from graphclone.errors import BadModel, UnsupportedGraph
 from graphclone.graph import Model
+from graphclone.recipes import Recipe, held
 from graphclone.surgery.cut import Cut
 
 Array = np.ndarray[Any, Any]
 Use = tuple[str, int]  # node key, input index
+LAZY_ABOVE = 1 << 20  # bytes of a slice that is cut when it is written, not when the clone is made
 
 
 @dataclass(frozen=True)
@@ -46,27 +52,59 @@ class Correction:
         scale = self.scale if isinstance(self.scale, float) else self.scale.tolist()
         return {} if scale == 1.0 else {"scale": scale}
 
-    def apply(self, cut: Array, name: str) -> Array:
-        """The corrected slice, in its own type. Raises BadModel where it is not finite."""
+    def of(self, cut: Recipe, name: str) -> Array | Recipe:
+        """The slice corrected: where it is scaled, when it is evaluated. Raises BadModel where it is not finite."""
+        if self.values is not None:
+            return _replaced(cut, self.values, name)
         if not self.claim:
             return cut
-        wide = np.promote_types(cut.dtype, np.float32)
-        with np.errstate(over="ignore", invalid="ignore"):
-            made = self.values if self.values is not None else cut.astype(wide) * np.asarray(self.scale, wide)
-            result = np.asarray(made).astype(cut.dtype)
-        if result.shape != cut.shape:
-            raise ValueError(f"{name}: a correction makes {list(result.shape)} of the slice {list(cut.shape)}")
-        if not np.isfinite(result.astype(wide)).all():
-            by = (
-                "corrected"
-                if self.values is not None or not isinstance(self.scale, float)
-                else f"scaled by {self.scale}"
-            )
-            raise BadModel(f"initializer {name}: holds NaN or infinite numbers, or overflows when {by}")
-        return result
+        if isinstance(self.scale, float):
+            table = _table(cut.dtype, self.scale) if cut.dtype.itemsize == 2 else None
+            return Recipe(cut, {}, lambda piece, _: _scaled(piece, self.scale, name, table))
+        scales = np.broadcast_to(self.scale, cut.shape)
+        return Recipe(cut, {}, lambda piece, place: _scaled(piece, scales[place], name))
 
 
 PLAIN = Correction()
+
+
+def _scaled(piece: Array, scale: float | Array, name: str, table: Array | None = None) -> Array:
+    wide = np.promote_types(piece.dtype, np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        made: Array = (
+            np.take(table, piece.view(np.uint16))
+            if table is not None
+            else np.asarray(piece.astype(wide) * np.asarray(scale, wide)).astype(piece.dtype)
+        )
+    if not _finite(made):
+        by = f"scaled by {scale}" if isinstance(scale, float) else "scaled"
+        raise BadModel(f"initializer {name}: holds NaN or infinite numbers, or overflows when {by}")
+    return made
+
+
+@lru_cache(maxsize=64)
+def _table(dtype: np.dtype[Any], scale: float) -> Array:
+    """Every number of a 16-bit type, scaled: looking them up is several times quicker than computing them again."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        every = np.arange(1 << 16, dtype=np.uint16).view(dtype).astype(np.float32)
+        return (every * np.float32(scale)).astype(dtype)
+
+
+def _finite(values: Array) -> bool:
+    if values.dtype.itemsize != 2:
+        return bool(np.isfinite(values).all())
+    infinity = np.array(np.inf, values.dtype).view(np.uint16)  # its exponent, all ones, is that of NaN too
+    return not ((values.view(np.uint16) & infinity) == infinity).any()
+
+
+def _replaced(cut: Recipe, values: Array, name: str) -> Array:
+    if values.shape != cut.shape:
+        raise ValueError(f"{name}: a correction makes {list(values.shape)} of the slice {list(cut.shape)}")
+    with np.errstate(over="ignore", invalid="ignore"):
+        made = values.astype(cut.dtype)
+    if not _finite(made):
+        raise BadModel(f"initializer {name}: holds NaN or infinite numbers, or overflows when corrected")
+    return made
 
 
 @dataclass
@@ -120,15 +158,16 @@ def _sliced(
     key = (tensor.name, repr(sorted((a, t.tobytes()) for a, t in taken.items())).encode() + correction.key)
     if key in made:
         return made[key]
-    values = tensor.values
-    for axis, take in taken.items():
-        values = np.take(values, take, axis=axis)
+    whole = held(tensor)
+    values = correction.of(Recipe(whole, taken), tensor.name) if taken or correction.claim else whole
+    if isinstance(values, Recipe) and (values.nbytes <= LAZY_ABOVE or not is_weight(values)):
+        values = values.load()
     name = tensor.name
     while name in found.claims or name != tensor.name and name in found.reserved:
         name += "_"  # the same tensor, cut in two ways by two uses
-    made[key] = gs.Constant(name, correction.apply(values, tensor.name))
+    made[key] = gs.Constant(name, values)
     claim: dict[str, Any] = {"parent": tensor.name}
-    claim["take"] = [found.index(taken[a]) if a in taken else None for a in range(tensor.values.ndim)]
+    claim["take"] = [found.index(taken[a]) if a in taken else None for a in range(whole.ndim)]
     found.claims[name] = claim | correction.claim
     return made[key]
 

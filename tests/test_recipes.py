@@ -1,0 +1,126 @@
+"""A recipe makes, piece by piece, what np.take makes at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx_graphsurgeon as gs
+import pytest
+
+from graphclone import recipes
+from graphclone.recipes import Recipe, held, is_lazy, pieces, release, sample
+
+
+def taken(array, takes):
+    for axis, positions in takes.items():
+        array = np.take(array, positions, axis=axis)
+    return array
+
+
+def joined(values, budget):
+    return b"".join(piece().tobytes() for piece in pieces(values, budget))
+
+
+SHAPES = [(), (1,), (7,), (5, 6), (1, 1, 9), (3, 4, 5), (2, 1, 3, 4)]
+BUDGETS = [1, 24, 100, 1 << 20]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("budget", BUDGETS)
+@pytest.mark.parametrize("order", ["sorted", "shuffled", "one run", "whole"])
+def test_pieces_are_the_slice(rng, shape, budget, order):
+    source = rng.standard_normal(shape).astype(np.float32)
+    takes = {}
+    for axis, size in enumerate(shape):
+        chosen = rng.permutation(size)[: max(1, size - 2)]
+        if order != "whole" and axis % 2 == 0:
+            takes[axis] = {"sorted": np.sort(chosen), "shuffled": chosen, "one run": np.arange(1, size) % size}[order]
+    recipe = Recipe(source, takes)
+    expected = taken(source, takes)
+    assert (recipe.shape, recipe.dtype, recipe.nbytes) == (expected.shape, expected.dtype, expected.nbytes)
+    assert (recipe.ndim, recipe.size) == (expected.ndim, expected.size)
+    assert joined(recipe, budget) == expected.tobytes()
+    assert np.array_equal(recipe.load(), expected)
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_a_recipe_of_a_recipe(rng, budget):
+    source = rng.standard_normal((6, 7, 8)).astype(np.float32)
+    first = {0: np.array([5, 0, 2, 3]), 2: np.array([1, 2, 3, 4, 7])}
+    second = {0: np.array([3, 1]), 1: np.array([6, 0, 1]), 2: np.array([4, 0])}
+    gain = rng.standard_normal((4, 7, 5)).astype(np.float32)
+    inner = Recipe(source, first, lambda piece, place: piece * gain[place])
+    expected = taken(taken(source, first) * gain, second)
+    assert joined(Recipe(inner, second), budget) == expected.tobytes()
+
+
+def test_a_piece_is_told_where_it_lies(rng):
+    source = rng.standard_normal((4, 3, 5))
+    gain = rng.standard_normal((4, 3, 5))
+    recipe = Recipe(source, {}, lambda piece, place: piece * gain[place])
+    for budget in BUDGETS:
+        assert joined(recipe, budget) == (source * gain).tobytes()
+
+
+EXAMPLES = [np.arange(24.0).reshape(4, 6).T, np.float16([[3]]), np.empty((0, 3)), np.int8(1)]
+
+
+@pytest.mark.parametrize("values", EXAMPLES)
+def test_pieces_of_arrays(values):
+    values = np.asarray(values)
+    assert joined(values, 16) == np.ascontiguousarray(values).tobytes()
+
+
+def test_no_piece_is_much_larger_than_asked(rng):
+    recipe = Recipe(rng.standard_normal((3, 500, 40)), {0: np.array([2, 0]), 1: np.arange(0, 500, 2)})
+    sizes = [piece().nbytes for piece in pieces(recipe, 4096)]
+    assert sum(sizes) == recipe.nbytes
+    assert max(sizes) <= 4096
+    assert len(sizes) < 2 * recipe.nbytes / 1600
+
+
+def test_a_constant_is_lazy_until_its_numbers_are_asked_for(rng):
+    source = rng.standard_normal((4, 4))
+    tensor = gs.Constant("w", Recipe(source, {0: np.array([1, 3])}))
+    assert is_lazy(tensor)
+    assert held(tensor).shape == tensor.shape == (2, 4)
+    assert np.array_equal(sample(held(tensor), 3), source[1, :3])
+    assert is_lazy(tensor.copy())
+    assert np.array_equal(tensor.values, source[[1, 3]])
+    assert not is_lazy(tensor)
+    assert held(tensor) is tensor.values
+
+
+def resident(file):
+    """Bytes of a file that are mapped into this process and in its memory."""
+    lines = iter(Path("/proc/self/smaps").read_text().splitlines())
+    for line in lines:
+        if line.endswith(str(file)):
+            return next(int(row.split()[1]) for row in lines if row.startswith("Rss:")) << 10
+    raise AssertionError(f"{file} is not mapped")
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="the system does not tell what is mapped")
+def test_reading_a_mapped_file_keeps_nothing_of_it_in_memory(tmp_path, rng):
+    numbers = rng.standard_normal((2048, 1024)).astype(np.float32)
+    (tmp_path / "weights").write_bytes(bytes(64) + numbers.tobytes())
+    mapped = np.memmap(tmp_path / "weights", mode="r")[64:].view(np.float32).reshape(2048, 1024)
+    assert float(mapped.sum()) != 0
+    assert resident(tmp_path / "weights") == pytest.approx(numbers.nbytes, rel=0.01)
+    release(mapped)
+    assert resident(tmp_path / "weights") == 0
+    rows = rng.permutation(2048)[:1024]
+    recipe = Recipe(mapped, {0: np.sort(rows), 1: np.arange(0, 1024, 2)})
+    assert np.array_equal(recipe.load(), numbers[np.sort(rows)][:, ::2])
+    assert resident(tmp_path / "weights") <= 4 * recipes.PIECE
+    assert joined(mapped, 1 << 16) == numbers.tobytes()
+    assert resident(tmp_path / "weights") <= 4 * recipes.PIECE
+
+
+def test_arrays_in_memory_are_left_alone(rng):
+    numbers = rng.standard_normal(4096)
+    numbers.flags.writeable = False
+    before = numbers.copy()
+    release(numbers)
+    assert np.array_equal(numbers, before)
