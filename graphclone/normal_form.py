@@ -10,6 +10,7 @@ Packed weights become numbers (dequantise.py), branches that are always taken th
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,11 @@ import onnx_graphsurgeon as gs
 
 from graphclone.branches import inline_branches
 from graphclone.dequantise import dequantise
+from graphclone.recipes import release
 
 Array = np.ndarray[Any, Any]
-ROWS_AT_ONCE = 4096  # of an embedding, so that comparing two needs little memory
+CORNER = 8
+TILE = (4096, 256)  # rows and columns of an embedding at once, so that comparing two needs little memory
 PRODUCTS = ("MatMul", "Gemm", "FusedMatMul", "MatMulNBits")
 SUM = 3  # the output that carries input + skip (onnxruntime/docs/ContribOperators.md)
 
@@ -100,15 +103,23 @@ def _is_equal(one: Array, other: Array) -> bool:
 
 
 def _is_transposed(table: Array, head: Array) -> bool:
-    """Byte for byte; a few rows first, as the tables are large."""
+    """Byte for byte; a corner first, as the tables are large, and then by tiles, of which none stays in memory."""
     if table.ndim != 2 or table.shape != head.shape[::-1] or table.dtype != head.dtype or min(table.shape) < 2:
         return False
-    rows = range(0, table.shape[0], ROWS_AT_ONCE)
-    few = slice(0, 8)
-    varied = bool((table[few] != table[0, 0]).any())
-    return varied and all(
-        np.array_equal(table[k : k + n], head[:, k : k + n].T) for k, n in ((0, 8), *((r, ROWS_AT_ONCE) for r in rows))
-    )
+    corner = table[:CORNER, :CORNER]
+    if not np.array_equal(corner, head[:CORNER, :CORNER].T) or not (table[:CORNER] != table[0, 0]).any():
+        return False
+    tiles = product(range(0, len(table), TILE[0]), range(0, len(head), TILE[1]))
+    return all(_equal_tile(table, head, row, column) for row, column in tiles)
+
+
+def _equal_tile(table: Array, head: Array, row: int, column: int) -> bool:
+    ours = table[row : row + TILE[0], column : column + TILE[1]]
+    theirs = head[column : column + TILE[1], row : row + TILE[0]]
+    equal = np.array_equal(ours, theirs.T)
+    release(ours)
+    release(theirs)
+    return equal
 
 
 def _uses_sum(node: gs.Node) -> bool:

@@ -8,6 +8,7 @@ import onnxruntime as ort
 import pytest
 from onnx import helper, numpy_helper
 
+from graphclone import normal_form
 from graphclone.graph import from_proto, to_proto
 
 RNG = np.random.default_rng(0)
@@ -44,7 +45,9 @@ def _tied(head: np.ndarray, table: np.ndarray) -> onnx.ModelProto:
     )
 
 
-def test_a_transposed_copy_of_the_embedding_becomes_one_tensor() -> None:
+@pytest.mark.parametrize("tile", [(4096, 256), (4, 3), (1, 1)])
+def test_a_transposed_copy_of_the_embedding_becomes_one_tensor(monkeypatch, tile) -> None:
+    monkeypatch.setattr(normal_form, "TILE", tile)
     table = RNG.standard_normal((ROWS, HIDDEN)).astype(np.float32)
     proto = _tied(np.ascontiguousarray(table.T), table)
     model = from_proto(proto)
@@ -54,7 +57,9 @@ def test_a_transposed_copy_of_the_embedding_becomes_one_tensor() -> None:
 
 
 @pytest.mark.parametrize("change", ["one number", "constant table"])
-def test_a_head_of_its_own_stays_its_own(change: str) -> None:
+@pytest.mark.parametrize("tile", [(4096, 256), (4, 3)])
+def test_a_head_of_its_own_stays_its_own(monkeypatch, change: str, tile) -> None:
+    monkeypatch.setattr(normal_form, "TILE", tile)
     table = RNG.standard_normal((ROWS, HIDDEN)).astype(np.float32)
     if change == "constant table":  # equal to its transpose by accident, as all zeros are
         table = np.zeros_like(table)
