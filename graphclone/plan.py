@@ -11,6 +11,7 @@ from typing import Any
 from graphclone.errors import BadData, InvalidTarget
 
 FORMAT = 1
+LISTS = ("keep", "drop_blocks", "drop_attention", "drop_feed_forward")  # names -> indices
 PASSES = ("none", "paper", "norm-gain", "least-squares")  # corrections of the weights, in surgery/corrections
 EXCLUSIVE = {"paper", "norm-gain"}  # both correct what a narrower norm gives
 
@@ -30,7 +31,8 @@ def passes_of(method: str) -> tuple[str, ...]:
 @dataclass(frozen=True)
 class Plan:
     """keep: group name -> neurons kept, ascending (a permutation is allowed: order is the clone's order).
-    Groups that are not named are kept whole. drop_blocks: stack name -> block indices removed.
+    Groups that are not named are kept whole. drop_blocks: stack name -> block indices removed; drop_attention and
+    drop_feed_forward: the same for one branch of blocks that stay.
     ``method`` names the corrections of the weights, joined by ``+``; ``target`` records what was asked for.
     """
 
@@ -41,6 +43,8 @@ class Plan:
     importance: str = "paper"
     target: Mapping[str, int | str] = field(default_factory=dict)
     format: int = FORMAT
+    drop_attention: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    drop_feed_forward: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         passes_of(self.method)
@@ -65,9 +69,9 @@ class Plan:
         if not isinstance(held, dict) or not {"parent", "keep"} <= held.keys() or held.keys() - known:
             raise BadData(f"{where}: not a plan: expected the keys {', '.join(sorted(known))}")
         try:
-            lists = {"keep": _tuples(held["keep"]), "drop_blocks": _tuples(held.get("drop_blocks", {}))}
+            lists = {name: _tuples(held.get(name, {})) for name in LISTS}
         except (TypeError, ValueError, AttributeError, OverflowError):
-            raise BadData(f"{where}: not a plan: keep and drop_blocks map names to lists of indices") from None
+            raise BadData(f"{where}: not a plan: {', '.join(LISTS)} map names to lists of indices") from None
         return cls(**{**held, **lists})
 
     @classmethod

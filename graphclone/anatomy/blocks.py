@@ -10,45 +10,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 
 import onnx_graphsurgeon as gs
 
 from graphclone.anatomy.groups import Group, Grouping
+from graphclone.anatomy.periods import longest_run, single_block
 from graphclone.anatomy.projections import Projection
-from graphclone.anatomy.trace import Trace, Value, node_key
+from graphclone.anatomy.segments import PRODUCTS, Cut, Run, Segment
+from graphclone.anatomy.trace import Value, node_key
 
 COMMUTATIVE = ("Add", "Mul")
-PRODUCTS = ("MatMul", "Gemm", "Einsum", "FusedMatMul", "FusedGemm")
-
-
-@dataclass(frozen=True)
-class Cut:
-    """A cut point: the residual value made by node number ``position``, with what else is alive there."""
-
-    position: int
-    value: str
-    beside: frozenset[str]
-
-
-@dataclass(frozen=True)
-class Segment:
-    """The nodes between two cut points."""
-
-    entry: str
-    exit: str
-    nodes: tuple[gs.Node, ...]
-    structure: int
-
-
-@dataclass(frozen=True)
-class Run:
-    """A stack in the raw: ``blocks[i]`` are the segments of one period."""
-
-    residual: Group
-    blocks: tuple[tuple[Segment, ...], ...]
 
 
 class Stream:
@@ -198,7 +171,7 @@ def runs(found: Grouping, made: Sequence[Projection]) -> list[Run]:
     streams = [Stream(found, g, nodes) for g in sorted(candidates, key=lambda g: -len(g.slots))]
     stacks: list[tuple[int, Run]] = []
     taken: set[str] = set()
-    for choose in (_longest_run, _single_block):
+    for choose in (longest_run, single_block):
         having = {id(run.residual) for _, run in stacks}
         for stream in streams:
             if id(stream.residual) not in having:
@@ -221,58 +194,3 @@ def _runs(
             taken |= names
             stacks.append((cuts[0].position, run))
     return stacks
-
-
-def _longest_run(found: Grouping, residual: Group, segments: list[Segment]) -> Run | None:
-    best = _best_period([s.structure for s in segments])
-    if best is None:
-        return None
-    start, period, length = best
-    for shift in range(length % period + 1):  # begin with attention where the run leaves room to choose
-        if is_attention(found.trace, segments[start + shift]):
-            start += shift
-            break
-    blocks = [tuple(segments[start + k * period : start + (k + 1) * period]) for k in range(length // period)]
-    with_attention = any(is_attention(found.trace, s) for s in blocks[0])
-    return Run(residual, tuple(blocks)) if with_attention else None
-
-
-def _best_period(shapes: Sequence[int]) -> tuple[int, int, int] | None:
-    """(start, period, whole length) of the run that covers most in whole periods; the shorter period wins a tie."""
-    best: tuple[int, int, int] | None = None
-    for period in range(1, len(shapes) // 2 + 1):
-        start = 0
-        while start + period < len(shapes):
-            length = period
-            while start + length < len(shapes) and shapes[start + length] == shapes[start + length - period]:
-                length += 1
-            if length >= 2 * period and (best is None or length // period * period > best[2] // best[1] * best[1]):
-                best = (start, period, length)
-            start += max(1, length - period + 1)
-    return best
-
-
-def _single_block(found: Grouping, residual: Group, segments: list[Segment]) -> Run | None:
-    """A model of one block repeats nothing: it is attention and what follows up to the last feed-forward."""
-    attends = [k for k, s in enumerate(segments) if is_attention(found.trace, s)]
-    if len(attends) != 1:
-        return None
-    first = attends[0]
-    last = max(k for k, s in enumerate(segments) if any(n.op in ("MatMul", "Gemm") for n in s.nodes))
-    if last < first:
-        return None
-    if {first + 1, last + 1} <= set(range(len(segments))):
-        last += _is_norm(segments[first + 1]) and _is_norm(segments[last + 1])  # post-norm: the last one is the block's
-    return Run(residual, (tuple(segments[first : last + 1]),))
-
-
-def _is_norm(segment: Segment) -> bool:
-    ops = {n.op for n in segment.nodes}
-    return any(op.endswith("Normalization") for op in ops) and not ops & {"MatMul", "Gemm"}
-
-
-def is_attention(trace: Trace, segment: Segment) -> bool:
-    """Holds a softmax between two products of activations, or an operator that fuses them."""
-    names = {node_key(n) for n in segment.nodes}
-    kinds = {n.kind for n in trace.notes if node_key(n.node) in names}
-    return "attention" in kinds or ("softmax" in kinds and "product" in kinds)

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import onnx_graphsurgeon as gs
 
-from graphclone.anatomy.blocks import Run
 from graphclone.anatomy.groups import Grouping
 from graphclone.anatomy.normalisations import norms
 from graphclone.anatomy.parts import Norm, Site
 from graphclone.anatomy.projections import Projection, axis_of
+from graphclone.anatomy.segments import Run
 from graphclone.anatomy.trace import node_key
 
 

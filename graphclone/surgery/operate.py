@@ -21,6 +21,7 @@ from graphclone.surgery.corrections.paper import scale_outputs
 from graphclone.surgery.corrections.passes import corrections
 from graphclone.surgery.cut import Cut
 from graphclone.surgery.drop_blocks import drop_blocks
+from graphclone.surgery.drop_parts import drop_parts
 from graphclone.surgery.renumber import renumber
 from graphclone.surgery.resizer import Resizer
 from graphclone.surgery.shapes import ROWS
@@ -48,6 +49,7 @@ def clone(
     describe(found, model)  # names the groups, as the plan does
     cut = Cut(found, plan)
     made = model.detached()
+    drop_parts(made, anatomy, plan, found.trace)
     drop_blocks(made, anatomy, plan, found.trace)
     living = frozenset(t.name for n in made.graph.nodes for t in n.outputs if t.name)
     evidence = Evidence(cut, anatomy, living, statistics, affine)

@@ -19,16 +19,17 @@ EXTREMES = np.array([[-9, 9], [-9, 9]], np.float32)  # fed, so that no neuron de
 
 CASES = [
     case("by tensor", "DequantizeLinear", {"x": integers(3, 4), "s": STEP}),
-    case("by channel", "DequantizeLinear", {"x": integers(3, 4), "s": positive(4), "z": integers(4)}, axis=1),
+    case("by channel", "DequantizeLinear", {"x": integers(3, 4), "s": positive(4), "z": integers(4) + np.int8(1)}, axis=1),
     case("by row", "DequantizeLinear", {"x": integers(3, 4), "s": positive(3)}, axis=0),
     case("a bias", "DequantizeLinear", {"x": integers(4, dtype=np.int32), "s": positive(4)}, axis=0),
-    case(
-        "by block",
-        "DequantizeLinear",
+    Case(  # of a constant, these are floats before they are traced
+        "DequantizeLinear by block",
+        (
+            node("Identity", ["x"], ["same"]),
+            node("DequantizeLinear", ["same", "s"], axis=1, block_size=2),
+        ),
         {"x": integers(3, 6), "s": positive(3, 3)},
-        {("x", 1): "some"},
-        axis=1,
-        block_size=2,
+        special={("x", 1): "some"},
     ),
     case("", "DequantizeLinear", {"x": integers(3, 4), "s": STEP}, domain=MICROSOFT),
     case("by tensor", "QuantizeLinear", {"x": floats(3, 4), "s": STEP}),
@@ -39,6 +40,7 @@ CASES = [
         (node("Concat", ["x", "e"], ["whole"], axis=1), node("DynamicQuantizeLinear", ["whole"], ["y", "s", "z"])),
         {"x": floats(2, 3)},
         {"e": EXTREMES},
+        {("x", 0): "pinned"},
     ),
     case("", "MatMulInteger", {"a": integers(2, 4), "b": integers(4, 3)}, NOTED),
     case(

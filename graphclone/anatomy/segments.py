@@ -1,0 +1,38 @@
+"""The pieces that a residual stream falls into, and what a stack is made of before its parts are named."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_graphsurgeon as gs
+
+from graphclone.anatomy.groups import Group
+
+PRODUCTS = ("MatMul", "Gemm", "Einsum", "FusedMatMul", "FusedGemm", "MatMulInteger")
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A cut point: the residual value made by node number ``position``, with what else is alive there."""
+
+    position: int
+    value: str
+    beside: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """The nodes between two cut points."""
+
+    entry: str
+    exit: str
+    nodes: tuple[gs.Node, ...]
+    structure: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """A stack in the raw: ``blocks[i]`` are the segments of one period."""
+
+    residual: Group
+    blocks: tuple[tuple[Segment, ...], ...]

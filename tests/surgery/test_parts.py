@@ -1,0 +1,88 @@
+"""Attention-only and feed-forward-only removal: the parent whose branch adds zeros, in every architecture."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_graphsurgeon as gs
+import pytest
+
+from graphclone import pipeline
+from graphclone.anatomy import inspect
+from graphclone.plan import Plan
+from tests.conftest import SEEDED_EXPORTS
+from tests.surgery.parents import outputs, parent, with_constants
+from tests.tolerances import assert_close
+
+KINDS = ("attention", "feed_forward")
+CASES = [(*cell, kind) for cell in SEEDED_EXPORTS for kind in KINDS]
+
+
+def plan_of(anatomy, kind, blocks, stack="blocks", **more):
+    return Plan(anatomy.fingerprint, {}, method="none", **{f"drop_{kind}": {stack: tuple(blocks)}}, **more)
+
+
+def silenced(model, anatomy, kind, blocks):
+    """The parent whose branches write zeros: their last matrices and the biases after them."""
+    values, constants = {}, model.constants()
+    makers = {t.name: n for n in model.graph.nodes for t in n.outputs}
+    (stack,) = anatomy.stacks
+    for block in stack.blocks:
+        if block.index not in blocks:
+            continue
+        parts = [a.o for a in block.attention] if kind == "attention" else [f.down for f in block.feed_forward]
+        for linear in anatomy.linears:
+            if linear.output in block.nodes and any(linear.weight in weights for weights in parts):
+                values[linear.weight] = np.zeros_like(constants[linear.weight])
+                for node in (makers[linear.output], *makers[linear.output].outputs[0].outputs):
+                    biases = [t for t in node.inputs if isinstance(t, gs.Constant) and t.values.ndim == 1]
+                    values |= {t.name: np.zeros_like(t.values) for t in biases if node.op in ("Add", "Gemm")}
+    assert values
+    return with_constants(model, values)
+
+
+@pytest.mark.parametrize(("name", "exporter", "kind"), CASES, ids=["-".join(case) for case in CASES])
+@pytest.mark.parametrize("blocks", [(1,), (0, 2)], ids=str)
+def test_a_clone_without_a_part_is_the_parent_whose_part_adds_nothing(name, exporter, kind, blocks):
+    found = parent(name, exporter)
+    plan = plan_of(found.anatomy, kind, blocks)
+    made = pipeline.clone(found.model, plan, anatomy=found.anatomy)
+    reference = silenced(found.model, found.anatomy, kind, blocks)
+    for got, want in zip(outputs(made), outputs(reference), strict=True):
+        for a, b in zip(got, want, strict=True):
+            assert_close(a, b)
+    pipeline.verify(found.model, made, plan).raise_if_failed()
+    gone = {
+        w
+        for b in found.anatomy.stacks[0].blocks
+        if b.index in blocks
+        for part in (
+            [(*a.q, *a.k, *a.v, *a.o) for a in b.attention]
+            if kind == "attention"
+            else [(*f.up, *f.down) for f in b.feed_forward]
+        )
+        for w in part
+    }
+    assert gone
+    assert not gone & made.constants().keys()
+
+
+@pytest.mark.parametrize(("name", "exporter", "kind"), CASES, ids=["-".join(case) for case in CASES])
+def test_the_clone_can_be_read_and_cut_again(name, exporter, kind):
+    found = parent(name, exporter)
+    made = pipeline.clone(found.model, plan_of(found.anatomy, kind, (1,)), anatomy=found.anatomy)
+    anatomy = inspect(made)
+    (stack,) = anatomy.stacks
+    assert [b.index for b in stack.blocks] == [0, 1, 2]
+    has = [(len(b.attention), len(b.feed_forward)) for b in stack.blocks]
+    assert has == [(1, 1), (0, 1) if kind == "attention" else (1, 0), (1, 1)]
+    assert [g.size for g in anatomy.groups.values() if g.kind == "ffn"] == [
+        found.anatomy.stacks[0].blocks[0].feed_forward[0].ffn
+    ] * (2 + (kind == "attention"))
+    again = pipeline.clone(made, Plan(anatomy.fingerprint, {}, {"blocks": (1,)}, method="none"), anatomy=anatomy)
+    whole = pipeline.clone(
+        found.model, Plan(found.anatomy.fingerprint, {}, {"blocks": (1,)}, method="none"), anatomy=found.anatomy
+    )
+    for got, want in zip(outputs(again), outputs(whole), strict=True):
+        for a, b in zip(got, want, strict=True):
+            if found.name != "bert":  # a post-norm block leaves its norm behind
+                assert_close(a, b)
