@@ -31,7 +31,7 @@ QUIET = {  # before Ray is imported: nothing is reported to anybody, and nothing
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_DEDUP_LOGS": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
 }
 
 
@@ -199,7 +199,8 @@ def _shards(source: Source, workers: int, held: Statistics | None) -> int:
         (source.fingerprint, number, shards) for number in range(1, len(held.data) + 1)
     ]:
         raise BadData(
-            f"the run to go on with was fed {', '.join(map(str, held.data))}, this one is to take shards of {source}"
+            f"the run to go on with was fed {', '.join(map(str, held.data))}, this one is to take shards of "
+            f"{source.description}"
         )
     return shards
 
