@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -85,9 +86,9 @@ def attentions(
         head_groups = [g for factors in raw.heads for g in found.on(factors)]
         dims = [g for g in found.on(raw.dims) if g not in head_groups]
         value_dims = [g for g in found.on(raw.value_dims) if g not in head_groups]
-        kv_groups = _of_keys(found, head_groups, {p.weight for p in k})
+        kv_groups = _of_keys(found, head_groups, [*dims, *value_dims], {p.weight for p in k})
+        alone = kv_groups == head_groups
         for group in head_groups:
-            alone = len(head_groups) == 1 and bool(kv_groups)
             names.give(group, "head" if alone else "kv_head" if group in kv_groups else "group")
         for kind, members in (("qk_dim", dims), ("v_dim", value_dims)):
             for group in members:
@@ -110,18 +111,25 @@ def attentions(
     return result
 
 
-def _of_keys(found: Grouping, head_groups: Sequence[Group], weights: set[str]) -> list[Group]:
+def _of_keys(found: Grouping, heads: Sequence[Group], dims: Sequence[Group], weights: set[str]) -> list[Group]:
     """The head groups that the keys have too. Packed with the queries' columns, theirs are in the same weight, where
-    the queries of one KV head number fewer columns than the KV heads."""
-    columns = [sum(_columns(found, g, slot) for slot in g.slots if slot.tensor in weights) for g in head_groups]
+    the queries of one KV head number fewer columns than the KV heads; columns of no head at all are the one KV head's.
+    """
+    slots = {slot for g in (*heads, *dims) for slot in g.slots if slot.tensor in weights}
+    belongs = [{id(g): _columns(found, g, slot) for g in (*heads, *dims)} for slot in slots]
+    for held in belongs:
+        of_dims, of_heads = (np.any([held[id(g)] for g in groups], axis=0) for groups in (dims, heads))
+        if np.any(of_dims & ~of_heads):
+            return []
+    columns = [sum(int(np.count_nonzero(held[id(g)])) for held in belongs) for g in heads]
     most = max(columns, default=0)
-    return [g for g, count in zip(head_groups, columns, strict=True) if count and count == most]
+    return [g for g, count in zip(heads, columns, strict=True) if count and count == most]
 
 
-def _columns(found: Grouping, group: Group, slot: Slot) -> int:
-    """Positions of a weight's axis that belong to a neuron of the group."""
-    held = found.members((np.arange(slot.start, slot.start + slot.size),))
-    return int(np.count_nonzero(held[found.groups.index(group)] != NONE))
+def _columns(found: Grouping, group: Group, slot: Slot) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Which positions of a weight's axis belong to a neuron of the group."""
+    held = found.members((np.arange(slot.start, slot.start + slot.size),)).get(found.groups.index(group))
+    return np.zeros(slot.size, np.bool_) if held is None else held != NONE
 
 
 def _count_heads(trace: Trace, axes: Sequence[Factors]) -> int:
