@@ -25,6 +25,8 @@ from graphclone.statistics.store import COUNT
 Array = np.ndarray[Any, Any]
 Sums = dict[str, dict[str, Array]]
 MOMENT = "moment"
+UNSEEN = "unseen_"  # of batches that are set apart
+APART = (MOMENT, "sum", COUNT)
 Key = tuple[str, str, int]  # place, statistic, tile
 
 
@@ -41,6 +43,7 @@ class Probe:
     session: Session
     guarded: Session | None = None
     held: dict[Key, Array] = field(default_factory=dict)
+    judged: frozenset[str] = frozenset()  # places where batches set apart are summed once more
 
     @classmethod
     def open(
@@ -65,41 +68,54 @@ class Probe:
         provider: str = "auto",
         threads: int | None = None,
         mask: str | None = None,
+        judged: Collection[str] = (),
     ) -> Probe:
         """Build the probe of some places and load it."""
         runs_on = chosen_provider(provider)
         laid_out = lay_out(model, places, mask)
         reduced = reduce_places(model, laid_out)
         session = open_session(reduced.model, runs_on, threads)
-        return cls(model, tuple(laid_out), runs_on, threads, reduced, session)
+        made = cls(model, tuple(laid_out), runs_on, threads, reduced, session)
+        made.judged = frozenset(judged)
+        return made
 
-    def add(self, fed: Mapping[str, Array], where: str) -> None:
-        """Add a batch. Raises BadData, the sums as before, where activations are not finite."""
-        for key, array in zip(self.reduced.outputs, self._finite(fed, where), strict=True):
-            if key in self.held:
-                self.held[key] += array
-            else:
-                self.held[key] = array.astype(np.int64 if key[1] == COUNT else np.float64)
+    def add(self, fed: Mapping[str, Array], where: str, *, unseen: bool = False) -> None:
+        """Add a batch; ``unseen``: one that is set apart too (statistics.apart). Raises BadData, the sums as before,
+        where activations are not finite."""
+        found = dict(zip(self.reduced.outputs, self._finite(fed, where), strict=True))
+        apart = {(p, UNSEEN + s, t): found[p, s, t] for p, s, t in found if s in APART and p in self.judged}
+        for key, array in found.items():
+            self._add(key, array)
+        for key, array in apart.items():
+            self._add(key, np.atleast_1d(array) if unseen else np.zeros_like(np.atleast_1d(array)))
+
+    def _add(self, key: Key, array: Array) -> None:
+        if key in self.held:
+            self.held[key] += array
+        else:
+            self.held[key] = array.astype(np.int64 if key[1] == COUNT else np.float64)
 
     def sums(self) -> Sums:
         """All sums so far, float64, by place and statistic; counts int64."""
         found: Sums = {}
-        tiles: dict[str, list[Array]] = {}
+        tiles: dict[tuple[str, str], list[Array]] = {}
         for (place, statistic, _), array in self.held.items():
-            if statistic == MOMENT:
-                tiles.setdefault(place, []).append(array)
+            if statistic.endswith(MOMENT):
+                tiles.setdefault((place, statistic), []).append(array)
             else:
                 found.setdefault(place, {})[statistic] = array.copy()
-        for place, made in tiles.items():
-            found[place][MOMENT] = second.matrix(made)
+        for (place, statistic), made in tiles.items():
+            found[place][statistic] = second.matrix(made)
         return found
 
     def start(self, sums: Sums) -> None:
         """Go on from sums of earlier batches, or from nothing."""
         self.held = {}
-        for place, statistic, tile in self.reduced.outputs if sums else ():
+        outputs = self.reduced.outputs
+        apart = [(p, UNSEEN + s, t) for p, s, t in outputs if s in APART and p in self.judged]
+        for place, statistic, tile in [*outputs, *apart] if sums else ():
             whole = sums[place][statistic]
-            held = second.tiles(whole)[tile] if statistic == MOMENT else np.array(whole)
+            held = second.tiles(whole)[tile] if statistic.endswith(MOMENT) else np.array(whole)
             self.held[place, statistic, tile] = held
 
     def run(self, fed: Mapping[str, Array], where: str) -> Sums:

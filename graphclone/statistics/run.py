@@ -27,6 +27,9 @@ from graphclone.version import __version__
 
 Array = np.ndarray[Any, Any]
 Progress = Callable[[int, int | None], None]
+# one batch in so many is set apart where second moments are measured: it counts like all others, and its sums are kept
+# once more (``unseen_moment``, ``unseen_sum``, ``unseen_count``), so that a fit can be judged on what it has not seen
+APART_EVERY = 5
 
 
 def measure(
@@ -101,7 +104,12 @@ class Run:
 
     def _opened(self, places: Sequence[Place], *, keep: bool) -> Probe:
         probe = self._probe or Probe.at(
-            self.model, places, provider=self.provider, threads=self.threads, mask=self.mask
+            self.model,
+            places,
+            provider=self.provider,
+            threads=self.threads,
+            mask=self.mask,
+            judged=[site.name for site in self.anatomy.sites if self.moments and site.kind == "inner"],
         )
         probe.start({})
         self._probe = probe if keep else None
@@ -189,7 +197,7 @@ def accumulate(
             for batch in stream:
                 where = f"batch {tally.number}"
                 fed = feeds.fill(known, batch, where)
-                probe.add(fed, where)
+                probe.add(fed, where, unseen=tally.number % APART_EVERY == 0)
                 tally.add(fed)
                 if checkpoint is not None and checkpoint.due(tally.done):
                     checkpoint.write(tally.statistics())

@@ -27,8 +27,8 @@ class Summing(Protocol):
 
     provider: str
 
-    def add(self, fed: Mapping[str, Array], where: str) -> None:
-        """Add a batch; where it raises, the sums are as before."""
+    def add(self, fed: Mapping[str, Array], where: str, *, unseen: bool = False) -> None:
+        """Add a batch, set apart too where ``unseen``; where it raises, the sums are as before."""
 
     def sums(self) -> Sums:
         """All sums so far, float64, by site and statistic."""

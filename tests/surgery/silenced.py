@@ -10,7 +10,7 @@ from graphclone import feeds
 from graphclone.anatomy import inspect
 from graphclone.anatomy.parts import AxisRef
 from graphclone.graph import Model
-from graphclone.statistics import apart, run
+from graphclone.statistics import run
 from tests.surgery.parents import Parent, session
 
 
@@ -82,11 +82,8 @@ def tied(found: Parent) -> set[tuple[str, int]]:
 
 
 def measured(found: Parent, batches: int = 8, size: tuple[int, int] = (8, 32), **how):
-    """Statistics of seeded ids or pixels; with moments, some of them set apart."""
+    """Statistics of seeded ids or pixels."""
     made = [feeds.tiny_feeds(found.model, *size, seed=np.random.SeedSequence([7, k])) for k in range(batches)]
-    if how.get("moments") and batches >= apart.EVERY:
-        parts = (apart.Part(made, False), apart.Part(made, True))
-        return apart.joined(*(run.measure(found.model, found.anatomy, part, threads=1, **how) for part in parts))
     return run.measure(found.model, found.anatomy, made, threads=1, **how)
 
 
