@@ -20,6 +20,7 @@ from graphclone.errors import UnsupportedGraph
 from graphclone.graph import Model
 from graphclone.plan import Plan
 from graphclone.verification.claims import Claims, Slice
+from graphclone.verification.norms import narrowed
 from graphclone.verification.report import Check
 from graphclone.verification.sessions import open_session
 from graphclone.verification.slices import recompute
@@ -78,6 +79,8 @@ def _not_applicable(parent: Model, clone: Model, claims: Claims) -> str | None:
     for group in claims.plan.keep:
         if group.endswith(DIVISORS) and _is_cut(parent, claims, group):
             return f"{group} is cut, which changes what norms or attention divide by"
+    if name := narrowed(parent, clone):
+        return f"the norm that makes {name} averages over fewer channels than the parent's"
     scales: dict[str | None, float] = {}
     for claim in claims.slices.values():
         if claim.replaced:
