@@ -91,23 +91,25 @@ def _parsed(shapes: Sequence[int], pattern: Sequence[int], places: range) -> lis
 
 
 def _best_pattern(
-    shapes: Sequence[int], attends: Sequence[bool], weighty: Sequence[bool], best: list[range]
+    shapes: Sequence[int], attends: Sequence[bool], weighty: Sequence[bool], regular: list[range]
 ) -> list[range]:
-    """Blocks of which no two neighbours need be equal, where they hold more products than ``best``: the pattern, of
-    segments that occur in two blocks at least, which covers most."""
+    """Blocks of which no two neighbours need be equal, where they hold more products than the regular ones: by the
+    pattern, of segments that occur in two blocks at least, which covers most in the fewest blocks."""
+
+    def worth(blocks: Sequence[range]) -> tuple[int, int, int]:
+        return sum(weighty[k] for block in blocks for k in block), sum(map(len, blocks)), -len(blocks)
+
+    best: list[range] = []
     for start in (k for k, attention in enumerate(attends) if attention):
         for stop in range(start + 2, min(start + LONGEST_PATTERN, len(shapes)) + 1):
-            if sum(weighty[start:stop]) < 2 or shapes[start] in shapes[start + 1 : stop]:
+            heavy = [shapes[k] for k in range(start, stop) if weighty[k]]
+            if len(heavy) < 2 or len(set(heavy)) < len(heavy):  # norms may repeat
                 continue
             blocks = _uneven(shapes, weighty, [range(start, stop)])
             often = Counter(shape for block in blocks for shape in {shapes[k] for k in block})
-            if min(often.values()) > 1 and _products(blocks, weighty) > _products(best, weighty):
+            if min(often.values()) > 1 and worth(blocks) > worth(best):
                 best = blocks
-    return best
-
-
-def _products(blocks: Sequence[range], weighty: Sequence[bool]) -> int:
-    return sum(weighty[k] for block in blocks for k in block)
+    return best if worth(best)[0] > worth(regular)[0] else regular
 
 
 def single_block(found: Grouping, residual: Group, segments: list[Segment]) -> Run | None:

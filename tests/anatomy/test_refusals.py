@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import onnx
 import pytest
 import torch
@@ -78,8 +77,8 @@ def branches(kind, value):
 @pytest.mark.parametrize("kind", ["If", "Loop"])
 def test_a_traced_value_in_the_body_of_a_branch(kind):
     def change(proto):
-        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array(True), "condition"))
-        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array(1), "trips"))
+        proto.graph.node.insert(0, make("Size", ["input_ids"], ["trips"]))  # of what is fed: no constant
+        proto.graph.node.insert(1, make("Cast", ["trips"], ["condition"], to=onnx.TensorProto.BOOL))
         between(proto, "LayerNormalization", lambda x, y: [branches(kind, x)])
 
     message = refused(edited(change))

@@ -19,7 +19,9 @@ EXTREMES = np.array([[-9, 9], [-9, 9]], np.float32)  # fed, so that no neuron de
 
 CASES = [
     case("by tensor", "DequantizeLinear", {"x": integers(3, 4), "s": STEP}),
-    case("by channel", "DequantizeLinear", {"x": integers(3, 4), "s": positive(4), "z": integers(4) + np.int8(1)}, axis=1),
+    case(
+        "by channel", "DequantizeLinear", {"x": integers(3, 4), "s": positive(4), "z": integers(4) + np.int8(1)}, axis=1
+    ),
     case("by row", "DequantizeLinear", {"x": integers(3, 4), "s": positive(3)}, axis=0),
     case("a bias", "DequantizeLinear", {"x": integers(4, dtype=np.int32), "s": positive(4)}, axis=0),
     Case(  # of a constant, these are floats before they are traced
