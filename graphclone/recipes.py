@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 from numpy.lib.array_utils import byte_bounds
 from onnx_graphsurgeon.ir.tensor import LazyValues
@@ -42,6 +43,11 @@ class Recipe(LazyValues):  # type: ignore[misc]  # onnx-graphsurgeon has no type
         self.dtype: np.dtype[Any] = source.dtype
         self.ndim, self.size = len(self.shape), math.prod(self.shape)
         self.nbytes = self.size * self.dtype.itemsize
+
+    @property
+    def tensor(self) -> onnx.TensorProto:
+        """All of it as onnx-graphsurgeon exports it; ``graph.skeleton`` sees to it that a large one never is."""
+        return onnx.numpy_helper.from_array(self.load())
 
     def load(self) -> Array:
         """All of it, in memory of its own."""
