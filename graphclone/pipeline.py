@@ -80,6 +80,36 @@ def measure(
     )
 
 
+def measure_kept(
+    model: Model,
+    plan: Plan,
+    batches: Iterable[Batch],
+    *,
+    anatomy: Anatomy | None = None,
+    provider: str = "auto",
+    threads: int | None = None,
+    progress: Progress | None = None,
+    mask: str | None = None,
+) -> Statistics | None:
+    """The second pass, which knows what is kept: what ``clone`` takes as ``affine``. None where the plan's method has
+    no use for it (norm-gain has, for LayerNorms over a residual stream that is cut). Raises as ``measure`` does."""
+    from graphclone.statistics import run
+
+    anatomy = anatomy or inspect(model)
+    if not takes_second_pass(anatomy, plan):
+        return None
+    return run.measure_kept(
+        model, anatomy, plan, batches, provider=provider, threads=threads, progress=progress, mask=mask
+    )
+
+
+def takes_second_pass(anatomy: Anatomy, plan: Plan) -> bool:
+    """Whether the plan's method has use for ``measure_kept``."""
+    from graphclone.surgery.corrections import norm_gain
+
+    return norm_gain.takes_second_pass(anatomy, plan)
+
+
 def merge_statistics(paths: Sequence[Path]) -> Statistics:
     """Add up statistics of one parent. Raises BadData."""
     first, *others = [read_statistics(path) for path in paths]
@@ -157,11 +187,18 @@ def verify(parent: Model, clone: Model, plan: Plan | None = None) -> Report:
     return verification.verify(parent, clone, plan)
 
 
-def to_torch(model: Model) -> torch.nn.Module:
-    """The graph as a module: every weight a Parameter, ties stay ties."""
+def to_torch(model: Model, dropout: float = 0.0) -> torch.nn.Module:
+    """The graph as a module: every weight a Parameter, ties stay ties, dropout put back where it is asked for."""
     from graphclone.pytorch.module import to_torch as build
 
-    return build(model)
+    return build(model, dropout)
+
+
+def write_torch(model: Model, folder: str | Path, dropout: float = 0.0) -> dict[str, int]:
+    """The graph as a folder of model.py and model.safetensors that needs no graphclone."""
+    from graphclone.pytorch.standalone import write_standalone
+
+    return write_standalone(model, folder, dropout)
 
 
 def from_torch(model: Model, module: torch.nn.Module) -> Model:

@@ -107,6 +107,25 @@ def _matmul(node: fx.Node, axis: int, rank: int) -> Extent:
     return _broadcast(node, axis, rank)
 
 
+def _selected(node: fx.Node, axis: int, rank: int) -> Extent:
+    gone = int(node.args[1]) % (rank + 1)  # type: ignore[arg-type]
+    return node.args[0], axis + (axis >= gone)
+
+
+def _linear(node: fx.Node, axis: int, rank: int) -> Extent:
+    weight: Any = node.args[1]
+    return (weight, 0) if axis == rank - 1 else (node.args[0], axis)
+
+
+def _addmm(node: fx.Node, axis: int, rank: int) -> Extent:
+    return node.args[1 + axis], axis
+
+
+def _attended(node: fx.Node, axis: int, rank: int) -> Extent:
+    """Queries, but as wide as the values."""
+    return (node.args[2], axis) if axis == rank - 1 else (node.args[0], axis)
+
+
 def _picked(node: fx.Node, axis: int, rank: int) -> Extent:
     """A slice, or one of the pieces of a split."""
     source: Any = node.args[0]
@@ -177,7 +196,12 @@ RULES: dict[Any, Rule] = {
     "unsqueeze": _unsqueeze,
     "reshape": _reshape,
     "expand": _expand,
+    "select": _selected,
     torch.matmul: _matmul,
+    torch.mm: _matmul,
+    torch.addmm: _addmm,
+    F.linear: _linear,
+    F.scaled_dot_product_attention: _attended,
     F.embedding: _embedding,
     **dict.fromkeys(("to", "contiguous"), same),
     **dict.fromkeys((F.layer_norm, F.rms_norm, F.gelu, F.silu, torch.softmax, torch.neg, torch.cos, torch.sin), same),

@@ -1,265 +1,129 @@
-"""A graph becomes a torch.nn.Module: a torch.fx.GraphModule whose ``code`` is readable Python.
+"""A graph becomes a torch.nn.Module: ordinary modules of torch.nn, made from the source that ``module.code`` shows.
 
 ``module(**inputs)`` takes the graph's inputs by name and returns a dict of its outputs by name. Batch and length stay
-as dynamic as they were in the graph.
+as dynamic as they were in the graph. Blocks are submodules in an nn.ModuleList, so that activation checkpointing and
+FSDP wrap them one by one.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+import hashlib
+import linecache
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
-import onnx
-import onnx.shape_inference
 import onnx_graphsurgeon as gs
 import torch
-from torch import fx, nn
+from torch import nn
 
-from graphclone.errors import UnsupportedGraph
-from graphclone.graph import Model, to_proto
-from graphclone.pytorch.operators import ON_SIZES, Call, Lookup, Row
-from graphclone.pytorch.operators.rows import TYPES
-from graphclone.pytorch.recorder import Recorder
-from graphclone.pytorch.values import UNKNOWN, Sizes, Symbol, Value
-from graphclone.pytorch.weights import WeightMap, to_tensor, weight_map
+from graphclone.anatomy import inspect
+from graphclone.anatomy.parts import Anatomy
+from graphclone.errors import GraphCloneError, UnsupportedGraph
+from graphclone.graph import Model
+from graphclone.pytorch.operators import Lookup
+from graphclone.pytorch.recognition import recognise
+from graphclone.pytorch.recognition.dropout import put_back_dropout
+from graphclone.pytorch.recording import record, refuse_unknown_operators
+from graphclone.pytorch.sharing import unshared
+from graphclone.pytorch.source.layout import absorb_views
+from graphclone.pytorch.source.parts import tree
+from graphclone.pytorch.source.placement import place
+from graphclone.pytorch.source.program import MODEL, program
+from graphclone.pytorch.weights import Weight, WeightMap, to_tensor, weight_map
 
-FEW = 64  # elements up to which an integer constant may take part in arithmetic on sizes
-EXAMPLE_BATCH, EXAMPLE_LENGTH, EXAMPLE_PIXELS = 2, 7, 224  # only ranks are read from examples
+WEIGHTS, INPUTS = "graphclone.weights", "graphclone.inputs"
 
 
-def to_torch(model: Model) -> fx.GraphModule:
+@dataclass(frozen=True)
+class Layout:
+    """A model as a program: its source, which parameter is which initializer, and the tables that its buffers hold."""
+
+    source: str
+    weights: WeightMap
+    tables: dict[str, torch.Tensor]
+    inputs: dict[str, str]
+
+
+def to_torch(model: Model, dropout: float = 0.0) -> nn.Module:
     """Build the module. Every weight is a Parameter under the name ``weights(module)`` maps to its initializer.
 
-    Raises UnsupportedGraph, before anything is built, for an operator that no row of the table covers.
+    ``dropout`` is put where such models are trained with it: on attention's probabilities, behind attention and
+    feed-forward before they are added to the residual stream, and on the embeddings. Raises UnsupportedGraph, before
+    anything is built, for an operator that no row of the table covers.
+
+    >>> module = to_torch(graphclone.load("model.onnx")); print(module.code)   # doctest: +SKIP
     """
-    lookup = Lookup.of(model)
-    refuse_unknown_operators(model, lookup)
-    weights = weight_map(model)
-    return _Builder(model, lookup, weights).build()
+    model = unshared(model)
+    found = layout(model, dropout)
+    module = _made(found)
+    _load(module, found, model)
+    module.code = found.source  # type: ignore[assignment]
+    module.meta = {WEIGHTS: found.weights, INPUTS: found.inputs}  # type: ignore[assignment]
+    return module
+
+
+def layout(model: Model, dropout: float = 0.0) -> Layout:
+    """Everything about the module of an ``unshared`` model but its weights, which are hardly read."""
+    refuse_unknown_operators(model, Lookup.of(model))
+    recording = record(model, weight_map(model))
+    recognise(recording)
+    recording = absorb_views(recording)
+    placement = place(recording, _anatomy(model))
+    if dropout:
+        put_back_dropout(recording, placement, dropout)
+    made = tree(recording, placement)
+    tables = {name: recording.tables[key] for name, key in made.tables.items()}
+    return Layout(program(recording, made).source, made.weights, tables, dict(recording.inputs))
 
 
 def weights(module: nn.Module) -> WeightMap:
     """Which parameter of an imported module is which initializer."""
-    held = getattr(module, "meta", {}).get("graphclone.weights")
+    held = getattr(module, "meta", {}).get(WEIGHTS)
     if not isinstance(held, WeightMap):
         raise UnsupportedGraph("this module was not made by to_torch (or is wrapped: pass the module inside)")
     return held
 
 
-def refuse_unknown_operators(model: Model, lookup: Lookup) -> None:
-    """Every node must have a row, under the meaning its opset gives it."""
-    missing = [(lookup.key(node), node) for node in model.graph.nodes if lookup.row(node) is None]
-    if not missing:
-        return
-    (domain, op, since), node = missing[0]
-    others = sorted({key[1] for key, _ in missing[1:]} - {op})
-    more = f"; also without a row: {', '.join(others)}" if others else ""
-    raise UnsupportedGraph(
-        f"operator {domain or 'ai.onnx'}.{op} version {since} (node {node.name!r}, opset "
-        f"{lookup.opsets.get(domain, 1)}) is not in the PyTorch table{more}. To add it, write a function under "
-        f"@row({op!r}, {since}{f', domain={domain!r}' if domain else ''}) in graphclone/pytorch/operators and a case "
-        f"in tests/pytorch/cases"
-    )
+def _anatomy(model: Model) -> Anatomy | None:
+    """None where the graph has no blocks that graphclone knows: the module is then flat."""
+    try:
+        return inspect(model)
+    except GraphCloneError:
+        return None
 
 
-@dataclass
-class _Builder:
-    model: Model
-    lookup: Lookup
-    weights: WeightMap
-
-    def build(self) -> fx.GraphModule:
-        root = nn.Module()
-        self.recorder = Recorder(root)
-        self.values: dict[str, Value] = {}
-        self.parameter_of = self.weights.parameter_of()
-        self._add_parameters(root)
-        inputs = self._add_inputs()
-        for node in self.model.graph.nodes:
-            self._add_node(node)
-        outputs = {t.name: self.recorder.tensor(self._value(t)) for t in self.model.graph.outputs}
-        self.recorder.create_proxy("output", "output", (outputs,), {})
-        return _finish(root, self.recorder.graph, self.weights, inputs)
-
-    def _add_parameters(self, root: nn.Module) -> None:
-        constants = {t.name: t for t in self.model.graph.tensors().values() if isinstance(t, gs.Constant)}
-        for weight in self.weights:
-            source = weight.initializers[0][0]
-            *path, leaf = weight.name.split(".")
-            holder = root
-            for part in path:
-                if part not in holder._modules:
-                    holder.add_module(part, nn.Module())
-                holder = holder._modules[part]  # type: ignore[assignment]
-            holder.register_parameter(leaf, nn.Parameter(to_tensor(constants[source].values, source)))
-
-    def _add_inputs(self) -> dict[str, str]:
-        """Placeholders named after the inputs, as Python allows; graph input -> argument."""
-        names: dict[str, str] = {}
-        declared: dict[str, tuple[fx.Node, int]] = {}
-        for tensor in self.model.graph.inputs:
-            argument = re.sub(r"\W", "_", tensor.name)
-            argument = argument if argument.isidentifier() else f"input_{argument}"
-            while argument in names.values():
-                argument += "_"
-            names[tensor.name] = argument
-            fixed: list[Any] = [d if isinstance(d, int) and d >= 0 else None for d in tensor.shape or ()]
-            symbol = self.recorder.input(argument, _input_example(tensor), fixed)
-            for axis, size in enumerate(tensor.shape):
-                if isinstance(size, str) and size:  # equal names are equal sizes
-                    first = declared.setdefault(size, (symbol.node, axis))
-                    fixed[axis] = None if first[0] is symbol.node else first
-            self.values[tensor.name] = symbol
-        return names
-
-    def _value(self, tensor: gs.Tensor) -> Value:
-        if tensor.name in self.values:
-            return self.values[tensor.name]
-        if not isinstance(tensor, gs.Constant):
-            raise UnsupportedGraph(f"value {tensor.name} is used before it is computed: sort the graph topologically")
-        value: Value
-        if tensor.name in self.parameter_of:
-            weight, turned = self.parameter_of[tensor.name]
-            *path, leaf = weight.name.split(".")
-            parameter = getattr(self.recorder.root.get_submodule(".".join(path)), leaf)
-            first = weight.initializers[0][0]
-            if first not in self.values:
-                self.values[first] = self.recorder.attribute(weight.name, parameter)
-            held: Any = self.values[first]
-            value = held.t() if turned else held
-        else:
-            value = to_tensor(tensor.values, tensor.name)
-        self.values[tensor.name] = value
-        return value
-
-    def _add_node(self, node: gs.Node) -> None:
-        key = self.lookup.key(node)
-        row = self.lookup.row(node)
-        assert row is not None
-        inputs = [None if t.is_empty() else self._value(t) for t in node.inputs]
-        call = Call(node, self.recorder, key[2], tuple(inputs))
-        try:
-            results = self._on_sizes(call, ON_SIZES.get(key), inputs)
-            if results is NotImplemented:
-                results = row.function(call, *self._operands(row, inputs, node))
-        except (RuntimeError, ValueError, TypeError, IndexError) as reason:
-            raise call.refuse(f"{type(reason).__name__}: {reason}".splitlines()[0]) from reason
-        results = results if isinstance(results, tuple) else (results,)
-        for tensor, value in zip(node.outputs, results, strict=False):
-            if tensor.name and value is not None:
-                self.values[tensor.name] = self._with_example(value, tensor.name)
-
-    def _on_sizes(self, call: Call, function: Any, inputs: list[Value | None]) -> Any:
-        if function is None or not any(isinstance(v, Sizes) for v in inputs):
-            return NotImplemented
-        converted = [Sizes.of_tensor(v) if isinstance(v, torch.Tensor) and v.numel() <= FEW else v for v in inputs]
-        if not all(v is None or isinstance(v, Sizes) for v in converted):
-            return NotImplemented
-        result = function(call, *converted)
-        return result.tensor() if isinstance(result, Sizes) and result.known else result
-
-    def _operands(self, row: Row, inputs: list[Value | None], node: gs.Node) -> list[Any]:
-        operands: list[Any] = []
-        for i, value in enumerate(inputs):
-            if value is not None and i in row.numbers:
-                operands.append(self._numbers(value, node.inputs[i].name))
-            elif value is not None:
-                operands.append(self.recorder.tensor(value) if not row.scalars else value)
-            else:
-                operands.append(None)
-        if any(isinstance(n, Symbol) for o in operands if isinstance(o, list) for n in o):
-            operands = [self.recorder.constant(o) if isinstance(o, torch.Tensor) else o for o in operands]
-        return self._scalars(operands) if row.scalars else operands
-
-    def _numbers(self, value: Value, name: str) -> list[Any]:
-        if isinstance(value, Symbol) and value.example is UNKNOWN:
-            value = self._with_example(value, name)
-        return self.recorder.numbers(value)
-
-    def _scalars(self, operands: list[Any]) -> list[Any]:
-        """A single number beside a run-time tensor of at least its rank becomes a literal."""
-        ranks = [o.example.dim() for o in operands if isinstance(o, Symbol) and o.example is not UNKNOWN]
-        highest = max(ranks, default=-1 if not any(isinstance(o, Symbol) for o in operands) else 0)
-        return [self._scalar(o, highest) for o in operands]
-
-    def _scalar(self, operand: Any, highest: int) -> Any:
-        if isinstance(operand, torch.Tensor) and operand.numel() == 1 and operand.dim() <= highest:
-            return operand.item()
-        if isinstance(operand, Sizes) and operand.elements.size == 1 and operand.elements.ndim <= highest:
-            return operand.elements.item()
-        return self.recorder.tensor(operand)
-
-    def _with_example(self, value: Value, name: str) -> Value:
-        """Where the small run of examples gave nothing, shape inference still gives rank and type."""
-        if isinstance(value, Symbol) and value.example is UNKNOWN and name in self._inferred:
-            value.node.meta["example"] = self._inferred[name]
-        return value
-
-    @cached_property
-    def _inferred(self) -> Mapping[str, torch.Tensor]:
-        proto, _ = to_proto(self.model)
-        inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
-        return {
-            info.name: torch.empty(
-                [d.dim_value or EXAMPLE_LENGTH for d in info.type.tensor_type.shape.dim],
-                dtype=TYPES[info.type.tensor_type.elem_type],
-                device="meta",
-            )
-            for info in (*inferred.graph.value_info, *inferred.graph.output)
-            if info.type.tensor_type.HasField("shape") and info.type.tensor_type.elem_type in TYPES
-        }
-
-
-def _input_example(tensor: gs.Variable) -> torch.Tensor:
-    code = onnx.helper.np_dtype_to_tensor_dtype(tensor.dtype) if tensor.dtype is not None else 0
-    if code not in TYPES or tensor.shape is None:
-        raise UnsupportedGraph(
-            f"input {tensor.name}: type {tensor.dtype}, shape {tensor.shape}: not a tensor PyTorch takes"
-        )
-    image = len(tensor.shape) >= 4 and TYPES[code].is_floating_point
-    sizes = [
-        d if isinstance(d, int) and d >= 0 else _example_size(str(d), i, image) for i, d in enumerate(tensor.shape)
-    ]
-    return torch.empty(sizes, dtype=TYPES[code], device="meta")
-
-
-def _example_size(name: str, axis: int, image: bool) -> int:
-    if "past" in name and "+" not in name:
-        return 0
-    if axis == 0:
-        return EXAMPLE_BATCH
-    return EXAMPLE_PIXELS if image else EXAMPLE_LENGTH
-
-
-def _finish(root: nn.Module, graph: fx.Graph, weights: WeightMap, inputs: dict[str, str]) -> fx.GraphModule:
-    graph.eliminate_dead_code()
-    used = {node.target for node in graph.nodes if node.op == "get_attr"}
-    for node in graph.nodes:
-        node.meta.clear()
-    module = fx.GraphModule(root, graph, class_name="ImportedModule")
-    for weight in weights:
-        if weight.name not in used:  # a weight that no output needs is a parameter all the same
-            _adopt(module, root, weight.name)
-    module.meta["graphclone.weights"] = weights
-    module.meta["graphclone.inputs"] = inputs
-    module._register_deepcopy_hook(forget_buffers)
-    forget_buffers(module)
+def _made(found: Layout) -> nn.Module:
+    """Run the source, with its lines where tracebacks and compilers look for them; nothing is allocated."""
+    name = f"<graphclone {hashlib.sha256(found.source.encode()).hexdigest()[:12]}>"
+    linecache.cache[name] = (len(found.source), None, found.source.splitlines(keepends=True), name)
+    namespace: dict[str, Any] = {"__name__": "graphclone.imported"}
+    exec(compile(found.source, name, "exec"), namespace)  # noqa: S102  written by program.py, from checked names
+    with torch.device("meta"):
+        module: nn.Module = namespace[MODEL]()
     return module
 
 
-def _adopt(module: nn.Module, root: nn.Module, name: str) -> None:
-    *path, leaf = name.split(".")
-    parameter = root.get_parameter(name)
-    for part in path:
-        if part not in module._modules:
-            module.add_module(part, nn.Module())
-        module = module._modules[part]  # type: ignore[assignment]
-    module.register_parameter(leaf, parameter)
+def _load(module: nn.Module, found: Layout, model: Model) -> None:
+    """Put weights and tables in place; one weight under several names is one Parameter."""
+    constants = {t.name: t for t in model.graph.tensors().values() if isinstance(t, gs.Constant)}
+    places: dict[int, list[tuple[nn.Module, str]]] = {}
+    for holder in module.modules():
+        for name, parameter in holder._parameters.items():
+            if parameter is not None:
+                places.setdefault(id(parameter), []).append((holder, name))
+    for weight in found.weights:
+        loaded = nn.Parameter(_values(weight, constants))
+        for holder, name in places[id(module.get_parameter(weight.name))]:
+            holder.register_parameter(name, loaded)
+    for name, table in found.tables.items():
+        path, _, leaf = name.rpartition(".")
+        module.get_submodule(path).register_buffer(leaf, table.clone(), persistent=False)
 
 
-def forget_buffers(module: nn.Module) -> None:
-    """Buffers belong to the graph, not to the state dict: a checkpoint holds the weights and nothing else."""
-    module._non_persistent_buffers_set.update(module._buffers)
+def _values(weight: Weight, constants: dict[str, gs.Constant]) -> torch.Tensor:
+    initializer, turned = weight.initializers[0]
+    values = constants[initializer].values
+    return to_tensor((values.T if turned else values).reshape(weight.shape), initializer)
+
+
+__all__ = ["Layout", "layout", "to_torch", "weights"]

@@ -13,6 +13,7 @@ are read from it, never sizes.
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import math
 from collections.abc import Callable, Hashable, Sequence
@@ -40,7 +41,7 @@ class Recorder(GraphAppendingTracer):
         self.root = root
         self.device_of: Symbol | None = None
         self._calls: dict[Hashable, Symbol] = {}
-        self._constants: dict[int, tuple[torch.Tensor, Symbol]] = {}
+        self._constants: dict[Hashable, Symbol] = {}
 
     def proxy(self, node: fx.Node) -> Symbol:
         """What torch.fx hands to the code being recorded."""
@@ -65,7 +66,7 @@ class Recorder(GraphAppendingTracer):
             return self._calls[key]
         symbol = super().create_proxy(kind, target, args, kwargs, *rest, **named)
         assert isinstance(symbol, Symbol)
-        symbol.node.meta["example"] = _run_example(symbol.node)
+        symbol.node.meta["example"] = run_example(symbol.node)
         if key is not None:
             self._calls[key] = symbol
         return symbol
@@ -93,12 +94,15 @@ class Recorder(GraphAppendingTracer):
         return symbol
 
     def constant(self, tensor: torch.Tensor) -> Symbol:
-        """A tensor known at build time becomes a buffer, once."""
-        if id(tensor) not in self._constants:
+        """A tensor known at build time becomes a buffer; equal ones become one."""
+        held = tensor.detach().contiguous()
+        digest = hashlib.sha256(held.reshape(-1).view(torch.uint8).numpy().data).digest() if held.numel() else b""
+        key = (digest, held.dtype, tuple(held.shape))
+        if key not in self._constants:
             name = f"constant_{len(self._constants)}"
-            self.root.register_buffer(name, tensor, persistent=False)
-            self._constants[id(tensor)] = (tensor, self.attribute(name, tensor))
-        return self._constants[id(tensor)][1]
+            self.root.register_buffer(name, held, persistent=False)
+            self._constants[key] = self.attribute(name, held)
+        return self._constants[key]
 
     @property
     def device(self) -> Any:
@@ -163,7 +167,7 @@ def _equal(value: Any, default: Any) -> bool:
     return value is default or (type(value) is type(default) and isinstance(value, plain) and value == default)
 
 
-def _run_example(node: fx.Node) -> Any:
+def run_example(node: fx.Node) -> Any:
     """The node's result on meta tensors; UNKNOWN where an operand is unknown or the sizes happen not to fit."""
     operands: list[Any] = []
     map_arg((node.args, node.kwargs), lambda n: operands.append(n.meta.get("example", UNKNOWN)))

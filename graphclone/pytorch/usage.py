@@ -80,7 +80,9 @@ def _input(tensor: gs.Variable) -> _Value:
 
 
 def _is_float(tensor: gs.Tensor) -> bool:
-    return tensor.dtype is None or np.dtype(tensor.dtype).kind not in "iub"
+    if tensor.dtype is None or isinstance(tensor.dtype, int):  # an ONNX code: NumPy has no type for bfloat16
+        return True
+    return np.dtype(tensor.dtype).kind not in "iub"
 
 
 def _roles(graph: gs.Graph, lookup: Lookup) -> set[str]:

@@ -48,6 +48,7 @@ class Weight:
     name: str
     role: str
     shape: tuple[int, ...]
+    dtype: torch.dtype
     initializers: tuple[tuple[str, bool], ...]
 
 
@@ -176,7 +177,9 @@ def _named(
             name += "_"
         leaves.add(name)
         modules |= prefixes
-        yield Weight(name, usage[first].role or "matrix", tuple(constants[first].values.shape), tuple(group))
+        values = constants[first].values
+        role, dtype = usage[first].role or "matrix", to_tensor(values.reshape(-1)[:1], first).dtype
+        yield Weight(name, role, tuple(values.shape), dtype, tuple(group))
 
 
 def _led_by(name: str | None, group: list[tuple[str, bool]]) -> list[tuple[str, bool]]:

@@ -1,6 +1,7 @@
-"""Trained weights back into the graph they came from: the graph is untouched, only initializers change.
+"""Trained weights back into the graph they came from: its nodes stay, only initializers change.
 
-What was not trained comes back byte for byte.
+What was not trained comes back byte for byte. Weights that an exporter had merged because they were equal, and that
+training told apart, become initializers of their own (sharing.py).
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import torch
 
 from graphclone.errors import BadData
 from graphclone.graph import Model
-from graphclone.pytorch.weights import Array, Weight, to_array, weight_map
+from graphclone.pytorch.module import Layout, layout
+from graphclone.pytorch.sharing import origin, shared_again, unshared
+from graphclone.pytorch.weights import Array, Weight, to_array
 
 WRAPPERS = ("_orig_mod.", "module.", "_fsdp_wrapped_module.")  # torch.compile, DistributedDataParallel, FSDP
 SHOWN = 5
@@ -34,55 +37,85 @@ def pack(model: Model, tensors: Mapping[str, np.ndarray[Any, Any]]) -> Model:
     converted to the graph's own type. Raises BadData for names that are missing or unknown, shapes that differ,
     values that are not finite and ties that disagree; the model given is never changed.
     """
-    weights = list(weight_map(model))
-    packed = _Packed(model.constants())
+    apart = unshared(model)
+    found = layout(apart)
+    weights = list(found.weights)
+    packed = _Packed(apart.constants())
+    tensors = _without_tables(tensors, found)
     by_parameter = {weight.name: weight for weight in weights}
-    by_initializer = {name: (weight, turned) for weight in weights for name, turned in weight.initializers}
+    by_initializer = _readers(weights)
     unknown = sorted(set(tensors) - by_parameter.keys() - by_initializer.keys())
     if unknown:
         raise BadData(f"the model has no weight called {_listed(unknown)}: these weights are of another model")
     for name in sorted(tensors):
-        weight, turned = by_initializer[name] if name in by_initializer else (by_parameter[name], False)
-        packed.take(name, weight, turned, tensors[name])
+        if name in by_parameter:
+            packed.take(name, by_parameter[name], None, tensors[name])
+        for initializer, weight in by_initializer.get(name, ()) if name not in by_parameter else ():
+            if initializer == name or initializer not in tensors:
+                packed.take(name, weight, initializer, tensors[name])
     missing = [weight.name for weight in weights if weight.name not in packed.given]
     if missing:
         raise BadData(f"no values for {_listed(missing)}: every weight of the model must be given")
-    return packed.into(model, weights)
+    return packed.into(apart, weights)
+
+
+def _without_tables(tensors: Mapping[str, Array], found: Layout) -> dict[str, Array]:
+    """A file of ``graphclone torch`` holds the tables too, which stay as they are in the graph."""
+    for name in sorted(set(tensors) & found.tables.keys()):
+        if not np.array_equal(to_array(found.tables[name]), tensors[name], equal_nan=True):
+            raise BadData(f"{name}: is a table of the graph, not a weight, and its values differ from the graph's")
+    return {name: values for name, values in tensors.items() if name not in found.tables}
+
+
+def _readers(weights: list[Weight]) -> dict[str, list[tuple[str, Weight]]]:
+    """Initializer name -> the initializers that take its values, with their parameters: all that were merged in it."""
+    found: dict[str, list[tuple[str, Weight]]] = {}
+    for weight in weights:
+        for name, _ in weight.initializers:
+            for known in {name, origin(name)}:
+                found.setdefault(known, []).append((name, weight))
+    return found
 
 
 class _Packed:
-    """Values by parameter, as the graph will hold them."""
+    """Values by parameter, as the module holds them."""
 
     def __init__(self, constants: dict[str, Array]) -> None:
         self.constants = constants
         self.given: dict[str, tuple[str, Array]] = {}
 
-    def take(self, name: str, weight: Weight, turned: bool, values: Array) -> None:
+    def take(self, name: str, weight: Weight, initializer: str | None, values: Array) -> None:
+        """Note a parameter's values, given as the module or (under ``initializer``) as the graph holds them."""
         values = np.asarray(values)
-        wanted = weight.shape[::-1] if turned else weight.shape
-        dtype = self.constants[weight.initializers[0][0]].dtype
+        held = self.constants[initializer or weight.initializers[0][0]]
+        wanted = weight.shape if initializer is None else held.shape
         if values.shape != wanted:
-            raise BadData(f"{name}: shape {list(values.shape)}, the graph holds {list(wanted)}")
+            raise BadData(f"{name}: shape {list(values.shape)}, the model holds {list(wanted)}")
         if values.dtype.kind not in "fV":
-            raise BadData(f"{name}: element type {values.dtype}, the graph holds {dtype}")
+            raise BadData(f"{name}: element type {values.dtype}, the graph holds {held.dtype}")
         with np.errstate(over="ignore"):
-            converted = values.astype(dtype, copy=False)
+            converted = values.astype(held.dtype, copy=False)
         if not _finite(converted):
             raise BadData(
-                f"{name}: holds values that are not finite in {dtype}: training went wrong, nothing is written"
+                f"{name}: holds values that are not finite in {held.dtype}: training went wrong, nothing is written"
             )
-        converted = converted.T if turned else converted
+        turned = initializer is not None and dict(weight.initializers)[initializer]
+        converted = (converted.T if turned else converted).reshape(weight.shape)
         before = self.given.setdefault(weight.name, (name, converted))
         if before[1] is not converted and before[1].tobytes() != converted.tobytes():
             raise BadData(f"{name} and {before[0]} are one tied weight in the graph, but their values differ")
 
     def into(self, model: Model, weights: list[Weight]) -> Model:
-        result = model.detached()
+        result = Model(model.graph.copy(), None, dict(model.metadata))
+        result.graph.producer_name = model.graph.producer_name  # which its copy forgets
+        result.graph.producer_version = model.graph.producer_version
         tensors = result.graph.tensors()
         for weight in weights:
             values = self.given[weight.name][1]
             for initializer, turned in weight.initializers:
-                tensors[initializer].values = np.ascontiguousarray(values.T if turned else values)
+                shape = tensors[initializer].values.shape
+                tensors[initializer].values = np.ascontiguousarray((values.T if turned else values).reshape(shape))
+        shared_again(result)
         return result
 
 

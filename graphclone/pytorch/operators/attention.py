@@ -67,11 +67,21 @@ def packed_attention(
     sizes = call.attr("qkv_hidden_sizes")
     pieces = torch.split(packed, list(sizes), -1) if sizes is not None else torch.chunk(packed, 3, -1)
     q, k, v = (_heads(pieces[i], call, heads) for i in range(3))
+    if mask is not None and call.rank(mask) == 1:
+        mask, added = None, _lengths(call, mask, k, added)
     seen = _key_mask(call, mask)
     if call.attr("unidirectional", 0):
         causal = _causal(call, q, k)
         seen = causal if seen is None else seen & causal
     return _merged(_attend(q, k, v, _with_bias(seen, added, call), _scale(call)), call)
+
+
+def _lengths(call: Call, lengths_B: Any, k_BNTD: Any, added: Any) -> Any:
+    """Keys from a row's length on are pushed down by a number, not hidden: a row of length 0 sees all (onnxruntime)."""
+    keys = call.recorder.call(torch.arange, call.size(k_BNTD, 2), device=call.recorder.device)
+    hidden = (keys.unsqueeze(0) >= lengths_B.unsqueeze(1)).unsqueeze(1).unsqueeze(1)
+    pushed = hidden.to(call.dtype(k_BNTD)) * call.attr("mask_filter_value", -10000.0)
+    return pushed if added is None else added + pushed
 
 
 def _scale(call: Call) -> float | None:
@@ -164,7 +174,8 @@ def group_query_attention(
         if position_ids is None:
             position_ids = _positions(call, q_BNSD, past)
         turned = bool(call.attr("rotary_interleaved", 0))
-        q_BNSD, k_BKSD = (_rotate(x, cos[position_ids], sin[position_ids], turned, 0) for x in (q_BNSD, k_BKSD))
+        width = _rotary_width(call, cos, q_BNSD)
+        q_BNSD, k_BKSD = (_rotate(x, cos[position_ids], sin[position_ids], turned, width) for x in (q_BNSD, k_BKSD))
     if past_k is not None:
         k_BKSD, v_BKSD = torch.cat([past_k, k_BKSD], 2), torch.cat([past_v, v_BKSD], 2)
     keys = call.recorder.call(torch.arange, call.size(k_BKSD, 2), device=call.recorder.device)
@@ -172,6 +183,13 @@ def group_query_attention(
     seen = _with_bias(_causal(call, q_BNSD, k_BKSD) & valid, added, call)
     k_all, v_all = (_repeated(call, x, heads, kv_heads) for x in (k_BKSD, v_BKSD))
     return (_merged(_attend(q_BNSD, k_all, v_all, seen, _scale(call)), call), k_BKSD, v_BKSD)[: len(call.node.outputs)]
+
+
+def _rotary_width(call: Call, cos: Any, x_BNSD: Any) -> int:
+    """How much of a head is turned: twice the tables' width; 0 where that is all of it."""
+    width, head = call.size(cos, 1), call.size(x_BNSD, 3)
+    partial = isinstance(width, int) and isinstance(head, int) and 2 * width < head
+    return 2 * width if partial else 0
 
 
 def _parts_of(whole: int, parts: int) -> int:

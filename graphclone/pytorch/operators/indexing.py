@@ -41,7 +41,8 @@ def _counts(node: fx.Node, root: torch.nn.Module) -> bool:
     if node.op == "placeholder" or node.meta.get("nonnegative"):
         return True
     if node.op == "get_attr":
-        return bool((root.get_buffer(str(node.target)) >= 0).all())
+        table = root._buffers.get(str(node.target))
+        return table is not None and bool((table >= 0).all())
     if node.target is torch.arange:
         return bool(node.args[0] == 0)
     operands = node.args[:1] if node.target is getitem or node.op == "call_method" else node.args

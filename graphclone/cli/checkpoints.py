@@ -1,0 +1,32 @@
+"""torch and hf: a model as PyTorch source, or as a checkpoint of its family."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from graphclone import pipeline
+from graphclone.cli import options as o
+from graphclone.cli import show
+from graphclone.cli.app import app
+
+Folder = Annotated[Path, typer.Option("-o", "--output", help="A folder, made where it is missing.", show_default=False)]
+
+
+@app.command(
+    epilog="Examples:\n\n  graphclone torch small.onnx -o small"
+    "\n\n  graphclone torch small.onnx -o small --dropout 0.1 --json"
+)
+def torch(
+    model: o.ModelPath,
+    output: Folder,
+    dropout: Annotated[float, typer.Option("--dropout", help="Put back where such models are trained with it.")] = 0.0,
+    json: o.Json = False,
+) -> None:
+    """A model as readable PyTorch: model.py and model.safetensors, which run without graphclone."""
+    written = pipeline.write_torch(pipeline.load(model), output, dropout)
+    if json:
+        return show.as_json({"output": str(output), **written})
+    print(f"{output}: model.py ({written['lines']} lines), model.safetensors ({written['parameters']:,} parameters)")

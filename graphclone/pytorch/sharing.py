@@ -1,0 +1,84 @@
+"""Weights that an exporter merged because they were equal, taken apart; weights that are tied stay one.
+
+Exporters write equal tensors once: every zero bias, every unit gain of a fresh model is then one initializer, and would
+train as one parameter. A constant weight (all elements equal) that several nodes read is therefore given to each of
+them, unless the model applies the same matrices again and again (as ALBERT does), where it is tied on purpose. A weight
+of varied numbers that is read twice is always a tie.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from graphclone.graph import Model
+from graphclone.pytorch.weights import Array, weight_map
+
+PRODUCTS = ("MatMul", "Gemm", "FusedMatMul", "Attention", "MultiHeadAttention")
+MARK = "@"  # bias@1 is the second reader's own
+
+
+def unshared(model: Model) -> Model:
+    """The model with an initializer of its own for each reader of a merged weight; itself where there is none."""
+    merged = _merged(model)
+    if not merged:
+        return model
+    result = Model(model.graph.copy(), model.path, dict(model.metadata), model.external_files)
+    result.graph.producer_name, result.graph.producer_version = model.graph.producer_name, model.graph.producer_version
+    count: dict[str, int] = defaultdict(int)
+    for node in result.graph.nodes:
+        for index, tensor in enumerate(node.inputs):
+            if isinstance(tensor, gs.Constant) and tensor.name in merged:
+                own = count[tensor.name]
+                count[tensor.name] += 1
+                if own:
+                    node.inputs[index] = gs.Constant(f"{tensor.name}{MARK}{own}", tensor.values)
+    return result
+
+
+def shared_again(model: Model) -> None:
+    """Give readers whose weights are equal still the one initializer that they had, in place."""
+    constants = {t.name: t for t in model.graph.tensors().values() if isinstance(t, gs.Constant)}
+    for node in model.graph.nodes:
+        for index, tensor in enumerate(node.inputs):
+            first = constants.get(origin(tensor.name)) if isinstance(tensor, gs.Constant) else None
+            if first is not None and first is not tensor and _same(first.values, tensor.values):
+                node.inputs[index] = first
+
+
+def origin(name: str) -> str:
+    """The initializer that a reader's own was merged into."""
+    head, mark, tail = name.rpartition(MARK)
+    return head if mark and tail.isdigit() else name
+
+
+def _same(a: Array, b: Array) -> bool:
+    return a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes()
+
+
+def _merged(model: Model) -> set[str]:
+    """Constant weights with several readers."""
+    readers: dict[str, list[gs.Node]] = defaultdict(list)
+    for node in model.graph.nodes:
+        for tensor in node.inputs:
+            if isinstance(tensor, gs.Constant) and tensor.values.size > 1:
+                readers[tensor.name].append(node)
+    several = {name for name, nodes in readers.items() if len(nodes) > 1}
+    if not several:
+        return set()
+    weights = {name for weight in weight_map(model) for name, _ in weight.initializers}
+    arrays = {name: values for name, values in model.constants().items() if name in several & weights}
+    if any(a.ndim > 1 and _varied(a) and _times_multiplied(readers[n]) > 1 for n, a in arrays.items()):
+        return set()
+    return {name for name, values in arrays.items() if not _varied(values)}
+
+
+def _times_multiplied(nodes: list[gs.Node]) -> int:
+    return sum(node.op in PRODUCTS for node in nodes)
+
+
+def _varied(values: Array) -> bool:
+    flat = np.asarray(values).reshape(-1)
+    return bool((flat[:4096] != flat[0]).any()) or bool((flat != flat[0]).any())

@@ -1,0 +1,69 @@
+"""A model as a folder of its own: ``model.py`` and ``model.safetensors``, which need torch and safetensors alone."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from graphclone.errors import BadModel
+from graphclone.graph import Model
+from graphclone.pytorch.module import to_torch, weights
+from graphclone.pytorch.source.program import MODEL
+
+SOURCE, TENSORS = "model.py", "model.safetensors"
+LOADER = '''
+
+def load(folder=Path(__file__).parent):
+    """The model with its weights."""
+    model = {model}()
+    places = dict(model.named_parameters()) | dict(model.named_buffers())
+    for name, tensor in load_file(Path(folder) / "{tensors}").items():
+        places[name].data = tensor
+    return model.eval()
+'''
+
+
+def write_standalone(model: Model, folder: str | Path, dropout: float = 0.0) -> dict[str, int]:
+    """Write the folder, whole or not at all, and say what is in it: parameters and lines.
+
+    ``model.py`` defines the module that ``to_torch`` builds and ``load()``. Weights trained there and saved under the
+    module's names go back into the graph by ``pack``. Raises BadModel for a folder that has other files of these names'
+    makers, and what ``to_torch`` raises.
+    """
+    folder = Path(folder)
+    if not folder.parent.is_dir():
+        raise BadModel(f"{folder.parent}: no such folder to write {folder.name} into")
+    if folder.exists() and not folder.is_dir():
+        raise BadModel(f"{folder}: is a file; give the name of a folder")
+    module = to_torch(model, dropout)
+    source = with_loader(module.code)  # type: ignore[arg-type]
+    tensors = {name: p.detach().contiguous() for name, p in module.named_parameters()}
+    tensors |= {name: b.detach().contiguous() for name, b in module.named_buffers()}
+    staged = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        (staged / SOURCE).write_text(source, encoding="utf-8")
+        save_file({name: tensor.clone() for name, tensor in tensors.items()}, staged / TENSORS)
+        shutil.copymode(staged / SOURCE, staged / TENSORS)  # safetensors writes for its owner alone
+        folder.mkdir(exist_ok=True)
+        for file in (TENSORS, SOURCE):
+            (staged / file).replace(folder / file)
+    except OSError as reason:
+        raise BadModel(f"{folder}: cannot be written ({reason.strerror or reason})") from None
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+    count = sum(torch.Size(weight.shape).numel() for weight in weights(module))
+    return {"parameters": count, "lines": source.count("\n")}
+
+
+def with_loader(source: str) -> str:
+    """The program with a function that loads its weights."""
+    head, _, body = source.partition("import torch\n")
+    imports = f"{head}from pathlib import Path\n\n" if not head else f"{head.rstrip()}\nfrom pathlib import Path\n\n"
+    lines = f"{imports}import torch\n{body}".replace(
+        "from torch import nn\n", "from safetensors.torch import load_file\nfrom torch import nn\n", 1
+    )
+    return lines + LOADER.format(model=MODEL, tensors=TENSORS)
