@@ -27,7 +27,7 @@ from graphclone.anatomy.parts import (
 )
 from graphclone.anatomy.projections import Projection, projections
 from graphclone.anatomy.segments import Run, Segment
-from graphclone.anatomy.sites import embedding_site, norm_sites, outer_norms, projection_sites, with_names
+from graphclone.anatomy.sites import embedding_site, norm_sites, outer_norms, projection_sites, unused, with_names
 from graphclone.anatomy.trace import Trace, node_key, run
 from graphclone.errors import UnsupportedGraph
 from graphclone.feeds import tiny_feeds
@@ -115,7 +115,7 @@ def _block(
         if role == "ffn":
             part = _feed_forward(p, inside, names)
             feed_forward += [part] if part else []
-        sites += projection_sites(found, p, f"{names.prefix}blocks.{index}.{role}", index)
+        sites += projection_sites(found, p, unused(sites, f"{names.prefix}blocks.{index}.{role}"), index)
     cuts = {s.exit for s in segments}
     reads = {s.entry for s in segments}
     its_norms = norms(found, nodes, raw.residual, cuts | reads)
