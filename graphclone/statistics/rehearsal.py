@@ -9,10 +9,8 @@ from dataclasses import asdict, dataclass
 from operator import length_hint
 from typing import Any
 
-from graphclone.anatomy.parts import Anatomy
-from graphclone.graph import Model
 from graphclone.statistics.calibration import Source
-from graphclone.statistics.probe import Probe
+from graphclone.statistics.run import Run
 
 
 @dataclass(frozen=True)
@@ -20,7 +18,7 @@ class Rehearsal:
     """batches: None where nobody knows; exact: whether that number is not a guess. Seconds, and bytes.
 
     batch_seconds: of the first batch, which also warms up. memory: the most that this process has had so far.
-    written: size of the statistics.
+    passes: how often the data is read. written: size of the statistics, about.
     """
 
     data: str
@@ -28,6 +26,7 @@ class Rehearsal:
     inputs: Mapping[str, str]
     batches: int | None
     exact: bool
+    passes: int
     sites: int
     provider: str
     open_seconds: float
@@ -48,7 +47,8 @@ class Rehearsal:
             *(("a batch", f"{name} {shown}") for name, shown in self.inputs.items()),
             *(("filled in", f"{name}: {rule}") for name, rule in self.filled.items()),
             ("batches", "unknown before they are read" if self.batches is None else f"{about}{self.batches:,}"),
-            ("sites", f"{self.sites:,}"),
+            *([("read", f"{self.passes} times")] if self.passes > 1 else []),
+            ("places", f"{self.sites:,}"),
             ("runs on", self.provider),
             ("time", f"{self.open_seconds:.1f} s to load, {self.batch_seconds:.2f} s a batch (the first)"),
             ("in all", "unknown" if self.seconds is None else f"about {self.seconds:,.0f} s"),
@@ -57,12 +57,11 @@ class Rehearsal:
         ]
 
 
-def rehearse(
-    model: Model, anatomy: Anatomy, source: Source, *, provider: str = "auto", threads: int | None = None
-) -> Rehearsal:
-    """Open the probe and run one batch. See ``run.measure`` for options and errors."""
+def rehearse(run: Run, source: Source) -> Rehearsal:
+    """Open the probe of the first pass over the data and run one batch. Raises as ``run.measure`` does."""
     start = time.perf_counter()
-    probe = Probe.open(model, anatomy, provider=provider, threads=threads)
+    passes = run.passes()
+    probe = run.opened(passes[0])
     opened = time.perf_counter() - start
     batch = next(iter(source))
     start = time.perf_counter()
@@ -79,9 +78,10 @@ def rehearse(
         provider=probe.provider,
         open_seconds=opened,
         batch_seconds=ran,
-        seconds=None if count < 0 else opened + ran * count,
+        passes=len(passes),
+        seconds=None if count < 0 else (opened + ran * count) * len(passes),
         memory=_peak(),
-        written=sum(array.nbytes for held in sums.values() for array in held.values()),
+        written=sum(array.nbytes for held in sums.values() for array in held.values()) * len(passes),
     )
 
 

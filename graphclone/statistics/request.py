@@ -117,5 +117,7 @@ def checkpoint(output: str | Path | None, *, every: int | None = None, resume: b
 def rehearse(model: Model, anatomy: Anatomy, asked: Calibration) -> Rehearsal:
     """What measuring would do, and what it would cost, from one batch. Raises BadData."""
     from graphclone.statistics.rehearsal import rehearse as one_batch
+    from graphclone.statistics.run import Run
 
-    return one_batch(model, anatomy, open_data(model, asked), provider=asked.provider, threads=asked.threads)
+    run = Run(model, anatomy, asked.provider, asked.threads, asked.mask, asked.moments)
+    return one_batch(run, open_data(model, asked))

@@ -81,19 +81,17 @@ class Run:
         """The statistics of one source. See ``measure``."""
         refuse_other(self.model, self.anatomy)
         settings: dict[str, str | int | bool] = {"mask": self.mask or "", "moments": self.moments}
-        inner = [site for site in self.anatomy.sites if site.kind == "inner"]
-        first, *rest = second.groups({site.name: site.width for site in inner if self.moments}) or [[]]
-        passes = 1 + len(rest)
-        if rest and isinstance(batches, Iterator):
+        places = self.passes()
+        passes = len(places)
+        if passes > 1 and isinstance(batches, Iterator):
             raise BadData(f"second moments of this model need the data {passes} times: give it as a list or a source")
-        places = [first_pass(self.anatomy, first), *(moments_alone(self.anatomy, group) for group in rest)]
         found: Statistics | None = None
         for number, wanted in enumerate(places):
-            probe = self._opened(wanted, keep=not rest)
+            probe = self.opened(wanted, keep=passes == 1)
             keep = checkpoint if checkpoint is None or not number else checkpoint.another(number)
             shown = _of_passes(progress, number, passes)
             made = accumulate(probe, self.model, batches, settings=settings, progress=shown, checkpoint=keep)
-            if keep is not None and rest:
+            if keep is not None and passes > 1:
                 keep.write(made)
             found = made if found is None else _joined(found, made)
         assert found is not None
@@ -102,7 +100,14 @@ class Run:
                 checkpoint.another(number).remove()
         return found
 
-    def _opened(self, places: Sequence[Place], *, keep: bool) -> Probe:
+    def passes(self) -> list[Sequence[Place]]:
+        """What is summed each time that the data is read."""
+        inner = [site for site in self.anatomy.sites if site.kind == "inner"]
+        first, *rest = second.groups({site.name: site.width for site in inner if self.moments}) or [[]]
+        return [first_pass(self.anatomy, first), *(moments_alone(self.anatomy, group) for group in rest)]
+
+    def opened(self, places: Sequence[Place], *, keep: bool = False) -> Probe:
+        """A probe of some places without any sums, or (``keep``) the one that is kept between sources."""
         probe = self._probe or Probe.at(
             self.model,
             places,
@@ -144,15 +149,6 @@ def refuse_other(model: Model, anatomy: Anatomy) -> None:
     """Raises InvalidTarget for an anatomy of another model."""
     if anatomy.fingerprint != model.sha256:
         raise InvalidTarget(f"{model.path or 'the model'}: the anatomy is of another model (inspect this one)")
-
-
-def _of_pass(checkpoint: Checkpoint | None, number: int) -> Checkpoint | None:
-    """Each pass over the data has a checkpoint of its own, beside the first."""
-    if checkpoint is None or not number:
-        return checkpoint
-    return Checkpoint(
-        checkpoint.path.with_name(f"{checkpoint.path.name}.{number}"), checkpoint.every, checkpoint.resume
-    )
 
 
 def _of_passes(progress: Progress | None, number: int, passes: int) -> Progress | None:
