@@ -30,6 +30,7 @@ from graphclone.pytorch.write_back import from_torch
 from graphclone.verification.sessions import open_session
 
 Progress = Callable[[int, int, float], None]
+TRAINED = "graphclone.trained"  # in a clone's metadata: its weights are no slices of its parent's any more
 RANDOM = np.random.default_rng  # of the one example that shapes are learnt from
 
 
@@ -117,12 +118,15 @@ def run(
 
 
 def _packed(model: Model, module: torch.nn.Module, processes: Processes) -> Model:
-    """The module's weights in the graph; shards are put together in a module of their own."""
-    if processes.count == 1:
-        return from_torch(model, module)
-    held = to_torch(model)
-    scatter(held, gather(module))
-    return from_torch(model, held)
+    """The module's weights in the graph, which says so; shards are put together in a module of their own."""
+    whole = module
+    if processes.count > 1:
+        whole = to_torch(model)
+        scatter(whole, gather(module))
+    made, before = from_torch(model, whole), model.constants()
+    if any(array.tobytes() != before[name].tobytes() for name, array in made.constants().items()):
+        made.metadata[TRAINED] = "true"
+    return made
 
 
 def _identity(model: Model, options: TrainingOptions, beside: Beside) -> dict[str, Any]:

@@ -71,7 +71,8 @@ class Teacher:
         return self._taught(held, ())
 
     def shape(self, example: Example) -> tuple[int, ...]:
-        """The shape of its output."""
+        """The shape of its output; a rehearsal, not counted as a run."""
+        self.runs -= 1
         return tuple(self._run(self._fed(example.feeds), [self.output])[self.output].shape)
 
     def _taught(self, held: Kept, hidden: tuple[torch.Tensor, ...]) -> Taught:
