@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
 from fractions import Fraction
 from typing import Any
 
@@ -18,46 +17,11 @@ from graphclone.statistics.depth import choose
 from graphclone.statistics.depth import find as find_depth
 from graphclone.statistics.importance import find, score, select
 from graphclone.statistics.store import Statistics
+from graphclone.target import Asked, EachBlock, Target
+
+__all__ = ["Target", "plan", "refuse_unreachable"]
 
 Array = np.ndarray[Any, Any]
-Asked = int | Fraction  # a number of neurons, or a share of the parent's
-Size = int | str | None
-
-
-@dataclass(frozen=True)
-class Target:
-    """The clone's shape: absolute (192, or "192"), a share of the parent's ("50%"), or None to leave it.
-
-    A share is rounded down to the nearest size that can be reached. hidden and layers hold for every stack, heads,
-    kv_heads, head_dim and ffn for every block. ``heads`` alone keeps the queries per KV head as they are.
-    """
-
-    hidden: Size = None
-    heads: Size = None
-    kv_heads: Size = None
-    head_dim: Size = None
-    ffn: Size = None
-    layers: Size = None
-
-    def asked(self) -> dict[str, Asked]:
-        """What is asked, read. Raises InvalidTarget for what is no size, and where nothing is asked."""
-        found = {
-            f.name: _read(f.name, getattr(self, f.name)) for f in fields(self) if getattr(self, f.name) is not None
-        }
-        if not found:
-            raise InvalidTarget(f"no target: give at least one of {', '.join(f.name for f in fields(self))}")
-        return found
-
-
-def _read(name: str, size: int | str) -> Asked:
-    text = str(size).strip()
-    try:
-        number: Asked = Fraction(text[:-1]) / 100 if text.endswith("%") else int(text)
-    except (ValueError, ZeroDivisionError):
-        raise InvalidTarget(f"{name} {size!r} is neither a number nor a percentage such as 50%") from None
-    if number <= 0 or (isinstance(number, Fraction) and number > 1) or isinstance(size, bool):
-        raise InvalidTarget(f"{name} {size}: a clone has at least 1 and at most what its parent has")
-    return number
 
 
 def plan(
@@ -83,16 +47,18 @@ def plan(
     wide = set(asked) - {"layers"}
     scores = score(importance, anatomy, statistics, weights) if wide else {}
     chooser = _Chooser(anatomy, importance, scores, statistics)
-    dropped = {}
+    dropped, without = {}, {part: _without(anatomy, target, part) for part in ("drop_attention", "drop_ffn")}
     for stack in anatomy.stacks:
-        kept = _depth(stack, asked.get("layers"), depth, chooser)
+        kept = _kept(stack, target) or _depth(stack, asked.get("layers"), depth, chooser)
         dropped[stack.name] = tuple(b.index for b in stack.blocks if b.index not in kept)
         _hidden(stack, asked, chooser)
         for block in stack.blocks:
-            if block.index in kept:
-                _heads(block, asked, chooser)
-                _head_dim(block, asked, chooser)
-                _ffn(block, asked, chooser)
+            here = _of_block(stack, block, asked)
+            if block.index in kept and block.index not in without["drop_attention"].get(stack.name, ()):
+                _heads(block, here, chooser)
+                _head_dim(block, here, chooser)
+            if block.index in kept and block.index not in without["drop_ffn"].get(stack.name, ()):
+                _ffn(block, here, chooser)
     if unmet := sorted(set(asked) - set(chooser.reached)):
         raise InvalidTarget(f"{', '.join(unmet)}: nothing in this model has such a size")
     return Plan(
@@ -102,7 +68,42 @@ def plan(
         method=method,
         importance=importance,
         target={n: s.pop() if len(s) == 1 else str(getattr(target, n)) for n, s in sorted(chooser.reached.items())},
+        drop_attention=without["drop_attention"],
+        drop_feed_forward=without["drop_ffn"],
     )
+
+
+def _of_block(stack: Stack, block: Block, asked: Mapping[str, Asked | EachBlock]) -> dict[str, Asked]:
+    """The sizes of one block; what is asked of other blocks alone is left out."""
+    found = {}
+    for name, size in asked.items():
+        here = size.of(name, block.index, len(stack.blocks)) if isinstance(size, EachBlock) else size
+        if here is not None:
+            found[name] = here
+    return found
+
+
+def _kept(stack: Stack, target: Target) -> set[int] | None:
+    """The blocks that ``keep_blocks`` names. Raises InvalidTarget for one that is not there."""
+    named = target.blocks("keep_blocks")
+    if named is not None and named[-1] >= len(stack.blocks):
+        raise InvalidTarget(f"keep_blocks {named[-1]}: {stack.name} has {len(stack.blocks)} blocks, numbered from 0")
+    return None if named is None else set(named)
+
+
+def _without(anatomy: Anatomy, target: Target, part: str) -> dict[str, tuple[int, ...]]:
+    """Stack -> blocks that stay without a part. Raises InvalidTarget for one that is not there, or is dropped whole."""
+    named = target.blocks(part)
+    if named is None:
+        return {}
+    kept = target.blocks("keep_blocks")
+    for stack in anatomy.stacks:
+        gone = [k for k in named if k >= len(stack.blocks) or (kept is not None and k not in kept)]
+        if gone:
+            raise InvalidTarget(
+                f"{part} {gone[0]}: {stack.name} has {len(stack.blocks)} blocks, numbered from 0, and keeps no such one"
+            )
+    return {stack.name: named for stack in anatomy.stacks}
 
 
 def refuse_unreachable(anatomy: Anatomy, target: Target, *, importance: str, method: str, depth: str) -> None:
@@ -165,13 +166,15 @@ def _listed(sizes: Sequence[int]) -> str:
     return ", ".join(map(str, sizes)) or "no other"
 
 
-def _hidden(stack: Stack, asked: Mapping[str, Asked], chooser: _Chooser) -> None:
+def _hidden(stack: Stack, asked: Mapping[str, Asked | EachBlock], chooser: _Chooser) -> None:
     """One ordering of the residual stream, and the same neurons in what follows its width outside the stack."""
     if "hidden" not in asked:
         return
     groups = chooser.anatomy.groups
     residual = groups[stack.residual]
-    count = _fit("hidden", asked["hidden"], residual.size, range(1, residual.size + 1), stack.name)
+    wanted = asked["hidden"]
+    assert not isinstance(wanted, EachBlock)
+    count = _fit("hidden", wanted, residual.size, range(1, residual.size + 1), stack.name)
     chooser.cut(residual, count)
     chooser.reach("hidden", count)
     for name in sorted(groups):
@@ -261,11 +264,12 @@ def _products(axes: Sequence[NeuronGroup]) -> dict[int, tuple[int, ...]]:
     return dict(sorted(found.items()))
 
 
-def _depth(stack: Stack, asked: Asked | None, depth: str, chooser: _Chooser) -> set[int]:
+def _depth(stack: Stack, asked: Asked | EachBlock | None, depth: str, chooser: _Chooser) -> set[int]:
     """Indices of the blocks that stay."""
     indices = [block.index for block in stack.blocks]
     if asked is None:
         return set(indices)
+    assert not isinstance(asked, EachBlock)
     count = _fit("layers", asked, len(indices), range(1, len(indices) + 1), stack.name)
     chooser.reach("layers", count)
     return {indices[position] for position in choose(depth, chooser.anatomy, stack, chooser.statistics, count)}

@@ -45,6 +45,9 @@ def plan(
     head_dim: o.HeadDim = None,
     ffn: o.Ffn = None,
     layers: o.Layers = None,
+    keep_blocks: o.KeepBlocks = None,
+    drop_attention: o.DropAttention = None,
+    drop_ffn: o.DropFfn = None,
     importance: o.Importance = "paper",
     method: o.Method = "paper",
     depth: o.Depth = "paper",
@@ -54,7 +57,7 @@ def plan(
     outputs.refuse_same_file(output or "", model, stats)
     parent = pipeline.load(model)
     anatomy = pipeline.inspect(parent)
-    target = _target(hidden, heads, kv_heads, head_dim, ffn, layers)
+    target = _target(hidden, heads, kv_heads, head_dim, ffn, layers, keep_blocks, drop_attention, drop_ffn)
     held = pipeline.read_statistics(stats) if stats else None
     weights = parent.constants()
     made = pipeline.plan(anatomy, held, target, importance=importance, method=method, depth=depth, weights=weights)
@@ -69,6 +72,8 @@ def plan(
 @app.command(
     epilog="Examples:\n\n  graphclone clone smollm2.onnx small.onnx --hidden 192 --heads 3 --kv-heads 1 --ffn 512"
     " --layers 10 --data python-docs --tokenizer tokenizer.json"
+    "\n\n  graphclone clone smollm2.onnx small.onnx --keep-blocks 0-9,20-29 --drop-attention 8,21"
+    " --ffn 0-9:1024,20-29:50% --importance magnitude"
     "\n\n  graphclone clone smollm2.onnx small.onnx --plan plan.json"
 )
 def clone(
@@ -80,6 +85,9 @@ def clone(
     head_dim: o.HeadDim = None,
     ffn: o.Ffn = None,
     layers: o.Layers = None,
+    keep_blocks: o.KeepBlocks = None,
+    drop_attention: o.DropAttention = None,
+    drop_ffn: o.DropFfn = None,
     data: o.Data = None,
     stats: o.Stats = None,
     plan: Annotated[
@@ -99,7 +107,7 @@ def clone(
 ) -> None:
     """Write a smaller model of exactly the asked shape, examined before it gets its name."""
     outputs.refuse_same_file(out, model, stats, plan)
-    target = _target(hidden, heads, kv_heads, head_dim, ffn, layers)
+    target = _target(hidden, heads, kv_heads, head_dim, ffn, layers, keep_blocks, drop_attention, drop_ffn)
     _refuse_two_sources(plan, target, data, stats)
     parent = pipeline.load(model)
     anatomy = pipeline.inspect(parent)
@@ -146,8 +154,8 @@ def _refuse_two_sources(plan: Path | None, target: Target, data: str | None, sta
         raise typer.BadParameter("--data measures, --stats was measured: give one of them")
 
 
-def _target(*sizes: str | int | None) -> Target:
-    """In the order of the options: hidden, heads, kv_heads, head_dim, ffn, layers."""
+def _target(*sizes: str | None) -> Target:
+    """In the order of Target's fields."""
     from graphclone.planner import Target
 
     return Target(*sizes)

@@ -109,7 +109,12 @@ def planned(anatomy: Anatomy, plan: Plan) -> dict[str, Any]:
         entry["found"] += group.size
         entry["kept"] += len(kept)
     blocks = {
-        stack.name: {"found": len(stack.blocks), "dropped": list(plan.drop_blocks.get(stack.name, ()))}
+        stack.name: {
+            "found": len(stack.blocks),
+            "dropped": list(plan.drop_blocks.get(stack.name, ())),
+            "without attention": list(plan.drop_attention.get(stack.name, ())),
+            "without feed-forward": list(plan.drop_feed_forward.get(stack.name, ())),
+        }
         for stack in anatomy.stacks
     }
     return {"target": dict(plan.target), "method": plan.method, "neurons": kinds, "blocks": blocks}
@@ -130,6 +135,18 @@ def print_plan(anatomy: Anatomy, plan: Plan) -> None:
             len(b["dropped"]),
         )
         for name, b in held["blocks"].items()
+    ]
+    rows += [
+        (
+            f"{part}s of {name}",
+            1,
+            b["found"],
+            b["found"] - len(b["dropped"]) - len(b[f"without {part}"]),
+            len(b[f"without {part}"]),
+        )
+        for name, b in held["blocks"].items()
+        for part in ("attention", "feed-forward")
+        if b[f"without {part}"]
     ]
     show.table(("neurons", "groups", "found", "kept", "dropped"), rows)
 

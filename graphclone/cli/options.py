@@ -15,6 +15,13 @@ def _size(flag: str, what: str) -> typer.models.OptionInfo:
     return option
 
 
+def _blocks(flag: str, what: str) -> typer.models.OptionInfo:
+    panel = "Blocks (numbered from 0, such as 0-3,8,11)"
+    option = typer.Option(flag, metavar="BLOCKS", help=what, rich_help_panel=panel, show_default=False)
+    assert isinstance(option, typer.models.OptionInfo)
+    return option
+
+
 ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file.", show_default=False)]
 ClonePath = Annotated[Path, typer.Argument(metavar="CLONE", help="A clone that graphclone wrote.", show_default=False)]
 ParentPath = Annotated[
@@ -25,11 +32,14 @@ Output = Annotated[Path, typer.Option("-o", "--output", help="Where to write.", 
 Json = Annotated[bool, typer.Option("--json", help="One line of JSON on standard output.")]
 
 Hidden = Annotated[str | None, _size("--hidden", "Width of the residual stream.")]
-Heads = Annotated[str | None, _size("--heads", "Query heads a block.")]
+Heads = Annotated[str | None, _size("--heads", "Query heads a block; one a block: 8,8,6 or 0-9:8,10-11:50%.")]
 KvHeads = Annotated[str | None, _size("--kv-heads", "Key/value heads a block.")]
 HeadDim = Annotated[str | None, _size("--head-dim", "Width of one head.")]
-Ffn = Annotated[str | None, _size("--ffn", "Feed-forward neurons a block.")]
+Ffn = Annotated[str | None, _size("--ffn", "Feed-forward neurons a block; one a block: 1024,768 or 0-9:1024,10-29:50%")]
 Layers = Annotated[str | None, _size("--layers", "Blocks kept.")]
+KeepBlocks = Annotated[str | None, _blocks("--keep-blocks", "Which blocks are kept, instead of --layers.")]
+DropAttention = Annotated[str | None, _blocks("--drop-attention", "Blocks that stay without their attention.")]
+DropFfn = Annotated[str | None, _blocks("--drop-ffn", "Blocks that stay without their feed-forward.")]
 
 _DATA = "Calibration"
 Data = Annotated[

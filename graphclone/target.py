@@ -1,0 +1,121 @@
+"""Target: what a user asks for, read from numbers and text. The planner finds what meets it.
+
+A size is a number (192, "192"), a share of the parent's ("50%"), or, for heads and feed-forward, one a block:
+"1024,1024,768" from the first block on, "0-9:1024,10-29:50%" by the block's index (others stay). Blocks are lists:
+"0-3,8,11".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from fractions import Fraction
+
+from graphclone.errors import InvalidTarget
+
+Asked = int | Fraction  # a number of neurons, or a share of the parent's
+Size = int | str | None
+Indices = str | Sequence[int] | None
+PER_BLOCK = ("heads", "kv_heads", "head_dim", "ffn")  # sizes that every block has its own of
+BLOCKS = ("keep_blocks", "drop_attention", "drop_ffn")
+
+
+@dataclass(frozen=True)
+class EachBlock:
+    """A size for some blocks of a stack. ``sizes``: by index; ``count``: of blocks in a plain list, or None."""
+
+    sizes: Mapping[int, Asked]
+    count: int | None = None
+
+    def of(self, name: str, index: int, blocks: int) -> Asked | None:
+        """The size of one block of so many, None where it stays. Raises InvalidTarget for a list of another length."""
+        beyond = [k for k in self.sizes if k >= blocks]
+        if beyond or self.count not in (None, blocks):
+            given = f"{self.count} sizes" if self.count is not None else f"block {beyond[0]}"
+            raise InvalidTarget(f"{name}: {given} for a stack of {blocks} blocks, numbered from 0")
+        return self.sizes.get(index)
+
+
+@dataclass(frozen=True)
+class Target:
+    """The clone's shape: absolute (192, or "192"), a share of the parent's ("50%"), or None to leave it.
+
+    A share is rounded down to the nearest size that can be reached. hidden and layers hold for every stack, heads,
+    kv_heads, head_dim and ffn for every block, or block by block. ``heads`` alone keeps the queries per KV head as they
+    are. ``keep_blocks`` names the blocks instead of their number; ``drop_attention`` and ``drop_ffn`` name blocks that
+    stay without that part.
+    """
+
+    hidden: Size = None
+    heads: Size = None
+    kv_heads: Size = None
+    head_dim: Size = None
+    ffn: Size = None
+    layers: Size = None
+    keep_blocks: Indices = None
+    drop_attention: Indices = None
+    drop_ffn: Indices = None
+
+    def asked(self) -> dict[str, Asked | EachBlock]:
+        """The sizes that are asked for, read. Raises InvalidTarget for what is no size, and where nothing is asked."""
+        given = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
+        if not given:
+            raise InvalidTarget(f"no target: give at least one of {', '.join(f.name for f in fields(self))}")
+        if "layers" in given and "keep_blocks" in given:
+            raise InvalidTarget("layers is a number of blocks, keep_blocks says which: give one of them")
+        return {name: _read(name, size) for name, size in given.items() if name not in BLOCKS}
+
+    def blocks(self, name: str) -> tuple[int, ...] | None:
+        """The blocks that ``keep_blocks``, ``drop_attention`` or ``drop_ffn`` names, ascending; None where none is.
+
+        >>> Target(keep_blocks="0-3,8,11").blocks("keep_blocks")
+        (0, 1, 2, 3, 8, 11)
+        """
+        given = getattr(self, name)
+        if given is None:
+            return None
+        found = indices(name, given) if isinstance(given, str) else tuple(sorted(set(given)))
+        if not found or found[0] < 0:
+            raise InvalidTarget(f"{name} {given!r}: name at least one block, numbered from 0")
+        return found
+
+
+def indices(name: str, text: str) -> tuple[int, ...]:
+    """Numbers and ranges, ends included, ascending. Raises InvalidTarget."""
+    found: set[int] = set()
+    for piece in text.split(","):
+        first, dash, last = piece.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
+            raise InvalidTarget(f"{name} {text!r} is no list of blocks such as 0-3,8,11")
+        found |= set(range(int(first), int(last or first) + 1))
+    return tuple(sorted(found))
+
+
+def _read(name: str, size: int | str) -> Asked | EachBlock:
+    text = str(size).strip()
+    if "," not in text and ":" not in text:
+        return _number(name, text)
+    if name not in PER_BLOCK:
+        raise InvalidTarget(f"{name} {size!r}: one number or share for all; {', '.join(PER_BLOCK)} may differ by block")
+    if ":" not in text:
+        sizes = [_number(name, piece.strip()) for piece in text.split(",")]
+        return EachBlock(dict(enumerate(sizes)), len(sizes))
+    found: dict[int, Asked] = {}
+    for piece in text.split(","):
+        blocks, colon, wanted = piece.partition(":")
+        if not colon:
+            raise InvalidTarget(
+                f"{name} {size!r}: either a size a block (1024,768), or blocks and their size (0-9:1024)"
+            )
+        found |= dict.fromkeys(indices(name, blocks), _number(name, wanted.strip()))
+    return EachBlock(found)
+
+
+def _number(name: str, text: str) -> Asked:
+    try:
+        number: Asked = Fraction(text[:-1]) / 100 if text.endswith("%") else int(text)
+    except (ValueError, ZeroDivisionError):
+        raise InvalidTarget(f"{name} {text!r} is neither a number nor a percentage such as 50%") from None
+    if number <= 0 or (isinstance(number, Fraction) and number > 1):
+        raise InvalidTarget(f"{name} {text}: a clone has at least 1 and at most what its parent has")
+    return number
