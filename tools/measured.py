@@ -22,10 +22,11 @@ from graphclone.anatomy.parts import Anatomy, Norm
 from graphclone.errors import GraphCloneError
 from graphclone.graph import Model
 from graphclone.statistics import run
+from graphclone.statistics.assembly import show_sums
 from graphclone.statistics.masks import Layout
 from graphclone.statistics.places import Keeping, first_pass, lay_out, second_pass
 from graphclone.statistics.probe import UNSEEN
-from graphclone.statistics.reductions import Place, show_sums
+from graphclone.statistics.reductions import Place
 from graphclone.statistics.runtime import PROVIDERS, open_session
 
 Array = np.ndarray[Any, Any]

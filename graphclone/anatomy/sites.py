@@ -32,6 +32,12 @@ def projection_sites(found: Grouping, p: Projection, name: str, block: int) -> l
     ]
 
 
+def unused(sites: Sequence[Site], name: str) -> str:
+    """``<name>``, or ``<name>.1`` on where a block has several such parts (a decoder's cross-attention)."""
+    taken = sum(site.kind == "writer" and site.name.startswith(name) for site in sites)
+    return f"{name}.{taken}" if taken else name
+
+
 def embedding_site(found: Grouping, raw: Run, prefix: str) -> list[Site]:
     """What enters the first block was written by the embedding."""
     entry = raw.blocks[0][0].entry

@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 
 from graphclone.statistics.nodes import Array, Builder
 
+MOMENT = "moment"
 TILE = 192  # columns at least: narrower products are slow
 AT_ONCE = 1 << 30  # bytes of sums in one run of the data
 MOST_TILES = 8  # of n tiles (n + 1) / 2n is computed: 9/16 here
@@ -54,9 +55,14 @@ def tiles(moment: Array) -> list[Array]:
     return [moment[start:stop, start:].copy() for start, stop in bounds(moment.shape[0])]
 
 
+def tile_shapes(width: int) -> list[tuple[int, int]]:
+    """Of the tiles of one site, in order."""
+    return [(stop - start, width - start) for start, stop in bounds(width)]
+
+
 def tile_bytes(width: int) -> int:
     """Of the float64 sums of one site."""
-    return sum((stop - start) * (width - start) * 8 for start, stop in bounds(width))
+    return sum(rows * columns * 8 for rows, columns in tile_shapes(width))
 
 
 def groups(widths: Mapping[str, int], limit: int = AT_ONCE) -> list[list[str]]:

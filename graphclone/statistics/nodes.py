@@ -19,8 +19,8 @@ SLICE_BY_INPUTS = 10  # and Slice its bounds
 class Builder:
     """Makes nodes, naming them in order; ``taken`` hands over those made since it was last called."""
 
-    def __init__(self, opset: int) -> None:
-        self.opset = opset
+    def __init__(self, opset: int, prefix: str = PREFIX) -> None:
+        self.opset, self.prefix = opset, prefix
         self.nodes: list[gs.Node] = []
         self.count = 0
 
@@ -31,7 +31,7 @@ class Builder:
 
     def add(self, op: str, inputs: Sequence[gs.Tensor], dtype: type = np.float32, **attributes: object) -> gs.Variable:
         """A node of one output."""
-        output = gs.Variable(f"{PREFIX}_{self.count}", dtype)
+        output = gs.Variable(f"{self.prefix}_{self.count}", dtype)
         self.nodes.append(gs.Node(op, output.name, attributes, list(inputs), [output]))
         self.count += 1
         return output
@@ -40,7 +40,7 @@ class Builder:
         """Integers become int64; what already is NumPy's stays as it is."""
         held = np.asarray(values) if isinstance(values, np.ndarray | np.floating) else np.asarray(values, np.int64)
         self.count += 1
-        return gs.Constant(f"{PREFIX}_{self.count - 1}", held)
+        return gs.Constant(f"{self.prefix}_{self.count - 1}", held)
 
     def number(self, value: float) -> gs.Constant:
         """A float32 scalar."""

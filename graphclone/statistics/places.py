@@ -13,7 +13,8 @@ from graphclone.anatomy.parts import Anatomy, Norm, Site
 from graphclone.errors import InvalidTarget, UnsupportedGraph
 from graphclone.graph import Model
 from graphclone.statistics import masks
-from graphclone.statistics.reductions import Place, show_sums
+from graphclone.statistics.assembly import show_sums
+from graphclone.statistics.reductions import Place
 from graphclone.statistics.runtime import PROVIDERS, open_session
 
 Array = np.ndarray[Any, Any]

@@ -7,7 +7,7 @@ outputs are removed: what no statistic depends on (the language head, for one) d
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,35 +15,37 @@ import numpy as np
 from graphclone.anatomy.parts import Anatomy
 from graphclone.errors import BadData
 from graphclone.graph import Model
+from graphclone.statistics import adders
 from graphclone.statistics import moments as second
+from graphclone.statistics.adders import Adder, Device, Host, Pieces
+from graphclone.statistics.assembly import Reduced, reduce_places
+from graphclone.statistics.moments import MOMENT
 from graphclone.statistics.places import first_pass, lay_out
-from graphclone.statistics.reductions import Place, Reduced, reduce_places
-from graphclone.statistics.runtime import Session, open_session
+from graphclone.statistics.reductions import Place
+from graphclone.statistics.runtime import PROVIDERS, Session
 from graphclone.statistics.runtime import provider as chosen_provider
 from graphclone.statistics.store import COUNT
 
 Array = np.ndarray[Any, Any]
 Sums = dict[str, dict[str, Array]]
-MOMENT = "moment"
 UNSEEN = "unseen_"  # of batches that are set apart
 APART = (MOMENT, "sum", COUNT)
-Key = tuple[str, str, int]  # place, statistic, tile
 
 
 @dataclass
 class Probe:
     """An open probe and what it has summed so far. ``guarded`` is its twin that survives padding that is not a number,
-    opened when first needed."""
+    opened when first needed. judged: places where batches set apart are summed once more."""
 
     model: Model
     places: tuple[Place, ...]
     provider: str
     threads: int | None
     reduced: Reduced
+    adder: Adder
     session: Session
+    judged: frozenset[str] = frozenset()
     guarded: Session | None = None
-    held: dict[Key, Array] = field(default_factory=dict)
-    judged: frozenset[str] = frozenset()  # places where batches set apart are summed once more
 
     @classmethod
     def open(
@@ -69,80 +71,108 @@ class Probe:
         threads: int | None = None,
         mask: str | None = None,
         judged: Collection[str] = (),
+        on_device: bool | None = None,
     ) -> Probe:
-        """Build the probe of some places and load it."""
+        """Build the probe of some places and load it. on_device: whether sums stay where the graph runs (default: on
+        a GPU)."""
         runs_on = chosen_provider(provider)
         laid_out = lay_out(model, places, mask)
         reduced = reduce_places(model, laid_out)
-        session = open_session(reduced.model, runs_on, threads)
-        made = cls(model, tuple(laid_out), runs_on, threads, reduced, session)
-        made.judged = frozenset(judged)
-        return made
+        if on_device is None:
+            on_device = runs_on != PROVIDERS["cpu"]
+        adder: Adder = Device(reduced, bool(judged), runs_on) if on_device else Host(reduced, bool(judged))
+        session = adder.open(reduced, runs_on, threads)
+        return cls(model, tuple(laid_out), runs_on, threads, reduced, adder, session, frozenset(judged))
 
     def add(self, fed: Mapping[str, Array], where: str, *, unseen: bool = False) -> None:
-        """Add a batch; ``unseen``: one that is set apart too (statistics.apart). Raises BadData, the sums as before,
-        where activations are not finite."""
-        found = dict(zip(self.reduced.outputs, self._finite(fed, where), strict=True))
-        apart = {(p, UNSEEN + s, t): found[p, s, t] for p, s, t in found if s in APART and p in self.judged}
-        for key, array in found.items():
-            self._add(key, array)
-        for key, array in apart.items():
-            self._add(key, np.atleast_1d(array) if unseen else np.zeros_like(np.atleast_1d(array)))
-
-    def _add(self, key: Key, array: Array) -> None:
-        if key in self.held:
-            self.held[key] += array
-        else:
-            self.held[key] = array.astype(np.int64 if key[1] == COUNT else np.float64)
+        """Add a batch; ``unseen``: one that is set apart too. Raises BadData, the sums as before, where activations are
+        not finite."""
+        broken = self.adder.add(self.session, fed, where, unseen=unseen)
+        if broken is not None and self._padded(fed):
+            # a row of padding may attend to nothing and be NaN, which a product with 0 does not remove
+            if self.guarded is None:
+                twin = reduce_places(self.model, self.places, guard=True)
+                self.guarded = self.adder.open(twin, self.provider, self.threads)
+            broken = self.adder.add(self.guarded, fed, where, unseen=unseen)
+        if broken is not None:
+            site = self._broken(broken)
+            raise BadData(f"{where}: the activations at {site} are not finite (NaN or infinite): is the input sound?")
 
     def sums(self) -> Sums:
         """All sums so far, float64, by place and statistic; counts int64."""
-        found: Sums = {}
-        tiles: dict[tuple[str, str], list[Array]] = {}
-        for (place, statistic, _), array in self.held.items():
-            if statistic.endswith(MOMENT):
-                tiles.setdefault((place, statistic), []).append(array)
-            else:
-                found.setdefault(place, {})[statistic] = array.copy()
-        for (place, statistic), made in tiles.items():
-            found[place][statistic] = second.matrix(made)
+        pieces = self.adder.pieces()
+        if not pieces:
+            return {}
+        found = self._unpacked(pieces, "")
+        if self.judged:
+            for place, held in self._unpacked(pieces, adders.UNSEEN).items():
+                if place in self.judged:
+                    apart = {UNSEEN + name: held[name] for name in APART if name in held}
+                    apart[UNSEEN + COUNT] = np.atleast_1d(held[COUNT]).astype(np.float64)
+                    found[place] |= apart
+        return found
+
+    def _unpacked(self, pieces: Pieces, prefix: str) -> Sums:
+        sizes = self.reduced.sizes
+        whole = {n: pieces.get(prefix + n, np.zeros(s, pieces[n].dtype)) for n, s in sizes.items()}
+        found: Sums = {place: {} for place in self.reduced.counts}
+        start = 0
+        for place, statistic, size in self.reduced.vectors:
+            found[place][statistic] = whole["vectors"][start : start + size].copy()
+            start += size
+        tiles: dict[str, list[Array]] = {}
+        for number, (place, _, _) in enumerate(self.reduced.tiles):
+            tiles.setdefault(place, []).append(whole[f"tile.{number}"])
+        for place, made in tiles.items():
+            found[place][MOMENT] = second.matrix(made)
+        for place, count in zip(self.reduced.counts, whole["counts"], strict=True):
+            found[place][COUNT] = np.asarray(count)
         return found
 
     def start(self, sums: Sums) -> None:
         """Go on from sums of earlier batches, or from nothing."""
-        self.held = {}
-        outputs = self.reduced.outputs
-        apart = [(p, UNSEEN + s, t) for p, s, t in outputs if s in APART and p in self.judged]
-        for place, statistic, tile in [*outputs, *apart] if sums else ():
-            whole = sums[place][statistic]
-            held = second.tiles(whole)[tile] if statistic.endswith(MOMENT) else np.array(whole)
-            self.held[place, statistic, tile] = held
+        pieces = self._packed(sums, "") if sums else {}
+        if sums and self.judged:
+            unseen = self._packed(sums, UNSEEN)
+            pieces |= {adders.UNSEEN + name: array for name, array in unseen.items()}
+        self.adder.load(pieces)
+
+    def _packed(self, sums: Sums, prefix: str) -> Pieces:
+        """The pieces of sums; what was not kept of a place is 0."""
+        parts = [sums[p].get(prefix + name, np.zeros(size)) for p, name, size in self.reduced.vectors]
+        counts = [sums[place].get(prefix + COUNT, np.zeros(1)) for place in self.reduced.counts]
+        pieces: Pieces = {"counts": np.array([int(np.ravel(count)[0]) for count in counts], np.int64)}
+        if parts:
+            pieces["vectors"] = np.concatenate(parts)
+        numbers: dict[str, int] = {}
+        cut: dict[str, list[Array]] = {}
+        for number, (place, name, shape) in enumerate(self.reduced.tiles):
+            if place not in cut:
+                whole = sums[place].get(prefix + name)
+                cut[place] = second.tiles(whole) if whole is not None else []
+            nth = numbers.setdefault(place, 0)
+            pieces[f"tile.{number}"] = cut[place][nth] if cut[place] else np.zeros(shape)
+            numbers[place] += 1
+        return pieces
 
     def run(self, fed: Mapping[str, Array], where: str) -> Sums:
         """Sums of one batch alone."""
-        before, self.held = self.held, {}
+        before = self.adder.pieces()
+        self.adder.load({})
         try:
             self.add(fed, where)
             return self.sums()
         finally:
-            self.held = before
+            self.adder.load(before)
 
-    def _finite(self, fed: Mapping[str, Array], where: str) -> list[Array]:
-        found = self.session.run(fed, where)
-        if self._not_finite(found) and self._padded(fed):
-            # a row of padding may attend to nothing and be NaN, which a product with 0 does not remove
-            self.guarded = self.guarded or open_session(
-                reduce_places(self.model, self.places, guard=True).model, self.provider, self.threads
-            )
-            found = self.guarded.run(fed, where)
-        broken = self._not_finite(found)
-        if broken:
-            raise BadData(f"{where}: the activations at {broken} are not finite (NaN or infinite): is the input sound?")
-        return found
-
-    def _not_finite(self, found: Sequence[Array]) -> str | None:
-        keys = self.reduced.outputs
-        return next((k[0] for k, array in zip(keys, found, strict=True) if not np.isfinite(array).all()), None)
+    def _broken(self, vectors: Array) -> str:
+        """The first place whose vectors are not finite."""
+        start = 0
+        for place, _, size in self.reduced.vectors:
+            if not np.isfinite(vectors[start : start + size]).all():
+                return place
+            start += size
+        return "a site of second moments"
 
     def _padded(self, fed: Mapping[str, Array]) -> bool:
         masks = {layout.mask for place in self.places for layout in place.layouts if layout.mask}

@@ -7,19 +7,16 @@ batch, whatever the graph computes in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphclone.anatomy.normalisations import SUMMING, show_sum, sum_name
 from graphclone.anatomy.parts import Norm
-from graphclone.graph import Model
 from graphclone.statistics.masks import Layout
-from graphclone.statistics.moments import products
-from graphclone.statistics.nodes import Array, Builder, Row
-from graphclone.statistics.store import COUNT
+from graphclone.statistics.moments import MOMENT, products
+from graphclone.statistics.nodes import Builder, Row
 
 # both run at any opset: ONNX Runtime has them in the standard domain from its first version on
 NORMALISE = {"LayerNorm": "LayerNormalization", "RMSNorm": "SimplifiedLayerNormalization"}
@@ -101,7 +98,7 @@ class Bench:
         return builder.add("Mul", [each, self.row.tokens], np.int64)
 
 
-Sums = dict[str, list[gs.Variable]]  # statistic -> the tensors that hold it: one, or the tiles of a moment
+Sums = dict[str, list[gs.Variable]]  # statistic -> the vector that holds it, or the tiles of a moment
 
 
 def _vectors(bench: Bench, value: gs.Variable, axis: int) -> Sums:
@@ -117,13 +114,13 @@ def _activations(bench: Bench) -> Sums:
     (value,) = bench.values
     found = _vectors(bench, value, bench.axis)
     if bench.place.moment:
-        found["moment"] = _moment(bench, value)
+        found[MOMENT] = _moment(bench, value)
     return found
 
 
 def _moments(bench: Bench) -> Sums:
     """The outer product alone."""
-    return {"moment": _moment(bench, bench.values[0])}
+    return {MOMENT: _moment(bench, bench.values[0])}
 
 
 def _moment(bench: Bench, value: gs.Variable) -> list[gs.Variable]:
@@ -190,91 +187,3 @@ RECIPES: dict[str, Callable[[Bench], Sums]] = {
     "kept": _kept,
     "moment": _moments,
 }
-
-
-@dataclass(frozen=True)
-class Reduced:
-    """A probe's graph and what its outputs are, in order: (place, statistic, tile)."""
-
-    model: Model
-    outputs: tuple[tuple[str, str, int], ...]
-
-
-def reduce_places(model: Model, places: Sequence[Place], *, guard: bool = False) -> Reduced:
-    """A copy of the model whose outputs are, place by place, the sums of its recipe (float32) and a count (int64).
-
-    ``guard``: padded positions become 0 before they are summed, for padding that is not finite.
-    """
-    copy = model.copy()
-    show_sums(copy, places)
-    tensors = copy.graph.tensors()
-    builder = Builder(copy.graph.opset)
-    rows: dict[tuple[str, bool], Row] = {}
-    for layout in dict.fromkeys(layout for place in places for layout in place.layouts if layout.mask):
-        key = (str(layout.mask), layout.turned)
-        if key not in rows:
-            rows[key] = Row.build(builder, tensors[layout.mask], turned=layout.turned)
-    first = builder.taken()
-    behind: dict[str, list[gs.Node]] = {}
-    made: dict[tuple[str, Layout], gs.Variable] = {}
-    cached: dict[tuple[str, str], gs.Variable] = {}
-    outputs, meaning = [], []
-    for place in places:
-        row = rows.get((str(place.layouts[0].mask), place.layouts[0].turned))
-        values = []
-        for name, layout in zip(place.values, place.layouts, strict=True):
-            if (name, layout) not in made:
-                made[name, layout] = _opened(builder, tensors[name], layout, place, row, guard)
-                behind.setdefault(name, []).extend(builder.taken())
-            values.append(made[name, layout])
-        bench = Bench(builder, place, values, place.layouts[0].rank, row, cached)
-        sums = {**RECIPES[place.kind](bench), COUNT: [bench.count()]}
-        behind.setdefault(place.values[-1], []).extend(builder.taken())
-        for statistic, tiles in sums.items():
-            outputs += tiles
-            meaning += [(place.name, statistic, tile) for tile in range(len(tiles))]
-    copy.graph.nodes[:] = _interleaved(first, list(copy.graph.nodes), behind)
-    copy.graph.outputs = outputs
-    return Reduced(copy, tuple(meaning))
-
-
-def show_sums(model: Model, places: Sequence[Place]) -> None:
-    """Operators that normalise a sum of their own show it, where a place reads it; in place."""
-    wanted = {value for place in places for value in place.values}
-    for node in model.graph.nodes:
-        if node.op in SUMMING and sum_name(node) in wanted:
-            show_sum(node)
-
-
-def _interleaved(first: list[gs.Node], nodes: Sequence[gs.Node], behind: Mapping[str, list[gs.Node]]) -> list[gs.Node]:
-    """Each reduction right behind what it reduces: a runtime that keeps the order frees the activation there."""
-    left = dict(behind)
-    made: list[gs.Node] = []
-    for node in nodes:
-        made.append(node)
-        for tensor in node.outputs:
-            made += left.pop(tensor.name, [])
-    return [*first, *(n for nodes in left.values() for n in nodes), *made]  # what is left reduces the graph's inputs
-
-
-def _opened(
-    builder: Builder, value: gs.Tensor, layout: Layout, place: Place, row: Row | None, guard: bool
-) -> gs.Variable:
-    """A value in float32, [batch, length, ...] where a mask lies over it."""
-    if value.dtype != np.float32:
-        value = builder.cast(value, np.float32)
-    if row is None:
-        return value
-    if layout.flat:
-        tail = builder.add(
-            "Slice", [builder.add("Shape", [value], np.int64), *map(builder.constant, ([1], [9]))], np.int64
-        )
-        shape = builder.add("Concat", [row.shape, tail], np.int64, axis=0)
-        value = builder.add("Reshape", [value, shape])
-    if guard:
-        kept = builder.reshape(row.kept, [0, 0] + [1] * (layout.rank - 2), np.bool_)
-        value = builder.add("Where", [kept, value, builder.number(0)])
-    return value
-
-
-__all__ = ["Array", "Place", "Reduced", "reduce_places", "show_sums"]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
+import onnx_graphsurgeon as gs
 
 from graphclone.errors import BadData, GraphCloneError, InvalidTarget, UnsupportedGraph
 from graphclone.graph import Model, to_proto
@@ -18,7 +21,13 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+DEVICES = {PROVIDERS["cpu"]: ("cpu", 0), PROVIDERS["cuda"]: ("cuda", 0)}  # as ONNX Runtime's bindings name them
 EXACT_FLOAT32 = {"use_tf32": "0"}  # TF32 keeps 10 bits of each summand
+# what a GPU is asked for; shapes and indices belong on the CPU
+HEAVY = frozenset(
+    "MatMul Gemm FusedMatMul FusedGemm Conv Attention MultiHeadAttention GroupQueryAttention MatMulNBits MatMulInteger "
+    "LayerNormalization SimplifiedLayerNormalization SkipLayerNormalization Softmax".split()
+)
 QUIET = 3  # ONNX Runtime's log level for errors only
 
 
@@ -29,6 +38,7 @@ class Session:
     runtime: onnxruntime.InferenceSession
     provider: str
     held: tuple[Any, ...]
+    placement: Mapping[str, Mapping[str, int]]  # provider -> operator -> nodes that run there
 
     def run(self, fed: Mapping[str, Array], where: str) -> list[Array]:
         """All outputs, in the graph's order. Raises BadData where ONNX Runtime fails on the feeds."""
@@ -52,7 +62,10 @@ def runtime() -> Any:
 
 
 def provider(asked: str) -> str:
-    """The execution provider for auto, cpu or cuda; a GPU that was asked for and is not there is an error."""
+    """The execution provider for auto, cpu or cuda; a GPU that was asked for and is not there is an error.
+
+    ``auto`` is the GPU where onnxruntime has CUDA and finds one.
+    """
     if asked != "auto" and asked not in PROVIDERS:
         raise InvalidTarget(f"provider {asked!r} is not one of auto, {', '.join(PROVIDERS)}")
     there = runtime().get_available_providers()
@@ -61,8 +74,19 @@ def provider(asked: str) -> str:
             "provider cuda: this onnxruntime has no CUDA; pip uninstall onnxruntime and pip install 'graphclone[gpu]'"
         )
     if asked == "auto":
-        return PROVIDERS["cuda" if PROVIDERS["cuda"] in there else "cpu"]
+        return PROVIDERS["cuda" if PROVIDERS["cuda"] in there and _starts(PROVIDERS["cuda"]) else "cpu"]
     return PROVIDERS[asked]
+
+
+@cache
+def _starts(chosen: str) -> bool:
+    """Whether a session of one node runs there: onnxruntime-gpu says that it has CUDA where no GPU is."""
+    x, y = gs.Variable("x", np.float32, [1]), gs.Variable("y", np.float32, [1])
+    tiny = Model(gs.Graph([gs.Node("Neg", "neg", {}, [x], [y])], [x], [y], opset=17, ir_version=8))
+    try:
+        return bool(open_session(tiny, chosen, 1).run({"x": np.ones(1, np.float32)}, "a trial")[0] == -1)
+    except GraphCloneError:
+        return False
 
 
 def open_session(model: Model, chosen: str, threads: int | None, *, optimise: bool = True) -> Session:
@@ -76,6 +100,7 @@ def open_session(model: Model, chosen: str, threads: int | None, *, optimise: bo
     options = ort.SessionOptions()
     options.log_severity_level = QUIET
     options.intra_op_num_threads = threads or 0
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     # by the order of the nodes: the default leaves reductions to the end, and every activation waits for its own
     options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     if not optimise:  # for one run: nothing is prepared for a second, or kept for it
@@ -97,4 +122,17 @@ def open_session(model: Model, chosen: str, threads: int | None, *, optimise: bo
         raise UnsupportedGraph(f"ONNX Runtime refuses the graph: {' '.join(str(reason).split())[:300]}") from None
     if chosen not in opened.get_providers():
         raise InvalidTarget(f"{chosen} was asked for and did not start (driver or CUDA libraries): use --provider cpu")
-    return Session(opened, chosen, (whole, values))
+    return Session(opened, chosen, (whole, values), _placed(opened, chosen))
+
+
+def _placed(opened: onnxruntime.InferenceSession, chosen: str) -> dict[str, dict[str, int]]:
+    """Which operators run where. Raises InvalidTarget where the work of a GPU was left to the CPU."""
+    found: dict[str, Counter[str]] = {}
+    if hasattr(opened, "get_provider_graph_assignment_info"):  # from 1.24 on
+        for part in opened.get_provider_graph_assignment_info():
+            found.setdefault(part.ep_name, Counter()).update(node.op_type for node in part.get_nodes())
+    left = {op: n for op, n in found.get(PROVIDERS["cpu"], {}).items() if op in HEAVY}
+    if chosen != PROVIDERS["cpu"] and left:
+        listed = ", ".join(f"{n} {op}" for op, n in sorted(left.items()))
+        raise InvalidTarget(f"{chosen} was asked for and leaves {listed} to the CPU: use --provider cpu")
+    return {name: dict(sorted(ops.items())) for name, ops in sorted(found.items())}

@@ -14,8 +14,9 @@ from graphclone.anatomy.parts import Anatomy, Site
 from graphclone.errors import BadData, InvalidTarget, UnsupportedGraph
 from graphclone.graph import Model
 from graphclone.statistics import run
+from graphclone.statistics.assembly import reduce_places
 from graphclone.statistics.masks import Layout
-from graphclone.statistics.reductions import Place, reduce_places
+from graphclone.statistics.reductions import Place
 from tests.tolerances import STATISTICS
 from tools import measured
 
