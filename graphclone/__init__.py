@@ -19,7 +19,20 @@ from graphclone.errors import (
     UnsupportedGraph,
     VerificationFailed,
 )
-from graphclone.pipeline import clone, from_torch, inspect, load, measure, pack, plan, save, to_torch, train, verify
+from graphclone.pipeline import (
+    clone,
+    from_torch,
+    inspect,
+    load,
+    measure,
+    measure_kept,
+    pack,
+    plan,
+    save,
+    to_torch,
+    train,
+    verify,
+)
 from graphclone.version import __version__
 
 if TYPE_CHECKING:
@@ -52,6 +65,7 @@ __all__ = [
     "inspect",
     "load",
     "measure",
+    "measure_kept",
     "open_source",
     "pack",
     "plan",

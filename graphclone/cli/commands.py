@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +17,7 @@ from graphclone.statistics import request
 if TYPE_CHECKING:
     from graphclone.anatomy.parts import Anatomy
     from graphclone.graph import Model
+    from graphclone.plan import Plan
     from graphclone.planner import Target
     from graphclone.statistics.store import Statistics
 
@@ -111,20 +113,26 @@ def clone(
     _refuse_two_sources(plan, target, data, stats)
     parent = pipeline.load(model)
     anatomy = pipeline.inspect(parent)
-    held = pipeline.read_statistics(stats) if stats else None
+    held, affine = pipeline.read_statistics(stats) if stats else None, None
+    asked = request.Calibration(data or "", tokenizer, length, batch_size, limit, seed, provider, threads)
+    calibration = replace(asked, moments="least-squares" in method) if data else None
     if plan:
         chosen = pipeline.read_plan(plan)
+        if calibration:
+            calibration = replace(calibration, moments="least-squares" in chosen.method)
+            held = _measured(parent, anatomy, calibration)
     else:
         # a shape out of reach is said before anything is measured
         pipeline.refuse_unreachable(anatomy, target, importance=importance, method=method, depth=depth)
-        if data:
-            calibration = request.Calibration(data, tokenizer, length, batch_size, limit, seed, provider, threads)
+        if calibration:
             held = _measured(parent, anatomy, calibration)
         weights = parent.constants()
         chosen = pipeline.plan(
             anatomy, held, target, importance=importance, method=method, depth=depth, weights=weights
         )
-    made = pipeline.clone(parent, chosen, held, anatomy=anatomy)
+    if calibration:
+        affine = _measured_kept(parent, anatomy, chosen, calibration)
+    made = pipeline.clone(parent, chosen, held, anatomy=anatomy, affine=affine)
     report = pipeline.save_verified(parent, made, out, chosen)
     after = pipeline.inspect(pipeline.load(out))
     if json:
@@ -148,8 +156,8 @@ def verify(parent: o.ParentPath, clone: o.ClonePath, json: o.Json = False) -> No
 
 
 def _refuse_two_sources(plan: Path | None, target: Target, data: str | None, stats: Path | None) -> None:
-    if plan and (target != _target() or data or stats):
-        raise typer.BadParameter("--plan already says what is kept: give it alone, without a target, --data or --stats")
+    if plan and target != _target():
+        raise typer.BadParameter("--plan already says what is kept: give it without a target")
     if data and stats:
         raise typer.BadParameter("--data measures, --stats was measured: give one of them")
 
@@ -159,6 +167,22 @@ def _target(*sizes: str | None) -> Target:
     from graphclone.planner import Target
 
     return Target(*sizes)
+
+
+def _measured_kept(model: Model, anatomy: Anatomy, plan: Plan, calibration: request.Calibration) -> Statistics | None:
+    """The second pass over the data, where the plan's method has use for it."""
+    if not pipeline.takes_second_pass(anatomy, plan):
+        return None
+    with show.progress("measuring what is kept") as tick:
+        return pipeline.measure_kept(
+            model,
+            plan,
+            request.open_data(model, calibration),
+            anatomy=anatomy,
+            provider=calibration.provider,
+            threads=calibration.threads,
+            progress=tick,
+        )
 
 
 def _measured(model: Model, anatomy: Anatomy, calibration: request.Calibration) -> Statistics:

@@ -144,6 +144,11 @@ DryRun = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on standard error but errors.")]
 Importance = Annotated[str, typer.Option("--importance", help="How neurons are ranked.", rich_help_panel="Method")]
 Method = Annotated[
-    str, typer.Option("--method", help="How weights are corrected: paper or none.", rich_help_panel="Method")
+    str,
+    typer.Option(
+        "--method",
+        help="How weights are corrected: paper, norm-gain, least-squares (joined by +), or none.",
+        rich_help_panel="Method",
+    ),
 ]
 Depth = Annotated[str, typer.Option("--depth", help="Which blocks go.", rich_help_panel="Method")]

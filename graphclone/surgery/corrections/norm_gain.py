@@ -23,7 +23,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphclone.anatomy.parts import Norm, Site
+from graphclone.anatomy.parts import Anatomy, Norm, Site
+from graphclone.plan import Plan, passes_of
 from graphclone.statistics.store import Statistics
 from graphclone.surgery.corrections.evidence import Array, Evidence
 from graphclone.surgery.corrections.paper import OUTPUT
@@ -56,6 +57,17 @@ def norm_gain(evidence: Evidence) -> dict[Use, Correction]:
         factors = _affine(evidence.affine, norm, site, kept) or Factors(scalar(statistics, norm, site, kept))
         found |= _corrected(evidence, norm, factors, drifts.norms.get(norm.output, 1.0))
     return found
+
+
+def takes_second_pass(anatomy: Anatomy, plan: Plan) -> bool:
+    """Whether a plan cuts the stream under a LayerNorm, and corrects that."""
+    if NAME not in passes_of(plan.method):
+        return False
+    return any(
+        len(plan.keep.get(stack.residual, range(stack.hidden))) < stack.hidden
+        and any(n.kind == "LayerNorm" for n in (*stack.norms, *(m for b in stack.blocks for m in b.norms)) if n.site)
+        for stack in anatomy.stacks
+    )
 
 
 def scalar(statistics: Statistics, norm: Norm, site: Site, kept: Array) -> float:
