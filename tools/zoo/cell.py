@@ -13,13 +13,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import graphclone.graph as graphs
+from graphclone import Target
 from graphclone.anatomy import inspect
 from graphclone.anatomy.parts import Anatomy
 from graphclone.errors import GraphCloneError
 from graphclone.graph import Model
-from graphclone.planner import Target, plan
+from graphclone.plan import Plan
+from graphclone.planner import plan
 from graphclone.surgery.operate import clone
 from graphclone.verification import verify
 from tools.zoo.columns import COLUMNS
@@ -32,6 +35,7 @@ from tools.zoo.twin import NoTwin, compare, small
 
 GREEN, REFUSED, WRONG = "green", "refused", "WRONG"
 BROKEN, UNEXPORTED = "broken", "unexported"  # the export does not run, or is not there: nothing about graphclone
+PARTS = {"an attention": "drop_attention", "a feed-forward": "drop_feed_forward"}  # the plan's fields
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ class Cell:
 def targets(cell: Cell) -> dict[str, dict[str, int]]:
     """Every width and the depth alone, then all together; sizes of a configuration that exists."""
     first, ratio = cell.stacks[0], ROWS[cell.row].ffn_ratio
-    heads, kv_heads = first.heads // 2, first.kv_heads // 2
+    heads, kv_heads = first.heads // 2, max(1, first.kv_heads // 2)
     coupled = first.heads * first.head_dim == first.hidden
     hidden = heads * first.head_dim if coupled else first.hidden * 5 // 7
     alone = {
@@ -111,17 +115,22 @@ class Subject:
     def _cut(self, target: dict[str, int]) -> Model:
         first = self.cell.stacks[0]
         several = len(self.cell.stacks) > 1
-        asked = {n: _share(size, getattr(first, n)) if several else size for n, size in target.items()}
+        asked: dict[str, Any] = {n: _share(size, getattr(first, n)) if several else size for n, size in target.items()}
         if first.heads == first.kv_heads:
             asked.pop("kv_heads", None)  # as a user would say it
         made = plan(self.anatomy, None, Target(**asked), importance="first", method="none")
         clone_ = clone(self.model, self.anatomy, made)
-        report = verify(self.model, clone_, made)
-        failed = "; ".join(f"{c.name}: {c.detail} ({c.value})" for c in report.failures)
-        assert report.passed, f"verify: {failed or 'no check was made'}"
+        assert_verified(self.model, clone_, made)
         wrong = mismatches(inspect(clone_), tuple(after(s, first, target) for s in self.cell.stacks))
         assert not wrong, f"the clone's own anatomy: {wrong}"
         return clone_
+
+
+def assert_verified(parent: Model, clone_: Model, plan_: Plan) -> None:
+    """`graphclone verify` passes, or AssertionError with the checks that fail."""
+    report = verify(parent, clone_, plan_)
+    failed = "; ".join(f"{c.name}: {c.detail} ({c.value})" for c in report.failures)
+    assert report.passed, f"verify: {failed or 'no check was made'}"
 
 
 def _share(size: int, whole: int) -> str:
@@ -167,6 +176,8 @@ def examine(cell: Cell, quick: bool = False, *, native: bool = True) -> Exam:
     wanted = targets(cell)
     asked = ["all"] if quick else list(wanted)
     verdicts += [judge(name, partial(_valid, subject, wanted[name])) for name in asked]
+    if not quick:
+        verdicts += [judge(f"without {part}", partial(without, subject, field)) for part, field in PARTS.items()]
     if "cache" in cell.column or cell.column == "genai":
         verdicts.append(judge("stepping", lambda: stepping(model)))
         verdicts.append(judge("stepping of the clone", lambda: stepping(subject.cut(wanted["all"]))))
@@ -177,6 +188,19 @@ def examine(cell: Cell, quick: bool = False, *, native: bool = True) -> Exam:
 
 def _valid(subject: Subject, target: dict[str, int]) -> str:
     subject.cut(target)
+    return ""
+
+
+def without(subject: Subject, part: str) -> str:
+    """A branch of the second block left out; a refusal is no verdict on the cell, its reason is told."""
+    stack = subject.anatomy.stacks[0]
+    dropped: dict[str, Any] = {part: {stack.name: (1,)}}
+    made = Plan(subject.anatomy.fingerprint, {}, method="none", **dropped)
+    try:
+        clone_ = clone(subject.model, subject.anatomy, made)
+    except GraphCloneError as reason:
+        return f"refused: {' '.join(str(reason).split())}"
+    assert_verified(subject.model, clone_, made)
     return ""
 
 

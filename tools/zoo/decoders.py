@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from tools.zoo.row import POSITIONS, VOCAB, Row, Sizes, tokens
@@ -24,6 +25,12 @@ HIDDEN = {
 GQA = {**HIDDEN, "num_key_value_heads": "kv_heads"}
 GQA_DIM = {**GQA, "head_dim": "head_dim"}
 GPT2_NAMES = {"n_embd": "hidden", "n_head": "heads", "n_inner": "ffn", "n_layer": "layers"}
+FALCON = {
+    "hidden_size": "hidden",
+    "num_attention_heads": "heads",
+    "ffn_hidden_size": "ffn",
+    "num_hidden_layers": "layers",
+}
 
 
 def _opt(sizes: Sizes) -> Mapping[str, Any]:
@@ -113,5 +120,24 @@ ROWS = (
         genai=True,
     ),
     _causal("starcoder2", "Starcoder2", GQA, GROUPED_COUPLED, {**TEXT, "sliding_window": 5}, fused="gpt2"),
+    _causal(
+        "falcon",
+        "Falcon",
+        FALCON,
+        replace(COUPLED, kv_heads=1),
+        {**TOKENS, "multi_query": True, "new_decoder_architecture": False, "alibi": False, "bias": False},
+        fused="gpt2",
+    ),
+    _causal(
+        "codegen",
+        "CodeGen",
+        GPT2_NAMES,
+        Sizes(hidden=64, heads=8, kv_heads=8, head_dim=8, ffn=100, layers=3),
+        {**TOKENS, "n_positions": POSITIONS, "rotary_dim": 4},
+        attention="eager",
+        fused="gpt2",
+    ),
+    _causal("phi3", "Phi3", GQA, GROUPED_COUPLED, TEXT, fused="phi"),
+    _causal("olmo2", "Olmo2", GQA, GROUPED_COUPLED, TEXT, fused="gpt2"),
     _causal("cohere", "Cohere", GQA, GROUPED_COUPLED, {**TEXT, "logit_scale": 0.25}, fused="gpt2"),
 )

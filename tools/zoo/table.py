@@ -51,6 +51,8 @@ def render(verdicts: Verdicts) -> str:
         said = [(v, q) for v in verdicts.values() if v["verdict"] == answer for q in v["questions"]]
         reasons = _together((_name(v), q["question"], q["detail"]) for v, q in said if q["answer"] == answer)
         lines += ["", f"## {title}", "", *reasons] if reasons else []
+    parts = _parts(verdicts)
+    lines += ["", "## Without one attention, without one feed-forward", "", *parts]
     compared, without = _twins(verdicts)
     lines += ["", "## Native twins", "", f"Compared in {compared} cells. No twin, and why:", "", *without]
     return "\n".join(lines) + "\n"
@@ -105,6 +107,14 @@ def _cell(verdict: dict[str, Any] | None) -> str:
     if verdict is None:
         return "?"
     return QUICK if verdict["verdict"] == "green" and verdict["quick"] else SHOWN[verdict["verdict"]]
+
+
+def _parts(verdicts: Verdicts) -> list[str]:
+    """How often a branch of a block can be left out alone, and why not."""
+    said = [(_name(v), q) for v in verdicts.values() for q in v["questions"] if q["question"].startswith("without ")]
+    refused = [(name, q["question"], q["detail"]) for name, q in said if q["detail"].startswith("refused")]
+    green = sum(q["answer"] == "green" for _, q in said) - len(refused)
+    return [f"Left out and verified: {green} of {len(said)}. The others:", "", *_together(refused)]
 
 
 def _twins(verdicts: Verdicts) -> tuple[int, list[str]]:
