@@ -16,14 +16,20 @@ LARGEST = 1 << 32  # bytes of one array: more is a damaged or hostile header
 
 
 def open_npz(spec: str, asked: Asked) -> Reading:
-    """A file, or a folder of files in order of name. More rows than the batch size are cut into several batches."""
+    """A file, or a folder of files in order of name. More rows than the batch size are cut into several batches.
+
+    What does not fill a batch is a smaller one; where the graph's batch axis is fixed, it is left out.
+    """
     files = files_of(spec, (".npz",))
 
     def batches() -> Iterator[dict[str, Array]]:
         for file in files:
             yield from _cut(load(file), asked)
 
-    return Reading(spec, batches, lambda: sha256_of(*files, str(asked.batch_size)))
+    def guess() -> int:
+        return len(files) * sum(1 for _ in _cut(load(files[0]), asked))  # as if the others held as much as the first
+
+    return Reading(spec, batches, lambda: sha256_of(*files, str(asked.batch_size)), guess=guess)
 
 
 def load(file: Path) -> dict[str, Array]:
@@ -47,14 +53,21 @@ def _cut(held: Mapping[str, Array], asked: Asked) -> Iterator[dict[str, Array]]:
     if lead is None or rows <= asked.batch_size:
         yield dict(held)
         return
+    fixed = isinstance(lead.shape[0], int)
     along = {
         name
         for name, array in held.items()
-        if array.ndim > 1 and array.shape[0] == rows and name in asked.known and asked.known[name].shape[:1] != (rows,)
+        if name in asked.known and array.shape[:1] == (rows,) and _runs_along(asked.known[name], lead)
     }
-    for start in range(0, rows, asked.batch_size):
+    for start in range(0, rows - asked.batch_size + 1 if fixed else rows, asked.batch_size):
         piece = slice(start, start + asked.batch_size)
         yield {name: array[piece] if name in along else array for name, array in held.items()}
+
+
+def _runs_along(given: feeds.Input, lead: feeds.Input) -> bool:
+    """Whether the first axis of an input is the batch of the primary one."""
+    alike = given.shape[:1] == lead.shape[:1]
+    return alike or (len(given.shape) > 1 and not isinstance(given.shape[0], int))
 
 
 def open_random(spec: str, asked: Asked) -> Reading:

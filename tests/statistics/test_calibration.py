@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from operator import length_hint
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -99,6 +100,29 @@ def test_npz_files_are_batches_and_large_ones_are_cut(model, tmp_path, batches):
     cut = [b["input_ids"] for b in open_source(tmp_path / "rows.npz", model, batch_size=3)]
     assert [len(b) for b in cut] == [3, 3, 1]
     np.testing.assert_array_equal(np.concatenate(cut), rows)
+
+
+def test_rows_that_do_not_fill_a_fixed_batch_are_left_out(model, tmp_path):
+    ids, mask = model.graph.inputs
+    ids.shape = mask.shape = [3, 2]
+    rows = np.arange(16).reshape(8, 2)
+    np.savez(tmp_path / "rows.npz", input_ids=rows, attention_mask=np.ones_like(rows))
+    source = open_source(tmp_path / "rows.npz", model, batch_size=99)
+    np.testing.assert_array_equal([b["input_ids"] for b in source], rows[:6].reshape(2, 3, 2))
+    assert length_hint(source) == 2
+    np.savez(tmp_path / "rows.npz", input_ids=rows[:2])
+    with pytest.raises(BadData, match=r"the graph wants input_ids int64\[3, 2\], the batch has int64\[2, 2\]"):
+        open_source(tmp_path / "rows.npz", model)
+
+
+def test_lengths_of_sequences_are_cut_with_their_sequences(tmp_path):
+    ids = gs.Variable("input_ids", np.int64, ["batch", "length"])
+    lengths = gs.Variable("seqlens_k", np.int64, ["batch"])
+    y = [gs.Variable(n, np.int64, ["batch"]) for n in ("y", "z")]
+    nodes = [gs.Node("Identity", "n", {}, [lengths], [y[0]]), gs.Node("ReduceMax", "m", {"axes": [1]}, [ids], [y[1]])]
+    np.savez(tmp_path / "x.npz", input_ids=np.zeros((5, 4), np.int64), seqlens_k=np.arange(5))
+    source = open_source(tmp_path / "x.npz", Model(gs.Graph(nodes, [ids, lengths], y, opset=13)), batch_size=2)
+    assert [batch["seqlens_k"].tolist() for batch in source] == [[0, 1], [2, 3], [4]]
 
 
 def test_random_says_what_it_is_and_repeats_itself(model):
