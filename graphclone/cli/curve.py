@@ -13,9 +13,17 @@ EIGHTHS = " ▁▂▃▄▅▆▇█"
 def curve(points: Sequence[tuple[int, float]], title: str) -> Iterator[str]:
     """Lines of a small chart: bars of each point's height, the largest and the smallest value at the side.
 
-    >>> for line in curve([(0, 4.0), (1, 2.0), (2, 1.0)], "loss"): print(line)  # doctest: +ELLIPSIS
+    >>> print(*curve([(0, 4.0), (1, 2.0), (2, 1.0)], "loss"), sep="\\n")
     loss
-     4.000 ┤█...
+        4.000 ┤█
+              ┤█
+              ┤█
+              ┤█
+              ┤█
+              ┤█▆
+              ┤██
+        1.000 ┤██▁
+               0 step 2
     """
     finite = [(step, value) for step, value in points if math.isfinite(value)]
     if len(finite) < 2:
@@ -28,8 +36,8 @@ def curve(points: Sequence[tuple[int, float]], title: str) -> Iterator[str]:
         label = {HEIGHT - 1: f"{high:.3f}", 0: f"{low:.3f}"}.get(row, "")
         bar = "".join(EIGHTHS[min(8, max(0, height - 8 * row))] for height in heights)
         yield f"{label:>9} ┤{bar}".rstrip()
-    last = f"step {finite[-1][0]:,}"
-    yield f"{'':>9}  {finite[0][0]:,}{last:>{max(1, len(values) - len(f'{finite[0][0]:,}'))}}"
+    first, last = f"{finite[0][0]:,}", f"step {finite[-1][0]:,}"
+    yield f"{'':>9}  {first}{' ' * max(1, len(values) - len(first) - len(last))}{last}"
 
 
 def _spread(points: Sequence[tuple[int, float]]) -> Sequence[tuple[int, float]]:

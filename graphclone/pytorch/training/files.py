@@ -74,7 +74,7 @@ def train_file(
     main = Processes.start(asked.options.precision).main
     if main:
         for line in lines(source):
-            say(line)
+            say(f"training: {line}")
     trained = run(model, rest, asked.options, beside(asked, teacher, source), held_out=kept or None, progress=progress)
     if not main:
         return Result(trained.history, Report(()), trained.in_runtime, main)

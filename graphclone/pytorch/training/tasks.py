@@ -57,7 +57,7 @@ class Task:
         found = next((name for name in self.usual if name in own), own[0] if len(own) == 1 else None)
         if found is None:
             raise BadData(
-                f"no output is called {' or '.join(self.usual)}: the model gives {', '.join(own)}; name one "
+                f"no output is called {self.usual[0]}: the model gives {', '.join(own)}; name one "
                 f"(--read), or is it made for another task than {self.name}?"
             )
         return found
