@@ -11,11 +11,13 @@ from graphclone.errors import BadData, InvalidTarget
 from graphclone.statistics.store import Statistics
 
 EVERY_SECONDS = 60.0
+SHARE = 20  # of the time, at most one part in so many goes into writing: second moments may be a gigabyte
 
 
 @dataclass
 class Checkpoint:
-    """Where a run keeps what it has so far. every: batches between two writes; None: EVERY_SECONDS pass.
+    """Where a run keeps what it has so far. every: batches between two writes; None: EVERY_SECONDS pass, or more where
+    writing takes long.
 
     The sums on disk are the run's own float64 sums after so many batches: going on from there adds the same numbers in
     the same order as a run that was never stopped.
@@ -26,6 +28,7 @@ class Checkpoint:
     resume: bool = False
     batches: int = 0  # of this run's portion that are on disk
     _written: float = field(default_factory=time.monotonic)
+    _took: float = 0.0
 
     @classmethod
     def beside(cls, output: Path, *, every: int | None = None, resume: bool = False) -> Checkpoint:
@@ -60,12 +63,14 @@ class Checkpoint:
         """Whether it is time to write."""
         if self.every is not None:
             return done - self.batches >= self.every
-        return time.monotonic() - self._written >= EVERY_SECONDS
+        return time.monotonic() - self._written >= max(EVERY_SECONDS, SHARE * self._took)
 
     def write(self, held: Statistics) -> None:
         """Keep what there is so far, atomically."""
+        start = time.monotonic()
         held.save(self.path)
         self.batches, self._written = held.batches, time.monotonic()
+        self._took = self._written - start
 
     def remove(self) -> None:
         """The run is over and its result is where it belongs."""

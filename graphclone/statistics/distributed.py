@@ -114,8 +114,8 @@ def measure(
     if not source.fingerprint or source.shards != 1:
         raise InvalidTarget(f"{source.description}: Ray makes the shards itself, of data that has a name")
     task = Task(str(model.path.resolve()), model.sha256, source.fingerprint, asked, str(Path.cwd()))
-    with _running(ray, cluster):
-        workers = cluster.workers or max(1, int(ray.cluster_resources().get("CPU", 1)) // (asked.threads or 1))
+    with _running(ray, cluster, asked.threads or 1):
+        workers = _room(ray, cluster, asked.threads or 1)
         held = checkpoint.held(model.sha256, None) if checkpoint is not None else None
         shards = _shards(source, workers, held)
         tally = _Tally(held, shards, source, checkpoint, progress)
@@ -126,6 +126,14 @@ def measure(
             tally.keep()
             raise
     return tally.result()
+
+
+def _room(ray: Any, cluster: Cluster, threads: int) -> int:
+    """How many workers there are to be. Raises InvalidTarget where the cluster has no room for one."""
+    cores = int(ray.cluster_resources().get("CPU", 0))
+    if cores < threads:
+        raise InvalidTarget(f"the Ray cluster has {cores} cores, a worker wants {threads}: lower --threads")
+    return min(cluster.workers or cores, cores // threads)
 
 
 def _results(ray: Any, task: Task, numbers: range, shards: int, workers: int) -> Iterator[Mapping[str, Any]]:
@@ -217,12 +225,13 @@ def _ray() -> Any:
 
 
 @contextmanager
-def _running(ray: Any, cluster: Cluster) -> Iterator[None]:
+def _running(ray: Any, cluster: Cluster, threads: int) -> Iterator[None]:
     """Inside a cluster; one that was started here ends here."""
     ours = not ray.is_initialized()
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
     if ours:
-        here = {"include_dashboard": False, "num_cpus": cluster.workers} if cluster.address is None else {}
+        cores = cluster.workers * threads if cluster.workers else None
+        here = {"include_dashboard": False, "num_cpus": cores} if cluster.address is None else {}
         try:
             ray.init(address=cluster.address or "local", **here, **quiet)
         except (ConnectionError, ValueError, RuntimeError) as reason:

@@ -140,8 +140,7 @@ def _records(file: Path, column: str) -> Iterator[str]:
 
 def _share(file: Path, column: str) -> float:
     """How much of the first lines of a .jsonl file is the text in them."""
-    with file.open("rb") as stream:
-        read = sum(len(line) for line in islice(stream, SAMPLE))
+    read = sum(len(line.encode()) for line in islice(_lines(file), SAMPLE))
     return sum(len(piece.encode()) for piece in islice(_records(file, column), SAMPLE)) / max(read, 1)
 
 

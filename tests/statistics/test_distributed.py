@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,7 @@ def batches():
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    with distributed._running(distributed._ray(), TWO):
+    with distributed._running(distributed._ray(), TWO, threads=1):
         yield
 
 
@@ -122,6 +123,14 @@ def test_a_worker_with_another_model_refuses_it(model):
     told = distributed.Worker(task)({"shard": 1, "shards": 2})
     assert (told["error"], told["held"]) == ("InvalidTarget", None)
     assert "is another model (sha256" in told["why"]
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_cluster_without_room_is_said(model):
+    data = asked("random:2")
+    greedy = replace(data, threads=3)
+    with pytest.raises(InvalidTarget, match="has 2 cores, a worker wants 3: lower --threads"):
+        distributed.measure(model, greedy, open_data(model, data), TWO)
 
 
 def test_what_ray_cannot_do_is_refused_before_it_starts(model):

@@ -129,8 +129,13 @@ def test_a_checkpoint_is_written_every_so_many_batches_or_after_a_while(measure,
     assert seen == [0, 2, 2, 4, 4]
     seen.clear()
     monkeypatch.setattr("graphclone.statistics.checkpoint.EVERY_SECONDS", 0.0)
+    monkeypatch.setattr("graphclone.statistics.checkpoint.SHARE", 0)
     measure(source, progress=look(tmp_path / "b"), checkpoint=Checkpoint(tmp_path / "b"))
     assert seen == [1, 2, 3, 4, 5]
+    seen.clear()
+    monkeypatch.setattr("graphclone.statistics.checkpoint.SHARE", 1e9)  # writing once took longer than all the rest may
+    measure(source, progress=look(tmp_path / "c"), checkpoint=Checkpoint(tmp_path / "c"))
+    assert seen == [1, 1, 1, 1, 1]
 
 
 def test_a_broken_batch_keeps_those_before_it_and_mended_data_goes_on(measure, model, tmp_path):
