@@ -11,6 +11,7 @@ from graphclone.anatomy.parts import Ids
 from graphclone.anatomy.trace import Value, describe
 from graphclone.errors import UnsupportedGraph
 from graphclone.surgery.cut import Cut
+from graphclone.surgery.head_scale import attention_scale, attribute_scale
 from graphclone.surgery.resizer import Edit, Row
 
 
@@ -142,7 +143,14 @@ def gather(edit: Edit) -> None:
     if not wanted.size and not have.ndim:  # a dropped neuron, read for its shape alone: any other does
         wanted = np.zeros(1, np.int64)
     if not np.array_equal(have.reshape(-1), wanted):
-        edit.replace(1, wanted.reshape(have.shape if have.ndim == 0 else -1).astype(have.dtype))
+        edit.replace(1, wanted.reshape((-1, *have.shape[1:]) if have.ndim else ()).astype(have.dtype))
+
+
+def gather_nd(edit: Edit) -> None:
+    """The same, where the indices are a list into the first axis."""
+    indices = edit.before(1)
+    if indices.shape[-1] == 1 and len(indices.shape) == 2 and not edit.node.attrs.get("batch_dims"):
+        gather(edit)
 
 
 def tile(edit: Edit) -> None:
@@ -188,15 +196,17 @@ def root_of(cut: Cut, node: gs.Node, place: int) -> Root | None:
 
 
 def scalar(edit: Edit) -> None:
-    """A factor on the residual stream that is a root of its width follows it."""
+    """A factor on the residual stream that is a root of its width follows it; on attention, of the width of a head."""
     for place in range(2):
         root = root_of(edit.cut, edit.parent, place)
         if root is not None:
             data = edit.operand(place)
             edit.replace(place, np.full(data.shape, root.kept**root.power).astype(data.dtype))
             return
+    attention_scale(edit)
 
 
+FUSED = ("Attention", "MultiHeadAttention", "GroupQueryAttention", "FusedMatMul")
 ROWS: dict[tuple[str, str], Row] = {
     ("", "Reshape"): reshape,
     ("", "Expand"): expand,
@@ -205,7 +215,10 @@ ROWS: dict[tuple[str, str], Row] = {
     ("", "Slice"): slice_,
     ("", "Split"): split,
     ("", "Gather"): gather,
+    ("", "GatherND"): gather_nd,
     ("", "Tile"): tile,
     ("", "Mul"): scalar,
     ("", "Div"): scalar,
+    ("", "Attention"): attribute_scale,
+    **{("com.microsoft", op): attribute_scale for op in FUSED},
 }

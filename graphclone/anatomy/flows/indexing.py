@@ -38,11 +38,16 @@ def gather(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Valu
 
 @row("GatherND")
 def gather_nd(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
-    """Tuples of indices into the leading axes (after the batch ones); the trailing axes come along."""
+    """Tuples of indices into the leading axes (after the batch ones); the trailing axes come along. A fixed list of
+    indices into the first axis picks neurons."""
     value, indices = first(inputs), inputs[1]
     assert indices is not None
     batch = int(node.attrs.get("batch_dims", 0))
     depth = batch + indices.shape[-1]
+    if depth == 1 and batch == 0 and indices.static and indices.data is not None and indices.data.ndim == 2:
+        positions = indices.data.reshape(-1) % value.shape[0]
+        picked = tuple(f[positions] for f in value.axis(0))
+        return [Value((positions.size, *value.shape[1:]), (picked, *value.factors[1:]), static=value.static)]
     for factors in value.factors[:depth]:
         trace.pin(factors, f"looked up by {describe(node)}")
     lead = indices.shape[:-1]

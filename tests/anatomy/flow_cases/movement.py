@@ -63,6 +63,7 @@ CASES = [
         {"x": floats(4, 3, 2), "i": np.array([[1, 0], [3, 2], [0, 1]])},
         {("x", 0): "pinned", ("x", 1): "pinned"},
     ),
+    case("of one axis", "GatherND", {"x": floats(4, 3, 2), "i": np.array([[3], [0], [-2]])}),
     case("", "ConstantOfShape", {"s": numbers(2, 3)}),
     case("of sizes", "ConstantOfShape", {"s": numbers(4)}),
     case("", "Expand", {"x": floats(2, 1, 3), "s": numbers(2, 4, 1)}),
