@@ -140,7 +140,7 @@ _CARRIERS: dict[str, tuple[int, ...]] = {
     "Where": (1, 2),
 }
 # operators that look rows up: (domain, op) -> {input with ids: input with the table}
-_LOOKUPS = {
+LOOKUPS = {
     ("", "Gather"): {1: 0},
     ("com.microsoft", "GatherBlockQuantized"): {1: 0},
     ("com.microsoft", "EmbedLayerNormalization"): {0: 2, 1: 4, 7: 3},
@@ -185,7 +185,7 @@ def _rows(tensor: gs.Tensor) -> int | None:
         held = stack.pop()
         for node in held.outputs:
             places = [k for k, t in enumerate(node.inputs) if t is held]
-            lookups = _LOOKUPS.get((node.domain or "", node.op), {})
+            lookups = LOOKUPS.get((node.domain or "", node.op), {})
             for place in places:
                 table = _table(node.inputs[lookups[place]]) if place in lookups else None
                 if table is not None:

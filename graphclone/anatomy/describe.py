@@ -29,6 +29,7 @@ from graphclone.anatomy.projections import Projection, projections
 from graphclone.anatomy.segments import Run, Segment
 from graphclone.anatomy.sites import embedding_site, norm_sites, outer_norms, projection_sites, unused, with_names
 from graphclone.anatomy.trace import Trace, node_key, run
+from graphclone.anatomy.vocabulary import mark
 from graphclone.errors import UnsupportedGraph
 from graphclone.feeds import tiny_feeds
 from graphclone.graph import Model
@@ -85,6 +86,7 @@ def describe(found: Grouping, model: Model) -> Anatomy:
         )
         sites[:0] = embedding_site(found, raw, prefix)
         sites += outside[number][1]
+    mark(found, model, made, taken)
     _name_the_rest(found, [r.residual for r in stacks_raw], made, taken)
     return Anatomy(
         parent=lambda: model.sha256,
@@ -95,6 +97,7 @@ def describe(found: Grouping, model: Model) -> Anatomy:
         axes=_axes(found),
         stored=parameters_by_type(found),
         notes=model.notes,
+        found=found,
     )
 
 
@@ -140,7 +143,13 @@ def _renamed(blocks: Sequence[Block], names: dict[str, str]) -> tuple[Block, ...
         replace(
             block,
             attention=tuple(
-                replace(a, head_groups=tuple(names.get(g, g) for g in a.head_groups)) for a in block.attention
+                replace(
+                    a,
+                    head_groups=tuple(names.get(g, g) for g in a.head_groups),
+                    qk_dims=tuple((names.get(g, g), n) for g, n in a.qk_dims),
+                    v_dims=tuple((names.get(g, g), n) for g, n in a.v_dims),
+                )
+                for a in block.attention
             ),
             feed_forward=tuple(replace(f, group=names.get(f.group, f.group)) for f in block.feed_forward),
         )
@@ -187,8 +196,6 @@ def _name_the_rest(found: Grouping, residuals: Sequence[Group], made: Sequence[P
 
 def _finished(group: Group) -> NeuronGroup:
     axes = tuple(dict.fromkeys(AxisRef(s.tensor, s.axis) for s in group.slots))
-    if group.kind == "qk_dim":
-        group.pinned = group.pinned or "sets the scale of the attention scores, which is not rewritten yet"
     return NeuronGroup(group.name, group.kind, group.size, axes, group.block, group.pinned)
 
 

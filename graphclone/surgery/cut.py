@@ -13,6 +13,7 @@ from graphclone.anatomy.groups import Grouping
 from graphclone.anatomy.ids import Factors
 from graphclone.anatomy.parts import Ids, Site
 from graphclone.anatomy.trace import Slot, Trace, run
+from graphclone.anatomy.vocabulary import TRIMMED
 from graphclone.errors import InvalidTarget
 from graphclone.feeds import tiny_feeds
 from graphclone.plan import Plan
@@ -33,7 +34,7 @@ class Cut:
             if group is None or max(kept) >= group.size:
                 has = "is not in this parent" if group is None else f"has {group.size} neurons, not {max(kept) + 1}"
                 raise InvalidTarget(f"plan: group {name} {has}")
-            if group.pinned and tuple(kept) != tuple(range(group.size)):
+            if group.pinned not in (None, TRIMMED) and tuple(kept) != tuple(range(group.size)):
                 raise InvalidTarget(f"plan: group {name} cannot be cut: {group.pinned}")
             self.alive[group.classes] = False
             chosen = group.classes[np.asarray(kept)]

@@ -9,6 +9,7 @@ import onnx_graphsurgeon as gs
 
 from graphclone.anatomy.describe import describe, examine
 from graphclone.anatomy.flows import TABLE
+from graphclone.anatomy.groups import Grouping
 from graphclone.anatomy.parts import Anatomy
 from graphclone.anatomy.trace import Trace, run
 from graphclone.errors import InvalidTarget, UnsupportedGraph
@@ -26,6 +27,8 @@ from graphclone.surgery.renumber import renumber
 from graphclone.surgery.resizer import Resizer
 from graphclone.surgery.shapes import ROWS
 from graphclone.surgery.slice_weights import Slices, slice_weights
+from graphclone.surgery.tables import pick_from_tables
+from graphclone.surgery.tokens import count_tokens_anew
 
 
 def clone(
@@ -44,9 +47,7 @@ def clone(
     """
     if plan.parent != anatomy.fingerprint or anatomy.fingerprint != model.sha256:
         raise InvalidTarget(f"the plan is for parent {plan.parent[:12]}, this one is {model.sha256[:12]}: plan again")
-    _refuse_head_dim(anatomy, plan)
-    found = examine(model)
-    describe(found, model)  # names the groups, as the plan does
+    found = _traced(model, anatomy)
     cut = Cut(found, plan)
     made = model.detached()
     drop_parts(made, anatomy, plan, found.trace)
@@ -55,7 +56,9 @@ def clone(
     evidence = Evidence(cut, anatomy, living, statistics, affine)
     corrected = corrections(plan.method, evidence)
     slices = slice_weights(made, cut, corrected)
-    sizes = scale_outputs(made.graph, corrected) + _resize(made, cut)
+    picked = pick_from_tables(made, cut)
+    count_tokens_anew(made, model, anatomy, plan, slices)
+    sizes = picked + scale_outputs(made.graph, corrected) + _resize(made, cut)
     _clean(made, cut, model)
     renumber(made.graph, model.graph, anatomy, plan)
     _record(made, plan, slices, sizes)
@@ -64,13 +67,13 @@ def clone(
     return made
 
 
-def _refuse_head_dim(anatomy: Anatomy, plan: Plan) -> None:
-    for name, kept in plan.keep.items():
-        group = anatomy.groups.get(name)
-        if group and group.kind == "qk_dim" and len(kept) < group.size:
-            raise InvalidTarget(
-                f"plan: {name} cuts head_dim, whose attention scale is not rewritten yet: cut heads instead"
-            )
+def _traced(model: Model, anatomy: Anatomy) -> Grouping:
+    """The trace that the anatomy was read from, where it is of this very model; the same anew where it is not."""
+    if anatomy.found is not None and anatomy.found.trace.model is model:
+        return anatomy.found
+    found = examine(model)
+    describe(found, model)  # names the groups, as the plan does
+    return found
 
 
 def _resize(made: Model, cut: Cut) -> list[str]:

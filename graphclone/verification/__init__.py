@@ -9,7 +9,7 @@ from __future__ import annotations
 from graphclone.errors import VerificationFailed
 from graphclone.graph import Model, to_proto
 from graphclone.plan import Plan
-from graphclone.verification import claims, oracle, runtime, slices, structure
+from graphclone.verification import claims, oracle, runtime, slices, structure, vocabulary
 from graphclone.verification.report import Check, Report, Verdict
 from graphclone.verification.sessions import latency
 from graphclone.verification.trained import verify_trained
@@ -32,8 +32,11 @@ def verify(parent: Model, clone: Model, plan: Plan | None = None) -> Report:
         Check.of("metadata", _contradictions(parent, claimed, plan), f"written by graphclone {claimed.version}")
     )
     checks += slices.examine(parent, clone, claimed)
-    checks.append(oracle.examine(parent, clone, claimed))
-    return Report(tuple(checks))
+    if claimed.tokens is None:
+        return Report((*checks, oracle.examine(parent, clone, claimed)))
+    whole, without = vocabulary.widened(parent, clone, claimed)
+    checks.append(vocabulary.examine(whole, clone, claimed))
+    return Report((*checks, oracle.examine(parent, whole, without)))
 
 
 def _contradictions(parent: Model, claimed: claims.Claims, plan: Plan | None) -> list[str]:

@@ -16,6 +16,7 @@ from graphclone.plan import Plan
 Indices = np.ndarray[Any, np.dtype[np.int64]]
 
 PREFIX = "graphclone."
+VOCABULARY = "vocabulary"  # the group of neurons that token ids index
 
 
 @dataclass(frozen=True)
@@ -23,13 +24,14 @@ class Slice:
     """initializer = take(parent initializer, each axis) x scale, where None keeps an axis whole.
 
     Without a parent it is a constant that encodes a size. ``replaced``: of that shape, but computed from what was
-    measured (a least-squares repair, a norm's bias).
+    measured (a least-squares repair, a norm's bias). ``tokens``: ids of tokens, counted among those kept.
     """
 
     parent: str | None
     take: tuple[Indices | None, ...] = ()
     scale: float = 1.0
     replaced: bool = False
+    tokens: bool = False
 
     @property
     def shape_constant(self) -> bool:
@@ -47,6 +49,12 @@ class Claims:
     version: str
     slices: Mapping[str, Slice]
     trained: bool = False
+
+    @property
+    def tokens(self) -> Indices | None:
+        """The parent's ids of the tokens kept, or None where all were."""
+        kept = self.plan.keep.get(VOCABULARY)
+        return None if kept is None else np.asarray(kept, np.int64)
 
 
 def read(clone: Model) -> Claims:
@@ -83,4 +91,5 @@ def _slice(claim: Mapping[str, Any], takes: Sequence[Indices]) -> Slice:
         None if axis is None else takes[axis] if isinstance(axis, int) and axis >= 0 else _indices(axis)
         for axis in claim["take"]
     )
-    return Slice(str(claim["parent"]), take, float(claim.get("scale", 1.0)), claim.get("replaced", False) is True)
+    replaced, tokens = claim.get("replaced", False) is True, claim.get("tokens", False) is True
+    return Slice(str(claim["parent"]), take, float(claim.get("scale", 1.0)), replaced, tokens)

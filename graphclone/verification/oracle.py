@@ -8,6 +8,7 @@ applicable.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -23,11 +24,12 @@ from graphclone.verification.claims import Claims, Slice
 from graphclone.verification.norms import narrowed
 from graphclone.verification.report import Check
 from graphclone.verification.sessions import open_session
-from graphclone.verification.slices import recompute
+from graphclone.verification.slices import factors, recompute
 
 Array = np.ndarray[Any, Any]
 
 DIVISORS = ("residual", "qk_dim")  # ends of the names of groups whose size norms and attention divide by
+NUMBERED = re.compile(r"\.\d+$")  # several groups of a kind in a block: blocks.0.qk_dim.2
 NAME = "equals the zeroed parent"
 
 # largest |difference| over largest |parent output|, by the coarsest float type among the weights: sums are taken in
@@ -77,7 +79,7 @@ def _not_applicable(parent: Model, clone: Model, claims: Claims) -> str | None:
     if _drops_parts(claims.plan) and (shared := _read_less_often(parent, clone, claims)):
         return f"{shared} is read by what was dropped and by what was kept"
     for group in claims.plan.keep:
-        if group.endswith(DIVISORS) and _is_cut(parent, claims, group):
+        if NUMBERED.sub("", group).endswith(DIVISORS) and _is_cut(parent, claims, group):
             return f"{group} is cut, which changes what norms or attention divide by"
     if name := narrowed(parent, clone):
         return f"the norm that makes {name} averages over fewer channels than the parent's"
@@ -111,10 +113,12 @@ def _reads(model: Model) -> Counter[str]:
 
 
 def _is_cut(parent: Model, claims: Claims, group: str) -> bool:
-    """Does some axis keep just this group's neurons, and fewer than it had?"""
-    kept, constants = np.asarray(claims.plan.keep[group]), parent.constants()
+    """Is some axis shorter for what it keeps of this group's neurons, alone or of each head?"""
+    constants, known = parent.constants(), dict[tuple[bytes, int], frozenset[bytes] | None]()
+    sets = {name: np.asarray(kept, dtype=np.int64).tobytes() for name, kept in claims.plan.keep.items()}
+    every = frozenset(sets.values())
     return any(
-        indices is not None and size > indices.size and np.array_equal(indices, kept)
+        indices is not None and size > indices.size and sets[group] in (factors(indices, size, every, known) or ())
         for claim in claims.slices.values()
         if claim.parent in constants
         for size, indices in zip(constants[claim.parent].shape, claim.take, strict=False)

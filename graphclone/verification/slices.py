@@ -94,7 +94,16 @@ def _expected(key: str, array: Array, before: Mapping[str, Array], claims: Claim
         return f"{key} is claimed from {claim.parent}, which the parent does not have"
     if not _fits(source, claim):
         return f"{key}: the claimed indices do not fit {claim.parent} {list(source.shape)}"
+    if claim.tokens:
+        return _counted_anew(key, source, claims.tokens)
     return recompute(source, claim)
+
+
+def _counted_anew(key: str, source: Array, kept: Indices | None) -> Array | str:
+    """Ids of tokens among those kept. Below zero no token is meant, beyond all of them none either."""
+    if kept is None or source.dtype.kind not in "iuf" or source.size > SHAPE_CONSTANT_LIMIT:
+        return f"{key} {source.dtype}{list(source.shape)} is no list of tokens that were counted anew"
+    return np.where(source < 0, source, np.searchsorted(kept, source)).astype(source.dtype)
 
 
 def _fits(source: Array, claim: Slice) -> bool:

@@ -144,10 +144,10 @@ def test_every_weight_of_the_width_of_the_stream_belongs_to_it(case):
 
 
 REASONS = {  # a size that must stay -> words that the reason holds, one for each group of that size
-    "gpt2": {"vocab_size": ("looked up",), "n_positions": ("looked up",)},  # tied: the vocabulary is one group
-    "llama": {"vocab_size": ("looked up", "reaches output logits")},
+    "gpt2": {"vocab_size": ("is the vocabulary",), "n_positions": ("looked up",)},  # tied: the vocabulary is one group
+    "llama": {"vocab_size": ("is the vocabulary",) * 2},
     "bert": {
-        "vocab_size": ("looked up",),
+        "vocab_size": ("is the vocabulary",),
         "max_position_embeddings": ("looked up",),
         "type_vocab_size": ("looked up",),
     },
@@ -164,7 +164,7 @@ def test_what_cannot_be_cut_says_why(case):
     _, anatomy, config = case
     reasons = dict(REASONS[config.model_type])
     if config.model_type == "llama" and config.tie_word_embeddings:
-        reasons["vocab_size"] = ("looked up",)
+        reasons["vocab_size"] = ("is the vocabulary",)
     pinned = [g for g in anatomy.groups.values() if g.pinned]
     for setting, words in reasons.items():
         held = [g.pinned for g in pinned if g.size == getattr(config, setting)]
