@@ -56,6 +56,14 @@ class Recipe(LazyValues):  # type: ignore[misc]  # onnx-graphsurgeon has no type
             result[place] = self.make(place)
         return result
 
+    def expect(self, place: Place) -> None:
+        """``make`` will soon be asked for this place: have the disk read what it takes."""
+        there = tuple(self._at(axis, index) for axis, index in enumerate(place))
+        if isinstance(self.source, Recipe):
+            self.source.expect(there)
+        elif place:
+            advise(_span(self.source, there)[0], "MADV_WILLNEED")
+
     def make(self, place: Place) -> Array:
         """One piece of the result, in memory of its own."""
         piece = _read(self.source, tuple(self._at(axis, index) for axis, index in enumerate(place)))
@@ -80,16 +88,21 @@ class Recipe(LazyValues):  # type: ignore[misc]  # onnx-graphsurgeon has no type
         return _places(self.shape, widest, self.dtype.itemsize, budget)
 
 
+def _span(source: Array, place: Place) -> tuple[Array, int]:
+    """The smallest run of rows of an array in which a place lies, and the first of them."""
+    lead, rows = place[:-1], place[-1]
+    low, high = (rows.start, rows.stop) if isinstance(rows, slice) else (int(rows.min()), int(rows.max()) + 1)
+    return source[lead][low:high], low
+
+
 def _read(source: Array | Recipe, place: Place) -> Array:
     """A copy, after which no page of the source is held."""
     if isinstance(source, Recipe):
         return source.make(place)
     if not place:
         return source.copy()
-    lead, rows = place[:-1], place[-1]
-    low, high = (rows.start, rows.stop) if isinstance(rows, slice) else (int(rows.min()), int(rows.max()) + 1)
-    span = source[lead][low:high]
-    taken: Array = span.copy() if isinstance(rows, slice) else span[rows - low]
+    span, low = _span(source, place)
+    taken: Array = span.copy() if isinstance(place[-1], slice) else span[place[-1] - low]
     release(span)
     return taken
 
@@ -127,12 +140,16 @@ def sample(values: Array | Recipe, count: int) -> Array:
 
 
 def pieces(values: Array | Recipe, budget: int = PIECE) -> Iterator[Callable[[], Array]]:
-    """Functions that make the array's bytes, a run of them each, in order: uint8; none for an empty one."""
+    """Functions that make the array's bytes, a run of them each, in order: uint8; none for an empty one.
+
+    To ask for a function is to announce that it will be called.
+    """
     if not isinstance(values, Recipe):
         if not values.nbytes:
             return
         values = Recipe(values, {})
     for place in values.places(budget):
+        values.expect(place)
         yield partial(_bytes, values, place)
 
 
@@ -142,7 +159,12 @@ def _bytes(recipe: Recipe, place: Place) -> Array:
 
 def release(array: Array) -> None:
     """Give the pages of a mapped file back: they stay in the system's cache, and no longer count as this process's."""
-    if array.flags.writeable or not array.size or not hasattr(mmap, "MADV_DONTNEED"):
+    advise(array, "MADV_DONTNEED")
+
+
+def advise(array: Array, advice: str) -> None:
+    """Tell the system what becomes of the pages of a mapped file; other arrays are left alone."""
+    if array.flags.writeable or not array.size or not hasattr(mmap, advice):
         return
     base: Any = array
     while base is not None and not isinstance(base, mmap.mmap):
@@ -151,4 +173,4 @@ def release(array: Array) -> None:
         start = np.frombuffer(base, np.uint8).ctypes.data
         low, high = (bound - start for bound in byte_bounds(array))
         low -= low % mmap.PAGESIZE
-        base.madvise(mmap.MADV_DONTNEED, low, high - low)
+        base.madvise(getattr(mmap, advice), low, high - low)

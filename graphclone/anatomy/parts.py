@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from graphclone.anatomy.groups import Grouping
 
 Ids = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -85,6 +88,8 @@ class Attention:
     v: tuple[str, ...]
     o: tuple[str, ...]
     head_groups: tuple[str, ...]  # NeuronGroups along the head axis
+    qk_dims: tuple[tuple[str, int], ...] = ()  # NeuronGroups along head_dim, and how many of its positions each holds
+    v_dims: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -163,6 +168,7 @@ class Anatomy:
     axes: Mapping[AxisRef, tuple[tuple[str, Ids], ...]] = field(repr=False)
     stored: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()  # what reading the file changed
+    found: Grouping | None = field(default=None, repr=False, compare=False)  # the trace, in the process that made it
 
     @property
     def fingerprint(self) -> str:
@@ -170,7 +176,7 @@ class Anatomy:
         return self.parent if isinstance(self.parent, str) else self.parent()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "parent": self.fingerprint}
+        return {**self.__dict__, "parent": self.fingerprint, "found": None}
 
     @property
     def parameters(self) -> int:
