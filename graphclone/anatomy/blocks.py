@@ -22,6 +22,7 @@ from graphclone.anatomy.segments import PRODUCTS, Cut, Run, Segment
 from graphclone.anatomy.trace import Value, node_key
 
 COMMUTATIVE = ("Add", "Mul")
+RESHAPES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity")
 
 
 class Stream:
@@ -111,18 +112,26 @@ class Stream:
         trace = self.found.trace
         known: dict[str, int] = {entry: hash("entry")}
         for node in nodes:
-            operands = []
-            for index, tensor in enumerate(node.inputs):
-                if tensor.name in known:
-                    operands.append(known[tensor.name])
-                else:
-                    operands.append(hash(_kind(trace.input(node, index))))
-            if node.op in COMMUTATIVE:
-                operands.sort()
+            operands = [
+                known[t.name] if t.name in known else hash(_kind(trace.input(node, k)))
+                for k, t in enumerate(node.inputs)
+            ]
             attributes = tuple(sorted((k, v) for k, v in node.attrs.items() if isinstance(v, str)))
             for k, tensor in enumerate(node.outputs):
-                known[tensor.name] = hash((node.domain, node.op, attributes, k, tuple(operands)))
+                known[tensor.name] = _expression(node, attributes, k, operands)
         return known.get(exit_, 0)
+
+
+def _expression(node: gs.Node, attributes: tuple[tuple[str, str], ...], output: int, operands: list[int]) -> int:
+    """Hash of one operator's result. Reshapes are left out and a Gemm is its product and its sum: optimisers rewrite
+    one block so and leave the next."""
+    if node.op in RESHAPES:
+        return operands[0]
+    if node.op == "Gemm":
+        product = hash(("", "MatMul", (), 0, tuple(operands[:2])))
+        return hash(("", "Add", (), 0, tuple(sorted([product, *operands[2:]])))) if operands[2:] else product
+    read = sorted(operands) if node.op in COMMUTATIVE else operands
+    return hash((node.domain or "", node.op, attributes, output, tuple(read)))
 
 
 def _kind(value: Value | None) -> str:

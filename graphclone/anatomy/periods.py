@@ -118,7 +118,7 @@ def single_block(found: Grouping, residual: Group, segments: list[Segment]) -> R
     if len(attends) != 1:
         return None
     first = attends[0]
-    last = max(k for k, s in enumerate(segments) if any(n.op in ("MatMul", "Gemm") for n in s.nodes))
+    last = max((k for k, s in enumerate(segments) if any(n.op in ("MatMul", "Gemm") for n in s.nodes)), default=-1)
     if last < first:
         return None
     if {first + 1, last + 1} <= set(range(len(segments))):
