@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from graphclone.cli import options as o
@@ -71,7 +72,7 @@ def train(
     given = locals()
     from graphclone.pytorch.training.files import train_file
 
-    with show.progress("training") as tick:
+    with show.progress("training", quiet=os.environ.get("RANK", "0") != "0") as tick:
         result = train_file(_asked(given), progress=lambda done, total, _: tick(done, total), say=show.say)
     if result.main:
         _print(result, given)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _FATAL_ONLY = 4  # ONNX Runtime's log level: what it would print is in the exception it raises as well
 
 
@@ -64,8 +65,8 @@ class Session:
         self.runtime.run_with_iobinding(binding)
         return list(binding.copy_outputs_to_cpu())
 
-    def run_bound(self, feeds: Mapping[str, Any], device: str, names: Sequence[str]) -> dict[str, Any]:
-        """Named outputs, left on the ``device`` (cpu or cuda) that the session runs on.
+    def run_bound(self, feeds: Mapping[str, Any], names: Sequence[str], device: str, number: int = 0) -> dict[str, Any]:
+        """Named outputs, left on the ``device`` (cpu or cuda, by its number) that the session runs on.
 
         Feeds and results are anything that speaks DLPack, a torch tensor for one; nothing passes through the host.
         Raises UnsupportedGraph as ``run`` does.
@@ -77,28 +78,36 @@ class Session:
             for value in self.runtime.get_inputs():
                 binding.bind_ortvalue_input(value.name, ort.OrtValue.from_dlpack(feeds[value.name]))
             for name in names:
-                binding.bind_output(name, device, 0)
+                binding.bind_output(name, device, number)
+            binding.synchronize_inputs()
             self.runtime.run_with_iobinding(binding)
+            binding.synchronize_outputs()
         except Exception as reason:  # noqa: BLE001  as above
             raise UnsupportedGraph(f"ONNX Runtime fails to run it: {_one_line(reason)}") from None
         return dict(zip(names, binding.get_outputs(), strict=True))
 
 
-def open_session(
-    model: Model, *, threads: int | None = None, optimise: bool = True, provider: str = "CPUExecutionProvider"
-) -> Session:
-    """A session on a model in memory; ``optimise=False`` runs the nodes as they stand.
-
-    Raises UnsupportedGraph where ONNX Runtime cannot load the model, MissingRuntime where it lacks the provider.
-    """
+def _runtime() -> Any:
     try:
-        import onnxruntime as ort
+        import onnxruntime
     except ImportError:
         raise MissingRuntime(
             "ONNX Runtime is not installed: pip install 'graphclone[cpu]' (or 'graphclone[gpu]' beside an NVIDIA GPU)"
         ) from None
-    if provider not in ort.get_available_providers():
-        raise MissingRuntime(f"this ONNX Runtime has no {provider}: pip install 'graphclone[gpu]' in place of [cpu]")
+    return onnxruntime
+
+
+def has_cuda() -> bool:
+    """Whether ONNX Runtime was built for NVIDIA GPUs. Raises MissingRuntime."""
+    return CUDA in _runtime().get_available_providers()
+
+
+def open_session(model: Model, *, threads: int | None = None, optimise: bool = True, gpu: int | None = None) -> Session:
+    """A session on a model in memory; ``optimise=False`` runs the nodes as they stand. gpu: its number, if any.
+
+    Raises UnsupportedGraph where ONNX Runtime cannot load the model.
+    """
+    ort = _runtime()
     proto, arrays = to_proto(model)
     options = ort.SessionOptions()
     options.log_severity_level = _FATAL_ONLY
@@ -114,8 +123,10 @@ def open_session(
     ]
     if names:
         options.add_external_initializers(names, values)
+    # TF32 keeps 10 bits of each factor
+    chosen: list[Any] = [CPU] if gpu is None else [(CUDA, {"device_id": str(gpu), "use_tf32": "0"}), CPU]
     try:
-        session = ort.InferenceSession(proto.SerializeToString(), options, providers=[provider])
+        session = ort.InferenceSession(proto.SerializeToString(), options, providers=chosen)
     except Exception as reason:  # noqa: BLE001  as above
         raise UnsupportedGraph(f"ONNX Runtime refuses to load it: {_one_line(reason)}") from None
     return Session(session, (contiguous, values), rings(model.graph))

@@ -131,9 +131,8 @@ def _packed(model: Model, module: torch.nn.Module, processes: Processes) -> Mode
 
 def _identity(model: Model, options: TrainingOptions, beside: Beside) -> dict[str, Any]:
     teacher = None if beside.teacher is None else beside.teacher.sha256
-    return {
-        "model": model.sha256, "teacher": teacher, "data": beside.data, "shuffle": beside.shuffle, **options.as_dict()
-    }  # fmt: skip
+    data = {"data": beside.data, "shuffle": beside.shuffle, "read": beside.read}
+    return {"model": model.sha256, "teacher": teacher, **data, **options.as_dict()}
 
 
 def _setting(model: Model, task: Task, beside: Beside) -> Setting:

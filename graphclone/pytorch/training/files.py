@@ -87,7 +87,7 @@ def train_file(
 def open_batches(model: Model, data: request.Calibration, task: str) -> Source | Folders | Arrays:
     """The data, with labels where the task wants them. Raises BadData."""
     if task == "image-classification":
-        return open_labelled(data.data, model, batch_size=data.batch_size, images=data.images)
+        return open_labelled(data.data, model, batch_size=data.batch_size, images=data.images, limit=data.limit)
     return request.open_data(model, data)
 
 

@@ -21,7 +21,7 @@ class History:
     tokens: int = 0
     seconds: float = 0.0
     best: tuple[int, float] | None = None
-    taught: int = 0  # batches that the teacher was run on
+    taught: int = 0  # batches trained on that the teacher was run on
 
     def evaluated(self, step: int, loss: float) -> bool:
         """Note an evaluation; whether it is the best so far. One that is not a number never is."""

@@ -30,6 +30,7 @@ class Folders:
     sources: tuple[Source, ...]
     rows: int
     whole: bool  # the graph fixes the batch: the last one is left out where it is not full
+    limit: int | None = None  # batches
 
     @property
     def fingerprint(self) -> str:
@@ -37,6 +38,9 @@ class Folders:
         return sha256_of(*self.classes, *(source.fingerprint for source in self.sources), str(self.rows))
 
     def __iter__(self) -> Iterator[dict[str, Array]]:
+        return islice(self._batches(), self.limit)
+
+    def _batches(self) -> Iterator[dict[str, Array]]:
         stream = self._turns()
         while held := list(islice(stream, self.rows)):
             if len(held) < self.rows and self.whole:
@@ -64,6 +68,7 @@ class Arrays:
     known: Mapping[str, feeds.Input]
     rows: int
     whole: bool
+    limit: int | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -71,6 +76,9 @@ class Arrays:
         return sha256_of(*self.files, str(self.rows))
 
     def __iter__(self) -> Iterator[dict[str, Array]]:
+        return islice(self._batches(), self.limit)
+
+    def _batches(self) -> Iterator[dict[str, Array]]:
         for file in self.files:
             held = arrays.load(file)
             labels = held.pop(LABELS, None)
@@ -86,7 +94,7 @@ class Arrays:
 
 
 def open_labelled(
-    spec: str | Path, model: Model, *, batch_size: int = 8, images: str | None = None
+    spec: str | Path, model: Model, *, batch_size: int = 8, images: str | None = None, limit: int | None = None
 ) -> Folders | Arrays:
     """A folder of class folders, or .npz files. ``images``: how pixels are made, as for `measure`. Raises BadData."""
     known = feeds.inputs(model)
@@ -97,11 +105,11 @@ def open_labelled(
     if below:
         settings: dict[str, Any] = {"batch_size": 1 if not whole else rows, "images": images}
         sources = tuple(open_source(str(path), model, **settings) for path in below)
-        return Folders(tuple(path.name for path in below), sources, rows, whole)
+        return Folders(tuple(path.name for path in below), sources, rows, whole, limit)
     files = tuple(files_of(str(spec), (NPZ,)))
     if not files or any(file.suffix.lower() != NPZ for file in files):
         raise BadData(f"{spec}: classes are told by folders (one each, with its images in it) or by .npz with {LABELS}")
-    return Arrays(files, known, rows, whole)
+    return Arrays(files, known, rows, whole, limit)
 
 
 def _rows(source: Source) -> Iterator[dict[str, Array]]:

@@ -229,6 +229,7 @@ def _step(run: Run, optimizer: torch.optim.Optimizer, step: int, batches: Sequen
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.zero_grad(set_to_none=True)
+    runs = run.teacher.runs if run.teacher is not None else 0
     value, count = run.update(step, batches)
     if not math.isfinite(value):
         raise TrainingDiverged(f"the loss is {value} at step {step + 1}: try a lower learning rate")
@@ -240,7 +241,7 @@ def _step(run: Run, optimizer: torch.optim.Optimizer, step: int, batches: Sequen
     run.history.losses.append(value)
     run.history.gradient_norms.append(norm)
     run.history.tokens += count
-    run.history.taught = run.teacher.runs if run.teacher is not None else 0
+    run.history.taught += (run.teacher.runs if run.teacher is not None else 0) - runs
     run.logs.add(step + 1, train_loss=value, train_rate=rate, train_gradient=norm)
     return value
 

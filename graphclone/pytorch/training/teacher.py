@@ -19,7 +19,7 @@ from graphclone.pytorch.training.hidden import Pair, with_outputs
 from graphclone.pytorch.training.losses import Taught, pooled
 from graphclone.pytorch.training.tasks import Task
 from graphclone.pytorch.weights import to_tensor
-from graphclone.verification.sessions import Session, open_session
+from graphclone.verification.sessions import Session, has_cuda, open_session
 
 
 @dataclass
@@ -33,6 +33,7 @@ class Teacher:
     pairs: tuple[Pair, ...] = ()
     cache: Cache | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    gpu: int | None = None  # where the session runs; None is the CPU
     runs: int = 0
 
     @classmethod
@@ -47,13 +48,13 @@ class Teacher:
         device: torch.device | None = None,
         threads: int | None = None,
     ) -> Teacher:
-        """Load it on the clone's device. Raises BadData where it has no output that the task reads."""
+        """Load it, on the clone's GPU where ONNX Runtime has CUDA. Raises BadData where it has not the task's output."""
         device = device or torch.device("cpu")
         own = tuple(tensor.name for tensor in model.graph.outputs)
-        provider = "CUDAExecutionProvider" if device.type == "cuda" else "CPUExecutionProvider"
-        session = open_session(with_outputs(model, [p.theirs for p in pairs]), threads=threads, provider=provider)
+        gpu = (device.index or 0) if device.type == "cuda" and has_cuda() else None
+        session = open_session(with_outputs(model, [p.theirs for p in pairs]), threads=threads, gpu=gpu)
         output = task.output(own, Setting(outputs=own, output=setting.output if setting.output in own else None))
-        return cls(session, output, task, feeds.inputs(model), tuple(pairs), cache, device)
+        return cls(session, output, task, feeds.inputs(model), tuple(pairs), cache, device, gpu)
 
     def __call__(self, example: Example, *, hidden: bool = False) -> Taught:
         """What it says of an example; ``hidden``: its residual stream too."""
@@ -96,16 +97,16 @@ class Teacher:
     def _run(self, fed: Mapping[str, Array], names: Sequence[str]) -> dict[str, torch.Tensor]:
         self.runs += 1
         try:
-            if self.device.type == "cuda":
+            if self.gpu is not None:
                 there = {name: torch.from_numpy(array).to(self.device) for name, array in fed.items()}
                 torch.cuda.current_stream().synchronize()  # ONNX Runtime computes on a stream of its own
-                bound = self.session.run_bound(there, "cuda", names)
+                bound = self.session.run_bound(there, names, "cuda", self.gpu)
                 return {name: torch.utils.dlpack.from_dlpack(value) for name, value in bound.items()}
             results = self.session.run(fed)
         except UnsupportedGraph as reason:
             shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in fed.items())
             raise BadData(f"a batch ({shapes}) does not run through the teacher: {reason}") from None
-        return {name: _tensor(results[name]) for name in names}
+        return {name: _tensor(results[name]).to(self.device) for name in names}
 
 
 def _tensor(array: Array) -> torch.Tensor:

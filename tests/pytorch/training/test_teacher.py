@@ -133,7 +133,7 @@ def test_a_teacher_that_reads_something_else_is_refused(llama, parent_file):
 def test_bound_outputs_are_those_of_a_plain_run(llama):
     """The way to a GPU, taken on the CPU: feeds and results by DLPack."""
     session, batch = open_session(llama), counting(1)[0]
-    bound = session.run_bound({n: torch.from_numpy(a) for n, a in batch.items()}, "cpu", ["logits"])
+    bound = session.run_bound({n: torch.from_numpy(a) for n, a in batch.items()}, ["logits"], "cpu")
     assert np.array_equal(torch.from_dlpack(bound["logits"]).numpy(), session.run(batch)["logits"])
 
 
