@@ -12,11 +12,10 @@ from typing import Any, Protocol
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphclone.errors import BadData
 from graphclone.graph import Model
 from graphclone.statistics.assembly import Reduced
 from graphclone.statistics.nodes import Array, Builder
-from graphclone.statistics.runtime import DEVICES, Session, open_session, runtime
+from graphclone.statistics.runtime import DEVICES, Session, failed, open_session, runtime
 
 Pieces = dict[str, Array]
 NOTHING: Array = np.zeros(0)
@@ -114,7 +113,7 @@ class Device:
         try:
             session.runtime.run_with_iobinding(bound)
         except Exception as reason:  # noqa: BLE001  (ONNX Runtime's exceptions share no other base)
-            raise BadData(f"{where}: ONNX Runtime fails on it: {' '.join(str(reason).split())[:300]}") from None
+            raise failed(where, reason) from None
         made = dict(zip(outputs, bound.get_outputs(), strict=True))
         if not np.isfinite(made[FINITE].numpy()).all():
             return np.asarray(made["vectors"].numpy()) if "vectors" in made else NOTHING

@@ -50,7 +50,7 @@ class Recipe:
             f"times {self.scale:.6g}, minus {_list(self.mean)}, by {_list(self.std)}",
         ]
         how = f"{self.interpolation}, {self.channels.upper()}"
-        return f"images are {', '.join(step for step in steps if step)} ({how}; {self.origin})"
+        return f"images: {', '.join(step for step in steps if step)} ({how}; {self.origin})"
 
     def pixels(self, image: Image, colours: int) -> Array:
         """float32 [colours, height, width]."""

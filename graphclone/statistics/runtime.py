@@ -28,7 +28,15 @@ HEAVY = frozenset(
     "MatMul Gemm FusedMatMul FusedGemm Conv Attention MultiHeadAttention GroupQueryAttention MatMulNBits MatMulInteger "
     "LayerNormalization SimplifiedLayerNormalization SkipLayerNormalization Softmax".split()
 )
-QUIET = 3  # ONNX Runtime's log level for errors only
+QUIET = 4  # ONNX Runtime's log level for what is fatal: errors are raised, and said in a line of ours
+OUT_OF_ROWS = "out of data bounds"  # what it says where a sequence is longer than the table of positions
+
+
+def failed(where: str, reason: Exception) -> BadData:
+    """What is said where ONNX Runtime fails on a batch."""
+    why = " ".join(str(reason).split())[:300]
+    hint = ": longer than the model's positions? lower --length" if OUT_OF_ROWS in why else ""
+    return BadData(f"{where}: ONNX Runtime fails on it ({why}){hint}")
 
 
 @dataclass(frozen=True)
@@ -46,7 +54,7 @@ class Session:
         try:
             found: list[Array] = self.runtime.run(None, {name: fed[name] for name in wanted})
         except Exception as reason:  # noqa: BLE001  (ONNX Runtime's exceptions share no other base)
-            raise BadData(f"{where}: ONNX Runtime fails on it: {' '.join(str(reason).split())[:300]}") from None
+            raise failed(where, reason) from None
         return found
 
 

@@ -150,6 +150,14 @@ def test_text_that_does_not_fit(refused, llama, tmp_path):
         assert (code, "there is no such file" in line) == (FILE, True)
 
 
+def test_sequences_longer_than_the_positions(refused):
+    gpt2 = models.cached("gpt2", exporter="torchscript")
+    code, line, left = refused(gpt2, "random:2", "--length", "128")
+    assert (code, left) == (FILE, [])
+    assert "batch 1: ONNX Runtime fails on it" in line
+    assert "lower --length" in line
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
