@@ -44,7 +44,7 @@ def staged(path: str | Path) -> Iterator[Path]:
         yield folder / path.name
         _commit(folder, path)
     except OSError as reason:
-        if reason.errno not in CANNOT_WRITE:
+        if reason.errno not in CANNOT_WRITE and str(folder) not in str(reason.filename):
             raise
         raise BadModel(f"{path}: cannot be written ({reason.strerror})") from None
     finally:

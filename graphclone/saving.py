@@ -7,6 +7,7 @@ enough: a field is a tag, a length and its bytes (protobuf.dev/programming-guide
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -43,20 +44,25 @@ def save(model: Model, path: str | Path, shard_size: int | None = None) -> None:
     path = Path(path)
     if any(os.path.realpath(path) == os.path.realpath(file) for file in model.external_files):
         raise InvalidTarget(f"{path}: holds the weights of the model to be written; write to another path")
+    with staged(path) as draft:
+        write(model, draft, shard_size)
+
+
+def write(model: Model, draft: Path, shard_size: int | None = None) -> None:
+    """``save`` into a folder of its own, which ``outputs.staged`` makes and moves into place."""
     proto, tensors = skeleton(model)
     values = {name: held(tensor) for name, tensor in tensors.items()}
     total = sum(v.nbytes for v in values.values())
-    with staged(path) as draft:
-        free = shutil.disk_usage(draft.parent).free
-        if total > free:
-            raise BadModel(f"{path}: cannot be written ({total:,} bytes of weights, {free:,} are free on the disk)")
-        try:
-            if total > EXTERNAL_ABOVE or shard_size is not None:
-                _write_beside(proto, values, draft, shard_size)
-                values = {}
-            _write(proto, values, draft)
-        except (OSError, EncodeError) as reason:
-            raise BadModel(f"{path}: cannot be written ({getattr(reason, 'strerror', None) or reason})") from None
+    free = shutil.disk_usage(draft.parent).free
+    if total > free:
+        raise OSError(errno.ENOSPC, f"{total:,} bytes of weights, {free:,} are free on the disk")
+    if total > EXTERNAL_ABOVE or shard_size is not None:
+        _write_beside(proto, values, draft, shard_size)
+        values = {}
+    try:
+        _write(proto, values, draft)
+    except EncodeError as reason:
+        raise BadModel(f"{draft.name}: cannot be written ({reason})") from None
 
 
 def _write(proto: onnx.ModelProto, values: Mapping[str, Values], file: Path) -> None:
