@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from graphclone.pytorch.training import History, TrainingOptions
     from graphclone.statistics.store import Statistics
     from graphclone.verification import Report
+    from graphclone.vocabulary import Tokens
 
     Batch = Mapping[str, np.ndarray[Any, Any]]
 
@@ -37,11 +38,11 @@ def load(path: str | Path) -> Model:
     return graph.load(path)
 
 
-def save(model: Model, path: str | Path) -> None:
-    """Write a model atomically; weights above 1 GB go to files beside it. Raises BadModel."""
+def save(model: Model, path: str | Path, shard_size: int | None = None) -> None:
+    """Write a model atomically; weights above 1 GB, or in shards, go to files beside it. Raises BadModel."""
     from graphclone import saving
 
-    saving.save(model, path)
+    saving.save(model, path, shard_size)
 
 
 def inspect(model: Model) -> Anatomy:
@@ -135,18 +136,33 @@ def plan(
     stats: Statistics | None,
     target: Target,
     *,
-    importance: str = "paper",
-    method: str = "paper",
+    importance: str = "equal-vote",
+    method: str = "best",
     depth: str = "paper",
     weights: Batch | None = None,
+    tokens: Sequence[int] | None = None,
 ) -> Plan:
     """Choose what is kept. ``weights``: the parent's constants, for an importance that looks at them.
 
+    tokens: ids of the vocabulary that stay, ascending; with them the target may be empty.
     Raises InvalidTarget for a shape that cannot be reached.
     """
-    from graphclone.planner import plan as choose
+    from graphclone import planner, vocabulary
 
-    return choose(anatomy, stats, target, importance=importance, method=method, depth=depth, weights=weights)
+    if tokens is not None and target.empty:
+        return vocabulary.keep(Plan(anatomy.fingerprint, {}, method="none", importance=importance), anatomy, tokens)
+    made = planner.plan(anatomy, stats, target, importance=importance, method=method, depth=depth, weights=weights)
+    return made if tokens is None else vocabulary.keep(made, anatomy, tokens)
+
+
+def tokens(model: Model, data: str, *, anatomy: Anatomy | None = None, tokenizer: str | Path | None = None) -> Tokens:
+    """The tokens that a text, or a file of ids, needs; ``vocabulary.write`` puts their tokenizer beside the clone.
+
+    Raises UnsupportedGraph where they cannot be trimmed, BadData.
+    """
+    from graphclone import vocabulary
+
+    return vocabulary.choose(model, anatomy or inspect(model), data, tokenizer=Path(tokenizer) if tokenizer else None)
 
 
 def refuse_unreachable(anatomy: Anatomy, target: Target, *, importance: str, method: str, depth: str) -> None:
@@ -253,13 +269,17 @@ def reinitialised(model: Model, seed: int) -> Model:
     return _marked(model, drawn(model, seed))
 
 
-def save_verified(parent: Model, result: Model, path: str | Path, plan: Plan | None = None) -> Report:
+def save_verified(
+    parent: Model, result: Model, path: str | Path, plan: Plan | None = None, *, shard_size: int | None = None
+) -> Report:
     """Write a clone, examine the file as written, and only then give it its name.
 
     Raises VerificationFailed, leaving nothing behind.
     """
+    from graphclone import saving
+
     with staged(path) as draft:
-        save(result, draft)
+        saving.write(result, draft, shard_size)
         report = verify(parent, load(draft), plan)
         report.raise_if_failed()
     return report

@@ -56,6 +56,11 @@ class Target:
     drop_attention: Indices = None
     drop_ffn: Indices = None
 
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is asked for."""
+        return all(getattr(self, f.name) is None for f in fields(self))
+
     def asked(self) -> dict[str, Asked | EachBlock]:
         """The sizes that are asked for, read. Raises InvalidTarget for what is no size, and where nothing is asked."""
         given = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -40,6 +41,18 @@ Layers = Annotated[str | None, _size("--layers", "Blocks kept.")]
 KeepBlocks = Annotated[str | None, _blocks("--keep-blocks", "Which blocks are kept, instead of --layers.")]
 DropAttention = Annotated[str | None, _blocks("--drop-attention", "Blocks that stay without their attention.")]
 DropFfn = Annotated[str | None, _blocks("--drop-ffn", "Blocks that stay without their feed-forward.")]
+
+Vocab = Annotated[
+    str | None,
+    typer.Option(
+        "--vocab",
+        metavar="DATA",
+        help="Keep the tokens alone that this text uses (files, a folder, python-docs, datasets:NAME), or that a .txt "
+        "file of ids lists; special ones stay. The clone's tokenizer and a map of ids are written beside it.",
+        rich_help_panel="Target (a number, or a share of the parent's such as 50%)",
+        show_default=False,
+    ),
+]
 
 _DATA = "Calibration"
 Data = Annotated[
@@ -141,13 +154,35 @@ Workers = Annotated[
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Say what would run, and its cost: one batch.", rich_help_panel=_PARTS)
 ]
+UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+def size_in_bytes(text: str) -> int:
+    """``2GB``, ``500 MB`` or a number of bytes."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]B)?", text.strip().upper())
+    size = int(float(found[1]) * UNITS[found[2] or ""]) if found else 0
+    if size < 1:
+        raise typer.BadParameter(f"{text!r} is no size such as 2GB or 500MB")
+    return size
+
+
+ShardSize = Annotated[
+    int | None,
+    typer.Option(
+        "--shard-size",
+        parser=size_in_bytes,
+        metavar="SIZE",
+        help="Weights go to files beside the model, each of SIZE (2GB, 500MB) at most.",
+        show_default=False,
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on standard error but errors.")]
 Importance = Annotated[str, typer.Option("--importance", help="How neurons are ranked.", rich_help_panel="Method")]
 Method = Annotated[
     str,
     typer.Option(
         "--method",
-        help="How weights are corrected: paper, norm-gain, least-squares (joined by +), or none.",
+        help="How weights are corrected: best, or passes joined by +: norm-gain, least-squares, paper, none.",
         rich_help_panel="Method",
     ),
 ]

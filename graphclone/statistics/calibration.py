@@ -48,13 +48,18 @@ def _files(*wanted: str) -> Callable[[str], bool]:
 # first match wins
 KINDS: tuple[Kind, ...] = (
     Kind("random", "random:N (N batches of random inputs)", lambda s: s.startswith("random:"), arrays.open_random),
-    Kind("python-docs", "python-docs (Python's own language reference)", lambda s: s == "python-docs", text.open_docs),
-    Kind("dataset", "datasets:NAME[:split[:column]]", lambda s: s.startswith("datasets:"), text.open_dataset),
+    Kind(
+        "python-docs",
+        "python-docs (Python's own language reference)",
+        lambda s: s == "python-docs",
+        text.packed(text.docs),
+    ),
+    Kind("dataset", "datasets:NAME[:split[:column]]", lambda s: s.startswith("datasets:"), text.packed(text.dataset)),
     Kind("function", "module:function or file.py:function (gives batches)", callables.fits, callables.open_named),
     Kind("npz", ".npz files keyed by input names", _files(".npz"), arrays.open_npz),
-    Kind("jsonl", ".jsonl files with a field text", _files(".jsonl"), text.open_jsonl),
-    Kind("parquet", ".parquet files with a column text", _files(".parquet"), text.open_parquet),
-    Kind("text", ".txt, .md or .rst files", _files(*text.SUFFIXES), text.open_files),
+    Kind("jsonl", ".jsonl files with a field text", _files(".jsonl"), text.packed(text.jsonl)),
+    Kind("parquet", ".parquet files with a column text", _files(".parquet"), text.packed(text.parquet)),
+    Kind("text", ".txt, .md or .rst files", _files(*text.SUFFIXES), text.packed(text.plain)),
     Kind("images", "images (.jpg, .png, ...)", images.holds_images, images.open_images),
 )
 

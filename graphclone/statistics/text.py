@@ -19,47 +19,52 @@ ROWS = 1024  # records read at once
 SAMPLE = 64  # records from which sizes are guessed
 
 
-def open_files(spec: str, asked: Asked) -> Reading:
-    """A text file, or the text files of a folder in order of name. UTF-8."""
+def packed(texts: Callable[[str, str | None], Texts]) -> Callable[[str, Asked], Reading]:
+    """What reads batches of some kind of texts."""
+    return lambda spec, asked: pack(texts(spec, asked.column), asked)
+
+
+def plain(spec: str, column: str | None = None) -> Texts:
+    """A text file, or the text files of a folder in order of name. UTF-8. There are no columns."""
     files = files_of(spec, SUFFIXES)
-    return pack(Texts(spec, lambda: (piece for file in files for piece in _pieces(file)), files, _bytes(files)), asked)
+    return Texts(spec, lambda: (piece for file in files for piece in _pieces(file)), files, _bytes(files))
 
 
-def open_docs(spec: str, asked: Asked) -> Reading:
+def docs(spec: str, column: str | None = None) -> Texts:
     """Python's own language reference, about 0.7 MB of English text that every Python brings (pydoc_data.topics)."""
     from pydoc_data.topics import topics
 
     pieces = [topics[name] for name in sorted(topics)]
-    return pack(Texts(spec, lambda: iter(pieces), ["\0".join(pieces)], sum(map(len, pieces))), asked)
+    return Texts(spec, lambda: iter(pieces), ["\0".join(pieces)], sum(map(len, pieces)))
 
 
-def open_jsonl(spec: str, asked: Asked) -> Reading:
+def jsonl(spec: str, column: str | None = None) -> Texts:
     """One JSON object a line; its field ``text``, or the one asked for."""
     files = files_of(spec, (".jsonl",))
-    column = asked.column or COLUMN
+    column = column or COLUMN
 
     def pieces() -> Iterator[str]:
         return (piece for file in files for piece in _records(file, column))
 
-    return pack(Texts(spec, pieces, [*files, column], round(_bytes(files) * _share(files[0], column))), asked)
+    return Texts(spec, pieces, [*files, column], round(_bytes(files) * _share(files[0], column)))
 
 
-def open_parquet(spec: str, asked: Asked) -> Reading:
+def parquet(spec: str, column: str | None = None) -> Texts:
     """Parquet files (pyarrow); their column ``text``, or the one asked for."""
     files = files_of(spec, (".parquet",))
-    column = asked.column or COLUMN
+    column = column or COLUMN
     size = sum(_parquet_size(file, column) for file in files)
 
     def pieces() -> Iterator[str]:
         return (piece for file in files for piece in _parquet_rows(file, column))
 
-    return pack(Texts(spec, pieces, [*files, column], size), asked)
+    return Texts(spec, pieces, [*files, column], size)
 
 
-def open_dataset(spec: str, asked: Asked) -> Reading:
+def dataset(spec: str, column: str | None = None) -> Texts:
     """``datasets:NAME_OR_FOLDER[:split[:column]]``: what save_to_disk wrote, or a name that load_dataset knows."""
-    _, name, split, column = [*spec.split(":"), "", ""][:4]
-    column = column or asked.column or COLUMN
+    _, name, split, named = [*spec.split(":"), "", ""][:4]
+    column = named or column or COLUMN
     held = _dataset(name, split or "train")
     if column not in held.column_names:
         raise BadData(f"{spec}: no column {column!r}; it has {', '.join(held.column_names)}")
@@ -71,7 +76,7 @@ def open_dataset(spec: str, asked: Asked) -> Reading:
     shown = [len(_text(row[column], f"{spec}: a row").encode()) for row in held.select(range(min(len(held), SAMPLE)))]
     size = len(held) * sum(shown) // max(len(shown), 1)
     written = [Path(file["filename"]) for file in held.cache_files]
-    return pack(Texts(spec, pieces, [*written, f"{name} {split} {column} {len(held)}"], size), asked)
+    return Texts(spec, pieces, [*written, f"{name} {split} {column} {len(held)}"], size)
 
 
 def _dataset(name: str, split: str) -> Any:

@@ -1,0 +1,101 @@
+"""What `clone` does between reading the parent and writing the clone: measure, plan, measure again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from graphclone import pipeline
+from graphclone.cli import show
+from graphclone.statistics import request
+
+if TYPE_CHECKING:
+    from graphclone.anatomy.parts import Anatomy
+    from graphclone.graph import Model
+    from graphclone.plan import Plan
+    from graphclone.planner import Target
+    from graphclone.statistics.store import Statistics
+    from graphclone.vocabulary import Tokens
+
+
+@dataclass(frozen=True)
+class Wish:
+    """A target, or a plan made before; and what is known of the parent, or where it is measured."""
+
+    target: Target
+    plan: Path | None
+    stats: Path | None
+    calibration: request.Calibration | None
+    importance: str
+    method: str
+    depth: str
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The plan, and the statistics of both passes for the corrections that take them."""
+
+    plan: Plan
+    statistics: Statistics | None
+    affine: Statistics | None
+
+
+def choose(parent: Model, anatomy: Anatomy, wish: Wish, tokens: Tokens | None) -> Chosen:
+    """The plan that the wish comes to. A shape out of reach is said before anything is measured."""
+    held = pipeline.read_statistics(wish.stats) if wish.stats else None
+    how = {"importance": wish.importance, "method": wish.method, "depth": wish.depth}
+    made = pipeline.read_plan(wish.plan) if wish.plan else None
+    if made is None and (tokens is None or not wish.target.empty):
+        pipeline.refuse_unreachable(anatomy, wish.target, **how)
+    calibration = _with_moments(wish, made.method if made else None)
+    if calibration:
+        with show.progress("measuring") as tick:
+            held = request.calibrate(parent, anatomy, calibration, progress=tick)
+    if made is None:
+        kept = tokens.kept if tokens else None
+        made = pipeline.plan(anatomy, held, wish.target, **how, weights=parent.constants(), tokens=kept)
+    return Chosen(made, held, _measured_kept(parent, anatomy, made, calibration) if calibration else None)
+
+
+def _with_moments(wish: Wish, method: str | None) -> request.Calibration | None:
+    """Least squares takes second moments, where feed-forward neurons or heads are cut."""
+    if wish.calibration is None:
+        return None
+    inside = (wish.target.heads, wish.target.kv_heads, wish.target.head_dim, wish.target.ffn)
+    asked = wish.method == "best" or "least-squares" in wish.method
+    wanted = "least-squares" in method if method else asked and any(size is not None for size in inside)
+    return replace(wish.calibration, moments=wanted)
+
+
+def _measured_kept(model: Model, anatomy: Anatomy, plan: Plan, calibration: request.Calibration) -> Statistics | None:
+    """The second pass over the data, where the plan's method has use for it."""
+    if not pipeline.takes_second_pass(anatomy, plan):
+        return None
+    with show.progress("measuring what is kept") as tick:
+        return pipeline.measure_kept(
+            model,
+            plan,
+            request.open_data(model, calibration),
+            anatomy=anatomy,
+            provider=calibration.provider,
+            threads=calibration.threads,
+            progress=tick,
+        )
+
+
+def write_beside(out: Path, tokens: Tokens | None) -> list[str]:
+    """The files that belong to the clone; their names."""
+    from graphclone import vocabulary
+
+    return [str(path) for path in vocabulary.write(tokens, out)] if tokens else []
+
+
+def print_beside(beside: Sequence[str], tokens: Tokens | None) -> None:
+    """What `clone` shows of them."""
+    if tokens:
+        kept = f"{len(tokens.kept):,} of {tokens.size:,} tokens stay"
+        print(f"\nvocabulary: {kept}, {tokens.used:,} of them in {tokens.source}")
+    if beside:
+        print(f"\nbeside it: {', '.join(beside)}")

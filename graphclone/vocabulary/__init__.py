@@ -1,0 +1,6 @@
+"""Fewer tokens: which ones the data needs, the tokenizer that knows no others, and the map of their ids."""
+
+from graphclone.vocabulary.beside import write
+from graphclone.vocabulary.tokens import Tokens, choose, keep
+
+__all__ = ["Tokens", "choose", "keep", "write"]

@@ -1,0 +1,158 @@
+"""Which tokens stay: those that the data uses, those that they are made of, special ones, and what the graph names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from graphclone.anatomy import vocabulary
+from graphclone.anatomy.parts import Anatomy
+from graphclone.errors import BadData, InvalidTarget
+from graphclone.graph import Model
+from graphclone.plan import Plan
+from graphclone.statistics import text
+from graphclone.statistics.calibration import KINDS
+from graphclone.statistics.packing import CONFIGURATIONS, Texts, load_tokenizer, tokenizer_file
+from graphclone.vocabulary.models import kind_of, read
+from graphclone.vocabulary.trimming import trim
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding, Tokenizer
+
+TEXTS: dict[str, Callable[[str, str | None], Texts]] = {
+    "python-docs": text.docs,
+    "dataset": text.dataset,
+    "jsonl": text.jsonl,
+    "parquet": text.parquet,
+    "text": text.plain,
+}
+BATCH = 256  # pieces of text encoded at once
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """kept: the parent's ids, ascending; token k of the clone is kept[k].
+
+    size: how many the parent has. used: how many of them the data. tokenizer: the clone's, None where there was none.
+    """
+
+    kept: tuple[int, ...]
+    size: int
+    used: int
+    source: str
+    tokenizer: dict[str, Any] | None = field(default=None, repr=False)
+
+
+def choose(
+    model: Model, anatomy: Anatomy, spec: str, *, tokenizer: Path | None = None, column: str | None = None
+) -> Tokens:
+    """The tokens that a text, or a file of ids, needs. spec: as data for calibration, or a .txt file of whole numbers.
+
+    Raises UnsupportedGraph where the graph or the tokenizer cannot be trimmed, BadData for text without a tokenizer.
+    """
+    found = vocabulary.find(model, anatomy)
+    listed = _listed(spec)
+    try:
+        file: Path | None = tokenizer_file(tokenizer, model)
+    except BadData:
+        if listed is None or tokenizer is not None:
+            raise
+        file = None
+    declared = set(found.needed) | _configured(model)
+    if file is None:
+        assert listed is not None
+        kept = _inside(listed | declared, found.size, spec)
+        return Tokens(kept, found.size, len(listed), spec)
+    loaded = load_tokenizer(file)
+    loaded.no_truncation()
+    loaded.no_padding()
+    held = read(file.read_text(encoding="utf-8"))
+    kind = kind_of(held["model"], str(file))
+    names = loaded.get_vocab(with_added_tokens=True)
+    used, lost = (listed, set[str]()) if listed is not None else _used(loaded, _texts(spec, column), held)
+    tokens = {token for token, number in names.items() if number in used}
+    added = {entry["content"] for entry in held.get("added_tokens") or ()}
+    stay = {names[token] for token in kind.needs(held["model"], tokens, lost) | added if token in names}
+    kept = _inside(used | declared, found.size, spec, beside={number for number in stay if number < found.size})
+    trimmed = trim(held, {old: new for new, old in enumerate(kept)}, names, str(file))
+    return Tokens(kept, found.size, len(used), spec, trimmed)
+
+
+def _inside(used: set[int], size: int, spec: str, beside: Sequence[int] | set[int] = ()) -> tuple[int, ...]:
+    if outside := sorted(number for number in used if not 0 <= number < size):
+        raise BadData(f"{spec}: the token {outside[0]}, where the graph's embedding has {size} rows")
+    if not used:
+        raise BadData(f"{spec}: not one token")
+    return tuple(sorted(used.union(beside)))
+
+
+def _listed(spec: str) -> set[int] | None:
+    """The ids of a .txt file that holds nothing but whole numbers; None for anything else."""
+    path = Path(spec)
+    if path.suffix != ".txt" or not path.is_file():
+        return None
+    try:
+        words = path.read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError):
+        return None  # the reader of texts says what is wrong
+    return {int(word) for word in words} if words and all(word.isdecimal() for word in words) else None
+
+
+def _texts(spec: str, column: str | None) -> Iterator[str]:
+    kind = next((kind.name for kind in KINDS if kind.fits(spec)), "")
+    if kind not in TEXTS:
+        shown = "; ".join(row.looks_like for row in KINDS if row.name in TEXTS)
+        raise BadData(f"{spec}: no text to take a vocabulary from: give {shown}; or a .txt file of token ids")
+    return TEXTS[kind](spec, column).pieces()
+
+
+def _used(tokenizer: Tokenizer, pieces: Iterator[str], held: dict[str, Any]) -> tuple[set[int], set[str]]:
+    """Ids of all pieces, whole and line by line (a word may begin otherwise there); words that came out as unknown."""
+    used: set[int] = set()
+    lost: set[str] = set()
+    unknown = tokenizer.token_to_id(held["model"].get("unk_token") or "")
+    for piece in pieces:
+        lines = piece.splitlines()
+        for start in range(0, len(lines), BATCH):
+            for encoding in tokenizer.encode_batch(lines[start : start + BATCH]):
+                used.update(encoding.ids)
+        whole = tokenizer.encode(piece)
+        used.update(whole.ids)
+        if unknown is not None and unknown in whole.ids:
+            lost |= set(_lost(tokenizer, whole, piece, unknown))
+    return used, lost
+
+
+def _lost(tokenizer: Tokenizer, encoding: Encoding, piece: str, unknown: int) -> Iterator[str]:
+    for number, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
+        if number == unknown:
+            word = piece[start:end]
+            yield tokenizer.normalizer.normalize_str(word) if tokenizer.normalizer else word
+
+
+def _configured(model: Model) -> set[int]:
+    """Ids that the configuration beside the model names: what begins, ends and fills up."""
+    found: set[int] = set()
+    for name in CONFIGURATIONS if model.path is not None else ():
+        assert model.path is not None
+        try:
+            held = json.loads(model.path.with_name(name).read_bytes())
+        except (OSError, ValueError):
+            continue
+        for key, value in held.items() if isinstance(held, dict) else ():
+            if key.endswith("_token_id"):
+                listed = value if isinstance(value, list) else [value]
+                found.update(i for i in listed if isinstance(i, int) and not isinstance(i, bool) and i >= 0)
+    return found
+
+
+def keep(plan: Plan, anatomy: Anatomy, kept: Sequence[int]) -> Plan:
+    """The plan that keeps these tokens alone, too; ``kept`` ascending. Raises InvalidTarget where there are none."""
+    groups = [group.name for group in anatomy.groups.values() if group.kind == vocabulary.KIND]
+    if not groups:
+        raise InvalidTarget("tokens: nothing in this model is looked up by token ids")
+    sizes = {**plan.target, "vocab": len(kept)}
+    return replace(plan, keep={**plan.keep, **dict.fromkeys(groups, tuple(kept))}, target=sizes)
