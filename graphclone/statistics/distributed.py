@@ -231,7 +231,8 @@ def _running(ray: Any, cluster: Cluster, threads: int) -> Iterator[None]:
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
     if ours:
         cores = cluster.workers * threads if cluster.workers else None
-        here = {"include_dashboard": False, "num_cpus": cores} if cluster.address is None else {}
+        alone = {"include_dashboard": False, "num_cpus": cores, "_node_ip_address": "127.0.0.1"}
+        here = alone if cluster.address is None else {}
         try:
             ray.init(address=cluster.address or "local", **here, **quiet)
         except (ConnectionError, ValueError, RuntimeError) as reason:
