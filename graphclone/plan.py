@@ -13,6 +13,7 @@ from graphclone.errors import BadData, InvalidTarget
 FORMAT = 1
 LISTS = ("keep", "drop_blocks", "drop_attention", "drop_feed_forward")  # names -> indices
 PASSES = ("none", "paper", "norm-gain", "least-squares")  # corrections of the weights, in surgery/corrections
+BEST = "best"  # what the planner settles on by what was measured
 EXCLUSIVE = {"paper", "norm-gain"}  # both correct what a narrower norm gives
 
 
@@ -22,7 +23,9 @@ def passes_of(method: str) -> tuple[str, ...]:
     named = tuple(method.split("+"))
     unknown = [name for name in named if name not in PASSES]
     if unknown or len(set(named)) != len(named):
-        raise InvalidTarget(f"method {method!r} is not one of {', '.join(PASSES)}, nor several of them joined by +")
+        raise InvalidTarget(
+            f"method {method!r} is not one of {BEST}, {', '.join(PASSES)}, nor several of them joined by +"
+        )
     if ("none" in named and len(named) > 1) or set(named) >= EXCLUSIVE:
         raise InvalidTarget(f"method {method!r}: {' and '.join(named)} exclude each other")
     return named

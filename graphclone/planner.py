@@ -12,7 +12,7 @@ import numpy as np
 
 from graphclone.anatomy.parts import Anatomy, Attention, Block, NeuronGroup, Stack
 from graphclone.errors import InvalidTarget
-from graphclone.plan import Plan
+from graphclone.plan import BEST, Plan
 from graphclone.statistics.depth import choose
 from graphclone.statistics.depth import find as find_depth
 from graphclone.statistics.importance import find, score, select
@@ -29,8 +29,8 @@ def plan(
     statistics: Statistics | None,
     target: Target,
     *,
-    importance: str = "paper",
-    method: str = "paper",
+    importance: str = "equal-vote",
+    method: str = BEST,
     depth: str = "paper",
     weights: Mapping[str, Array] | None = None,
 ) -> Plan:
@@ -65,12 +65,23 @@ def plan(
         parent=anatomy.fingerprint,
         keep=chooser.keep,
         drop_blocks={name: indices for name, indices in dropped.items() if indices},
-        method=method,
+        method=settled(method, statistics),
         importance=importance,
         target={n: s.pop() if len(s) == 1 else str(getattr(target, n)) for n, s in sorted(chooser.reached.items())},
         drop_attention=without["drop_attention"],
         drop_feed_forward=without["drop_ffn"],
     )
+
+
+def settled(method: str, statistics: Statistics | None) -> str:
+    """``best`` as passes: norm-gain, and least squares where second moments were measured; what needs no statistics
+    where there are none (docs/decisions/0012)."""
+    if method != BEST:
+        return method
+    if statistics is None:
+        return "paper"
+    moments = any("moment" in held for held in statistics.sites.values())
+    return "norm-gain+least-squares" if moments else "norm-gain"
 
 
 def _of_block(stack: Stack, block: Block, asked: Mapping[str, Asked | EachBlock]) -> dict[str, Asked]:
@@ -126,13 +137,17 @@ class _Chooser:
         self.keep: dict[str, tuple[int, ...]] = {}
         self.reached: dict[str, set[int]] = {}
 
-    def cut(self, group: NeuronGroup, count: int) -> None:
-        """Keep ``count`` neurons of a group. Raises InvalidTarget where it is pinned, or nothing is known about it."""
+    def cut(self, group: NeuronGroup, count: int, otherwise: str | None = None) -> None:
+        """Keep ``count`` neurons of a group, by the importance ``otherwise`` where nothing is known about it. Raises
+        InvalidTarget where it is pinned, or nothing is known and there is no other."""
         if count == group.size:
             self.keep[group.name] = tuple(range(group.size))
             return
         if group.pinned is not None:
             raise InvalidTarget(f"{group.name} stays at {group.size}: it {group.pinned}")
+        if group.name not in self.scores and otherwise is not None:
+            self.keep[group.name] = tuple(int(i) for i in select(otherwise, np.zeros(group.size), count))
+            return
         if group.name not in self.scores:
             raise InvalidTarget(
                 f"{group.name}: importance {self.importance} says nothing about it; try first or uniform"
@@ -198,15 +213,29 @@ def _ffn(block: Block, asked: Mapping[str, Asked], chooser: _Chooser) -> None:
 
 
 def _head_dim(block: Block, asked: Mapping[str, Asked], chooser: _Chooser) -> None:
-    """head_dim is the last thing to cut (rotary pairs, attention scale): today it can only be asked to stay."""
+    """The same positions of every head, rotary pairs whole, values in proportion. What no importance has seen is kept
+    at equal distances: rotary frequencies from the highest to the lowest."""
     if "head_dim" not in asked:
         return
     for part in block.attention:
-        if asked["head_dim"] not in (part.head_dim, Fraction(1)):
-            raise InvalidTarget(
-                f"head_dim: block {block.index} has {part.head_dim}, which graphclone keeps: cut whole heads instead"
-            )
-        chooser.reach("head_dim", part.head_dim)
+        groups = [(chooser.anatomy.groups[name], held) for name, held in part.qk_dims]
+        along = [*groups, *((chooser.anatomy.groups[name], held) for name, held in part.v_dims)]
+        feasible = [size for size in range(1, part.head_dim + 1) if all(_shared_out(size, part, *g) for g in groups)]
+        pinned = next((f" (it {g.pinned})" for g, _ in along if g.pinned), "")
+        size = _fit("head_dim", asked["head_dim"], part.head_dim, feasible, f"block {block.index}{pinned}")
+        for group, held in along:
+            count = _shared_out(size, part, group, held)
+            if count and group.pinned is None:
+                chooser.cut(group, count, otherwise="uniform")
+        chooser.reach("head_dim", size)
+
+
+def _shared_out(size: int, part: Attention, group: NeuronGroup, held: int) -> int:
+    """How many neurons a group that holds so many positions of a head has in a head of ``size``; 0 where the share is
+    no whole number of them."""
+    neurons = Fraction(size * held, part.head_dim) / (held // group.size)
+    whole = neurons.denominator == 1 and (group.pinned is None or size == part.head_dim)
+    return int(neurons) if whole else 0
 
 
 def _heads(block: Block, asked: Mapping[str, Asked], chooser: _Chooser) -> None:

@@ -7,12 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from graphclone import graph
+import models
+from graphclone import feeds, graph
 from graphclone.anatomy import inspect
 from graphclone.anatomy.parts import Anatomy, Attention, Block, FeedForward, NeuronGroup, Site, Stack
 from graphclone.errors import InvalidTarget
 from graphclone.plan import Plan
 from graphclone.planner import Target, plan, refuse_unreachable
+from graphclone.statistics import run
 from graphclone.statistics.depth import DEPTHS
 from graphclone.statistics.store import Statistics
 
@@ -62,7 +64,7 @@ def statistics_of(anatomy: Anatomy) -> Statistics:
 
 def planned(target: Target, anatomy: Anatomy | None = None, **options: str) -> Plan:
     anatomy = anatomy or anatomy_of()
-    return plan(anatomy, statistics_of(anatomy), target, **options)
+    return plan(anatomy, statistics_of(anatomy), target, **{"importance": "paper", "method": "paper", **options})
 
 
 def test_the_plan_has_the_shape_asked_for():
@@ -80,7 +82,7 @@ def test_the_plan_has_the_shape_asked_for():
 def test_what_is_kept_scores_highest():
     anatomy = anatomy_of()
     statistics = statistics_of(anatomy)
-    made = plan(anatomy, statistics, Target(hidden=7, ffn=9, heads=6))
+    made = plan(anatomy, statistics, Target(hidden=7, ffn=9, heads=6), importance="paper")
     stream = sum(statistics.sites[f"blocks.{i}.ffn.out"]["abs"] for i in range(BLOCKS))
     assert made.keep["residual"] == made.keep["tail"] == tuple(sorted(np.argsort(-stream)[:7]))
     for i in range(BLOCKS):
@@ -172,7 +174,7 @@ def test_head_dim_may_be_asked_to_stay():
 def test_statistics_have_to_be_of_this_parent_and_there_when_needed():
     anatomy = anatomy_of()
     with pytest.raises(InvalidTarget, match="another parent"):
-        plan(replace(anatomy, fingerprint="00" * 32), statistics_of(anatomy), Target(hidden=4))
+        plan(anatomy, replace(statistics_of(anatomy), parent="00" * 32), Target(hidden=4))
     with pytest.raises(InvalidTarget, match="needs statistics"):
         plan(anatomy, None, Target(hidden=4))
     assert plan(anatomy, None, Target(layers=1)).drop_blocks == {"blocks": (1, 2, 3, 4)}
@@ -260,3 +262,24 @@ def test_every_seeded_export_can_be_planned_to_the_exact_shape(seeded_parent):
     assert made.target["ffn"] == stack.blocks[0].feed_forward[0].ffn // 2
     assert set(made.keep) <= set(anatomy.groups)
     assert len(made.drop_blocks[stack.name]) == len(stack.blocks) - 2
+
+
+def test_the_best_method_is_what_the_statistics_allow():
+    model = graph.load(models.cached("llama"))
+    anatomy = inspect(model)
+    data = [feeds.tiny_feeds(model, 2, 9)]
+    target = Target(hidden=32, ffn=80)
+    plain, full = (run.measure(model, anatomy, data, moments=moments) for moments in (False, True))
+    assert plan(anatomy, plain, target).method == "norm-gain"
+    assert plan(anatomy, full, target).method == "norm-gain+least-squares"
+    assert plan(anatomy, None, target, importance="first").method == "paper"
+    assert plan(anatomy, full, target, method="none").method == "none"
+
+
+def test_the_default_importance_takes_no_weights_once_it_was_measured():
+    model = graph.load(models.cached("llama"))
+    anatomy = inspect(model)
+    held = run.measure(model, anatomy, [feeds.tiny_feeds(model, 2, 9)], moments=True)
+    target = Target(hidden=32, heads=4, kv_heads=2, ffn=80)
+    assert plan(anatomy, held, target).keep == plan(anatomy, held, target, weights=model.constants()).keep
+    assert plan(anatomy, held, target).keep != plan(anatomy, held, target, importance="paper").keep

@@ -14,8 +14,9 @@ import numpy as np
 
 from graphclone.anatomy.parts import Anatomy, Linear, NeuronGroup, Site
 from graphclone.errors import InvalidTarget
-from graphclone.statistics.evidence import HEADS, Array, Evidence, gathered
+from graphclone.statistics.evidence import Array, Evidence, gathered
 from graphclone.statistics.store import Statistics
+from graphclone.statistics.written import written
 
 
 @dataclass(frozen=True)
@@ -129,39 +130,11 @@ def _equal_vote(evidence: Evidence, group: NeuronGroup) -> Array | None:
         return None if found is None else found / len(sites)
     total: Array | None = None
     for site in evidence.sites(group, "inner"):
-        for linear in evidence.readers(site):
-            score = _lost(evidence, group, site, linear)
-            if score is not None:
-                total = score if total is None else total + score
+        share = written(evidence, site)
+        if share is not None:
+            score = gathered(share, site.members[group.name], group.size, mean=False)
+            total = score if total is None else total + score
     return total
-
-
-def _lost(evidence: Evidence, group: NeuronGroup, site: Site, linear: Linear) -> Array | None:
-    """Energy of what the product writes from each neuron: tr(W S W^T) over the positions of each head, or over each
-    position alone where the neuron is no head or no second moments were measured."""
-    members = site.members[group.name]
-    if group.kind not in HEADS or not evidence.has(site, "moment"):
-        weight = evidence.along(linear.weight, linear.in_axis, 2)
-        if weight is None or weight.size != site.width:
-            return None
-        return gathered(evidence.mean(site, "square") * weight, members, group.size, mean=False)
-    moment = evidence.mean(site, "moment")
-    score = np.zeros(group.size)
-    for positions in _heads(evidence, site):
-        weight = evidence.columns(linear, positions)
-        product = weight.T @ weight
-        energy = float((product * moment[np.ix_(positions, positions)]).sum())
-        if members[positions[0]] >= 0:
-            score[members[positions[0]]] += energy
-    return score
-
-
-def _heads(evidence: Evidence, site: Site) -> list[Array]:
-    """The positions of each head along a site's axis: those that agree on every group of heads."""
-    along = [ids for name, ids in sorted(site.members.items()) if evidence.anatomy.groups[name].kind in HEADS]
-    _, head = np.unique(np.stack(along), axis=1, return_inverse=True)
-    head = np.asarray(head).reshape(-1)
-    return [np.flatnonzero(head == k) for k in range(int(head.max()) + 1)]
 
 
 def _magnitude(evidence: Evidence, group: NeuronGroup) -> Array | None:
@@ -212,7 +185,7 @@ _VOTE = "stream: mean over norms of E[u^2]; inside blocks E[a_i^2]|W_i|^2; heads
 _SQUARE, _SPREAD = ("square",), ("sum", "square")
 ROWS: tuple[Importance, ...] = (
     Importance("paper", _MEAN, _SUBCLONING, _absolute, needs=("abs",)),
-    Importance("equal-vote", _VOTE, "graphclone: every norm has one vote", _equal_vote, _SQUARE, needs_weights=True),
+    Importance("equal-vote", _VOTE, "graphclone: every norm has one vote", _equal_vote, _SQUARE),
     Importance("l2", "sum over norms, or inner sites, of sqrt(E[x^2])", f"{_MINITRON}: L2, mean", _l2, _SQUARE),
     Importance("energy", "sum over writers, or inner sites, of E[x^2]", f"{_MINITRON}: L2, squared", _energy, _SQUARE),
     Importance("variance", "sum over writers, or inner sites, of Var[x]", f"{_FLAP}: no weights", _variance, _SPREAD),

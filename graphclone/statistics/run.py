@@ -23,6 +23,7 @@ from graphclone.statistics.probe import Probe
 from graphclone.statistics.reductions import Place
 from graphclone.statistics.store import Statistics
 from graphclone.statistics.tally import Summing, Tally
+from graphclone.statistics.written import with_written
 from graphclone.version import __version__
 
 Array = np.ndarray[Any, Any]
@@ -98,7 +99,7 @@ class Run:
         for number in range(1, passes):
             if checkpoint is not None:
                 checkpoint.another(number).remove()
-        return found
+        return with_written(found, self.anatomy, self.model.constants())
 
     def passes(self) -> list[Sequence[Place]]:
         """What is summed each time that the data is read."""

@@ -146,7 +146,7 @@ def test_it_needs_statistics_of_this_parent():
         ("paper+norm-gain", "exclude each other"),
         ("none+least-squares", "exclude each other"),
         ("norm-gain+norm-gain", "is not one of"),
-        ("gain", "is not one of paper|is not one of none"),
+        ("gain", "is not one of best, none, paper, norm-gain"),
     ],
 )
 def test_methods_that_cannot_go_together_are_refused(method, said):
