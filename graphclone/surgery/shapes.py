@@ -185,7 +185,11 @@ def root_of(cut: Cut, node: gs.Node, place: int) -> Root | None:
     data = held.data if held is not None and held.static else None
     if data is None or source is None or data.size != 1 or data.dtype.kind not in "fV":
         return None
-    value = float(data.reshape(-1)[0])
+    return _of_stream(cut, float(data.reshape(-1)[0]), source)
+
+
+def _of_stream(cut: Cut, value: float, source: Value) -> Root | None:
+    """A number as a root of the width of the residual stream that ``source`` carries, where that is cut."""
     for factors, full in zip(source.factors, source.shape, strict=True):
         if any(g.kind == "residual" for g in cut.found.on(factors)):
             power = next((p for p in ROOTS if abs(value - full**p) <= SAME * full**p), None)
@@ -206,7 +210,17 @@ def scalar(edit: Edit) -> None:
     attention_scale(edit)
 
 
-FUSED = ("Attention", "MultiHeadAttention", "GroupQueryAttention", "FusedMatMul")
+def product_scale(edit: Edit) -> None:
+    """alpha of a product that took such a factor in."""
+    for place in range(2):
+        root = _of_stream(edit.cut, float(edit.node.attrs.get("alpha", 1.0)), edit.before(place))
+        if root is not None:
+            edit.node.attrs["alpha"] = float(root.kept**root.power)
+            return
+    attribute_scale(edit)
+
+
+FUSED = ("Attention", "MultiHeadAttention", "GroupQueryAttention")
 ROWS: dict[tuple[str, str], Row] = {
     ("", "Reshape"): reshape,
     ("", "Expand"): expand,
@@ -220,5 +234,6 @@ ROWS: dict[tuple[str, str], Row] = {
     ("", "Mul"): scalar,
     ("", "Div"): scalar,
     ("", "Attention"): attribute_scale,
+    ("com.microsoft", "FusedMatMul"): product_scale,
     **{("com.microsoft", op): attribute_scale for op in FUSED},
 }
