@@ -62,15 +62,5 @@ ROWS = (
         {"vocab_size": VOCAB, "max_position_embeddings": POSITIONS, "embedding_size": 20},
         fused="bert",
     ),
-    Row(
-        "albert",
-        "AlbertForMaskedLM",
-        "AlbertConfig",
-        BERT_NAMES,
-        tokens(("logits",)),
-        SIZES,
-        {"vocab_size": VOCAB, "max_position_embeddings": POSITIONS, "embedding_size": 20},
-        fused="bert",
-    ),
     Row("keras-encoder", "", "", {}, tokens(()), SIZES, coupled=False, only="keras"),
 )
