@@ -21,10 +21,12 @@ from graphclone.errors import UnsupportedGraph
 from graphclone.graph import Model
 from graphclone.plan import Plan
 from graphclone.verification.claims import Claims, Slice
+from graphclone.verification.memory import too_large
 from graphclone.verification.norms import narrowed
 from graphclone.verification.report import Check
 from graphclone.verification.sessions import open_session
-from graphclone.verification.slices import factors, recompute
+from graphclone.verification.slices import shows
+from graphclone.verification.weights import recompute
 
 Array = np.ndarray[Any, Any]
 
@@ -39,7 +41,7 @@ TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1
 
 def examine(parent: Model, clone: Model, claims: Claims, sizes: tuple[int, int] = (2, 7)) -> Check:
     """Compare the clone's outputs with the zeroed parent's on one batch of ``sizes`` (batch, length)."""
-    reason = _not_applicable(parent, clone, claims)
+    reason = _not_applicable(parent, clone, claims) or too_large(parent, clone)
     if reason:
         return Check.skipped(NAME, reason)
     fed = tiny.tiny_feeds(parent, batch=sizes[0], length=sizes[1])
@@ -115,10 +117,10 @@ def _reads(model: Model) -> Counter[str]:
 def _is_cut(parent: Model, claims: Claims, group: str) -> bool:
     """Is some axis shorter for what it keeps of this group's neurons, alone or of each head?"""
     constants, known = parent.constants(), dict[tuple[bytes, int], frozenset[bytes] | None]()
-    sets = {name: np.asarray(kept, dtype=np.int64).tobytes() for name, kept in claims.plan.keep.items()}
-    every = frozenset(sets.values())
+    kept = np.asarray(claims.plan.keep[group], dtype=np.int64)
+    every = frozenset(np.asarray(other, dtype=np.int64).tobytes() for other in claims.plan.keep.values())
     return any(
-        indices is not None and size > indices.size and sets[group] in (factors(indices, size, every, known) or ())
+        indices is not None and size > indices.size and shows(indices, size, kept, every, known)
         for claim in claims.slices.values()
         if claim.parent in constants
         for size, indices in zip(constants[claim.parent].shape, claim.take, strict=False)

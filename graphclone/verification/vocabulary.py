@@ -20,7 +20,7 @@ from graphclone.verification.claims import Claims, Indices, Slice
 from graphclone.verification.oracle import TOLERANCE, difference
 from graphclone.verification.report import Check
 from graphclone.verification.sessions import open_session
-from graphclone.verification.slices import recompute
+from graphclone.verification.weights import recompute
 
 Array = np.ndarray[Any, Any]
 

@@ -11,6 +11,7 @@ import pytest
 
 from graphclone.graph import Model
 from graphclone.verification import claims, slices
+from graphclone.verification import weights as examined
 from graphclone.verification.report import Check, Verdict
 
 
@@ -118,3 +119,19 @@ NEURONS = np.array([1, 2, 5])
 def test_axes_are_explained_by_kept_sets(indices: np.ndarray[Any, Any], size: int, explained: bool) -> None:
     kept = frozenset({HEADS.tobytes(), NEURONS.tobytes()})
     assert (slices.factors(indices, size, kept, {}) is not None) is explained
+
+
+@pytest.mark.parametrize("at_once", [1, 40, 1 << 22])
+@pytest.mark.parametrize("place", [0, -1])
+def test_a_bit_is_found_wherever_it_lies(
+    parent: Model, make_clone: Callable[..., Model], monkeypatch: pytest.MonkeyPatch, at_once: int, place: int
+) -> None:
+    monkeypatch.setattr(examined, "AT_ONCE", at_once)
+    assert all(check.passed for check in examine(parent, make_clone()).values())
+
+    def flip(weights: dict[str, np.ndarray[Any, Any]], metadata: dict[str, Any]) -> None:
+        weights["down"] = weights["down"].copy()
+        weights["down"].reshape(-1).view(np.uint8)[place] ^= 1
+
+    (failed,) = [check for check in examine(parent, make_clone(change=flip)).values() if not check.passed]
+    assert "1 bytes of" in failed.detail
