@@ -86,7 +86,10 @@ def mark(found: Grouping, model: Model, made: Sequence[Projection], taken: set[s
         reasons.append((None, uses.refused))
     if len(sizes) > 1:
         reasons.append((None, f"has several sizes ({', '.join(map(str, sorted(sizes)))})"))
-    near = (g for g in heads if g not in groups and 2 * g.size > max(sizes))
+    widths = {g.size for g in found.groups if g.kind == "residual"}
+    if any(g.size in widths for g in groups if g in heads):
+        reasons.append((None, "is as wide as the residual stream: an output of that width may be either"))
+    near = (g for g in heads if g.size not in sizes | widths and 2 * g.size > max(sizes))
     reasons += [(None, f"may be what output {g.outputs[0]}, {g.size} wide, counts in another way") for g in near]
     for group in groups:
         if not group.name:
