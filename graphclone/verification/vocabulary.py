@@ -17,6 +17,7 @@ from graphclone import feeds as tiny
 from graphclone.errors import UnsupportedGraph
 from graphclone.graph import Model
 from graphclone.verification.claims import Claims, Indices, Slice
+from graphclone.verification.memory import too_large
 from graphclone.verification.oracle import TOLERANCE, difference
 from graphclone.verification.report import Check
 from graphclone.verification.sessions import open_session
@@ -82,6 +83,8 @@ def examine(whole: Model, clone: Model, claims: Claims) -> Check:
     assert claims.tokens is not None
     if claims.trained:
         return Check.skipped(NAME, "the clone was trained after the cut")
+    if reason := too_large(whole, clone):
+        return Check.skipped(NAME, reason)
     types = {str(array.dtype) for array in clone.constants().values()}
     tolerance = max([TOLERANCE[dtype] for dtype in types & TOLERANCE.keys()] or [TOLERANCE["float64"]])
     try:
