@@ -10,12 +10,13 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 
 from graphclone.graph import Model
 from graphclone.statistics.assembly import Reduced
 from graphclone.statistics.nodes import Array, Builder
-from graphclone.statistics.runtime import DEVICES, Session, failed, open_session, runtime
+from graphclone.statistics.runtime import DEVICES, Session, as_fed, failed, open_session, runtime
 
 Pieces = dict[str, Array]
 NOTHING: Array = np.zeros(0)
@@ -99,10 +100,14 @@ class Device:
         if not self.held:
             self.load({name: np.zeros(size, _type(name)) for name, size in self.sizes.items()})
         bound = session.runtime.io_binding()
+        value_of, alive = runtime().OrtValue, []  # what is bound has to outlive the run
         mine = {BEFORE + name for name in self.names} | {WEIGHT}
         for given in session.runtime.get_inputs():
             if given.name not in mine:
-                bound.bind_cpu_input(given.name, np.ascontiguousarray(fed[given.name]))
+                array = np.ascontiguousarray(as_fed(fed[given.name], given.type))
+                kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+                alive.append((array, value_of.ortvalue_from_numpy_with_onnx_type(array, kind)))
+                bound.bind_ortvalue_input(given.name, alive[-1][1])
         if self.apart:
             bound.bind_cpu_input(WEIGHT, np.asarray(float(unseen)))
         for name, value in self.held.items():

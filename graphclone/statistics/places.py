@@ -16,6 +16,7 @@ from graphclone.statistics import masks
 from graphclone.statistics.assembly import show_sums
 from graphclone.statistics.reductions import Place
 from graphclone.statistics.runtime import PROVIDERS, open_session
+from graphclone.statistics.widening import needed, widened
 
 Array = np.ndarray[Any, Any]
 SITES = ("writer", "inner", "norm")
@@ -125,7 +126,7 @@ def lay_out(model: Model, places: Sequence[Place], mask: str | None = None) -> l
     where = model.path or "the model"
     if not places:
         raise UnsupportedGraph(f"{where}: there is no site to measure at")
-    shown = model.copy()
+    shown = widened(model) if needed(model) else model.copy()  # this one runs on the CPU
     show_sums(shown, places)
     tiny, shapes = masks.learn(model, lambda fed: _shapes(shown, places, fed))
     if mask is None:

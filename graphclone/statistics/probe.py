@@ -15,7 +15,7 @@ import numpy as np
 from graphclone.anatomy.parts import Anatomy
 from graphclone.errors import BadData
 from graphclone.graph import Model
-from graphclone.statistics import adders
+from graphclone.statistics import adders, widening
 from graphclone.statistics import moments as second
 from graphclone.statistics.adders import Adder, Device, Host, Pieces
 from graphclone.statistics.assembly import Reduced, reduce_places
@@ -76,6 +76,8 @@ class Probe:
         """Build the probe of some places and load it. on_device: whether sums stay where the graph runs (default: on
         a GPU)."""
         runs_on = chosen_provider(provider)
+        if runs_on == PROVIDERS["cpu"] and widening.needed(model):
+            model = widening.widened(model)
         laid_out = lay_out(model, places, mask)
         reduced = reduce_places(model, laid_out)
         if on_device is None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 import pytest
 
@@ -36,7 +37,7 @@ class Hand:
         v = {n: gs.Variable(n, self.dtype) for n in ("embedded", "x", "u", "a", "d", "folded", "y")}
         logits = gs.Variable("logits", self.dtype, ["batch", "length", VOCAB])
         seen = gs.Variable("seen", self.dtype, ["batch", "length"])
-        to = int(np.dtype(self.dtype) == np.float16) * 9 + 1
+        to = int(onnx.helper.np_dtype_to_tensor_dtype(np.dtype(self.dtype)))
         nodes = [
             gs.Node("Gather", "embedding", {}, [held["embed"], ids], [v["embedded"]]),
             gs.Node("Cast", "seeing", {"to": to}, [mask], [seen]),

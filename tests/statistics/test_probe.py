@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import onnx_graphsurgeon as gs
 import onnxruntime
@@ -16,7 +17,10 @@ from graphclone.graph import Model
 from graphclone.statistics import run
 from graphclone.statistics.assembly import reduce_places
 from graphclone.statistics.masks import Layout
+from graphclone.statistics.places import first_pass
+from graphclone.statistics.probe import Probe
 from graphclone.statistics.reductions import Place
+from graphclone.statistics.store import Statistics
 from tests.tolerances import STATISTICS
 from tools import measured
 
@@ -34,6 +38,20 @@ def assert_equal_sums(found, expected, relative=STATISTICS):
         np.testing.assert_allclose(held["abs"], size, rtol=relative, atol=0)
         np.testing.assert_allclose(held["square"], (values**2).sum(0), rtol=relative, atol=0)
         np.testing.assert_array_less(np.abs(held["sum"] - values.sum(0)), relative * size + TINIEST)  # terms may cancel
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+def test_bfloat16_is_measured_where_there_are_no_kernels_for_it(hands, batches, on_device):
+    """Its weights are float32 numbers, and the CPU computes in float32."""
+    hand = hands(dtype=ml_dtypes.bfloat16)
+    model = hand.model()
+    anatomy = hand.anatomy(model)
+    probe = Probe.at(model, first_pass(anatomy), provider="cpu", on_device=on_device)
+    for batch in batches:
+        probe.add(batch, "batch")
+    each = [hand.activations(batch) for batch in batches]
+    found = Statistics(model.sha256, probe.sums(), 3, ())
+    assert_equal_sums(found, {site: np.concatenate([a[site] for a in each]) for site in each[0]})
 
 
 @pytest.mark.parametrize("opset", [11, 13, 18])
