@@ -19,10 +19,8 @@ from graphclone.anatomy.groups import Group, Grouping
 from graphclone.anatomy.periods import longest_run, single_block
 from graphclone.anatomy.projections import Projection
 from graphclone.anatomy.segments import PRODUCTS, Cut, Run, Segment
+from graphclone.anatomy.structure import NONE, expression
 from graphclone.anatomy.trace import Value, node_key
-
-COMMUTATIVE = ("Add", "Mul")
-RESHAPES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity")
 
 
 class Stream:
@@ -104,40 +102,15 @@ class Stream:
                 for n in self.nodes[before.position + 1 : after.position + 1]
                 if any(t.name in self.depends for t in n.outputs)
             )
-            found.append(Segment(before.value, after.value, nodes, self._structure(before.value, after.value, nodes)))
+            made = expression(before.value, after.value, nodes, lambda n, k: _kind(self.found.trace.input(n, k)))
+            found.append(Segment(before.value, after.value, nodes, made))
         return found
-
-    def _structure(self, entry: str, exit_: str, nodes: Sequence[gs.Node]) -> int:
-        """Hash of the expression that makes the exit from the entry."""
-        trace = self.found.trace
-        known: dict[str, int] = {entry: hash("entry")}
-        for node in nodes:
-            operands = [
-                known[t.name] if t.name in known else hash(_kind(trace.input(node, k)))
-                for k, t in enumerate(node.inputs)
-            ]
-            attributes = tuple(sorted((k, v) for k, v in node.attrs.items() if isinstance(v, str)))
-            for k, tensor in enumerate(node.outputs):
-                known[tensor.name] = _expression(node, attributes, k, operands)
-        return known.get(exit_, 0)
-
-
-def _expression(node: gs.Node, attributes: tuple[tuple[str, str], ...], output: int, operands: list[int]) -> int:
-    """Hash of one operator's result. Reshapes are left out and a Gemm is its product and its sum: optimisers rewrite
-    one block so and leave the next."""
-    if node.op in RESHAPES:
-        return operands[0]
-    if node.op == "Gemm":
-        product = hash(("", "MatMul", (), 0, tuple(operands[:2])))
-        return hash(("", "Add", (), 0, tuple(sorted([product, *operands[2:]])))) if operands[2:] else product
-    read = sorted(operands) if node.op in COMMUTATIVE else operands
-    return hash((node.domain or "", node.op, attributes, output, tuple(read)))
 
 
 def _kind(value: Value | None) -> str:
     """What a segment is given from outside: optimisers fold the sizes of one block to constants and leave another's."""
     if value is None:
-        return "none"
+        return NONE
     if value.data is not None and value.data.dtype.kind in "iub":
         return "size"
     return "weight" if value.static else "side"
