@@ -48,7 +48,7 @@ class Teacher:
         device: torch.device | None = None,
         threads: int | None = None,
     ) -> Teacher:
-        """Load it, on the clone's GPU where ONNX Runtime has CUDA. Raises BadData where it has not the task's output."""
+        """Load it, on the clone's GPU where ONNX Runtime has CUDA. Raises BadData where it lacks the task's output."""
         device = device or torch.device("cpu")
         own = tuple(tensor.name for tensor in model.graph.outputs)
         gpu = (device.index or 0) if device.type == "cuda" and has_cuda() else None

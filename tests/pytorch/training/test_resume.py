@@ -61,7 +61,7 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(llama, tmp_path, step):
 
 
 def arguments(clone: Path, output: Path, data: Path, *more: str) -> list[str]:
-    options = "--steps 40 --checkpoint-every 3 --learning-rate 3e-3 --batch-size 4 --shuffle 3 --held-out 1".split()
+    options = "--steps 16 --checkpoint-every 3 --learning-rate 3e-3 --batch-size 4 --shuffle 3 --held-out 1".split()
     return ["train", str(clone), "--data", str(data), "-o", str(output), *options, *more]
 
 
