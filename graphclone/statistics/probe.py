@@ -86,6 +86,11 @@ class Probe:
         session = adder.open(reduced, runs_on, threads)
         return cls(model, tuple(laid_out), runs_on, threads, reduced, adder, session, frozenset(judged))
 
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """Where nodes run: what was asked for, and the CPU too where a GPU leaves shapes to it."""
+        return tuple(self.session.placement) or (self.provider,)
+
     def add(self, fed: Mapping[str, Array], where: str, *, unseen: bool = False) -> None:
         """Add a batch; ``unseen``: one that is set apart too. Raises BadData, the sums as before, where activations are
         not finite."""

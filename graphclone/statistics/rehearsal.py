@@ -18,7 +18,8 @@ class Rehearsal:
     """batches: None where nobody knows; exact: whether that number is not a guess. Seconds, and bytes.
 
     batch_seconds: of the first batch, which also warms up. memory: the most that this process has had so far.
-    passes: how often the data is read. written: size of the statistics, about.
+    passes: how often the data is read. written: size of the statistics, about. placement: how many nodes run where, 0
+    where ONNX Runtime does not say.
     """
 
     data: str
@@ -28,7 +29,7 @@ class Rehearsal:
     exact: bool
     passes: int
     sites: int
-    provider: str
+    placement: Mapping[str, int]
     open_seconds: float
     batch_seconds: float
     seconds: float | None
@@ -49,7 +50,7 @@ class Rehearsal:
             ("batches", "unknown before they are read" if self.batches is None else f"{about}{self.batches:,}"),
             *([("read", f"{self.passes} times")] if self.passes > 1 else []),
             ("places", f"{self.sites:,}"),
-            ("runs on", self.provider),
+            ("runs on", ", ".join(f"{name} ({count or 'all'} nodes)" for name, count in self.placement.items())),
             ("time", f"{self.open_seconds:.1f} s to load, {self.batch_seconds:.2f} s a batch (the first)"),
             ("in all", "unknown" if self.seconds is None else f"about {self.seconds:,.0f} s"),
             ("memory", "unknown" if self.memory is None else f"about {self.memory / 2**20:,.0f} MB"),
@@ -75,7 +76,7 @@ def rehearse(run: Run, source: Source) -> Rehearsal:
         batches=None if count < 0 else count,
         exact=source.batches is not None,
         sites=len(sums),
-        provider=probe.provider,
+        placement={name: sum(ops.values()) for name, ops in probe.session.placement.items()} or {probe.provider: 0},
         open_seconds=opened,
         batch_seconds=ran,
         passes=len(passes),

@@ -25,7 +25,9 @@ Array = np.ndarray[Any, Any]
 class Summing(Protocol):
     """What sums batches up: statistics.probe.Probe, and whatever else measures so."""
 
-    provider: str
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """Where its nodes run, as ONNX Runtime names the places."""
 
     def add(self, fed: Mapping[str, Array], where: str, *, unseen: bool = False) -> None:
         """Add a batch, set apart too where ``unseen``; where it raises, the sums are as before."""
@@ -106,7 +108,7 @@ class Tally:
             fed=self.fed,
             described=source.description if source is not None else "",
         )
-        providers = tuple(sorted({*self.providers, self.probe.provider}))
+        providers = tuple(sorted({*self.providers, *self.probe.providers}))
         return Statistics(self.parent, self.probe.sums(), self.done, (portion,), providers, self.settings)
 
     def keep(self, checkpoint: Checkpoint) -> bool:

@@ -35,7 +35,7 @@ def test_a_dry_run_says_what_and_how_much_and_writes_nothing(
     assert run([*line, "--json"]) == 0
     said = capsys.readouterr()
     held = json.loads(said.out)
-    assert (held["batches"], held["exact"], held["provider"]) == (40, True, "CPUExecutionProvider")
+    assert (held["batches"], held["exact"], list(held["placement"])) == (40, True, ["CPUExecutionProvider"])
     assert held["inputs"]["input_ids"] == "int64[3, 12]"
     assert held["filled"] == {"attention_mask": "nothing masked"}
     assert held["seconds"] >= 40 * held["batch_seconds"] > 0
