@@ -25,9 +25,14 @@ SLICE = (
     ("clip", "torchscript"),  # two towers
     ("t5", "torchscript"),  # two stacks, cross-attention, relative positions, scaled tied head
     ("whisper", "torchscript"),  # convolutions before the encoder
+    ("falcon", "torchscript"),  # one KV head, packed with the queries
+    ("codegen", "torchscript"),  # heads along two axes
+    ("olmo2", "torchscript"),  # queries normed across heads
+    ("albert", "torchscript"),  # layers that share their weights
     ("qwen3", "cache-torchscript"),  # KV cache in and out
     ("gpt2", "fused-torchscript"),  # Attention, SkipLayerNormalization, FastGelu
     ("llama", "ort-extended"),  # what a session writes
+    ("t5", "ort-extended"),  # a product that took the tied head's scale in
     ("bert", "float16"),
     ("gpt2", "merged"),  # equal tensors are one
 )
