@@ -51,8 +51,10 @@ def choose(parent: Model, anatomy: Anatomy, wish: Wish, tokens: Tokens | None) -
         pipeline.refuse_unreachable(anatomy, wish.target, **how)
     calibration = _with_moments(wish, made.method if made else None)
     if calibration:
+        source = request.open_data(parent, calibration)
+        show.data("measuring", source)
         with show.progress("measuring") as tick:
-            held = request.calibrate(parent, anatomy, calibration, progress=tick)
+            held = request.calibrate(parent, anatomy, calibration, progress=tick, source=source)
     if made is None:
         kept = tokens.kept if tokens else None
         made = pipeline.plan(anatomy, held, wish.target, **how, weights=parent.constants(), tokens=kept)

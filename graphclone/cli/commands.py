@@ -18,6 +18,16 @@ if TYPE_CHECKING:
     from graphclone.planner import Target
 
 
+CLONE_EXAMPLES = (
+    "Examples:\n\n  graphclone clone smollm2.onnx small.onnx --hidden 192 --heads 3 --kv-heads 1 --ffn 512"
+    " --layers 10 --data python-docs --tokenizer tokenizer.json"
+    "\n\n  graphclone clone smollm2.onnx small.onnx --keep-blocks 0-9,20-29 --drop-attention 8,21"
+    " --ffn 0-9:1024,20-29:50% --importance magnitude"
+    "\n\n  graphclone clone smollm2.onnx small.onnx --vocab corpus.txt --tokenizer tokenizer.json"
+    "\n\n  graphclone clone smollm2.onnx small.onnx --plan plan.json"
+)
+
+
 @app.command(
     epilog="Examples:\n\n  graphclone inspect smollm2.onnx\n\n  graphclone inspect smollm2.onnx --json | jq .stacks"
 )
@@ -67,14 +77,7 @@ def plan(
     describe.print_plan(anatomy, made)
 
 
-@app.command(
-    epilog="Examples:\n\n  graphclone clone smollm2.onnx small.onnx --hidden 192 --heads 3 --kv-heads 1 --ffn 512"
-    " --layers 10 --data python-docs --tokenizer tokenizer.json"
-    "\n\n  graphclone clone smollm2.onnx small.onnx --keep-blocks 0-9,20-29 --drop-attention 8,21"
-    " --ffn 0-9:1024,20-29:50% --importance magnitude"
-    "\n\n  graphclone clone smollm2.onnx small.onnx --vocab corpus.txt --tokenizer tokenizer.json"
-    "\n\n  graphclone clone smollm2.onnx small.onnx --plan plan.json"
-)
+@app.command(epilog=CLONE_EXAMPLES)
 def clone(
     model: o.ModelPath,
     out: o.OutPath,
@@ -97,6 +100,8 @@ def clone(
     method: o.Method = "best",
     depth: o.Depth = "paper",
     tokenizer: o.Tokenizer = None,
+    column: o.Column = None,
+    images: o.Images = None,
     length: o.Length = 128,
     batch_size: o.BatchSize = 8,
     limit: o.Limit = None,
@@ -113,7 +118,8 @@ def clone(
     parent = _opened(model)
     outputs.refuse_same_file(out, *parent.external_files)
     anatomy = pipeline.inspect(parent)
-    asked = request.Calibration(data or "", tokenizer, length, batch_size, limit, seed, provider, threads)
+    read = (data or "", tokenizer, length, batch_size, limit, seed)
+    asked = request.Calibration(*read, provider, threads, column, images)
     wish = cloning.Wish(target, plan, stats, asked if data else None, importance, method, depth)
     tokens = pipeline.tokens(parent, vocab, anatomy=anatomy, tokenizer=tokenizer) if vocab else None
     chosen = cloning.choose(parent, anatomy, wish, tokens)

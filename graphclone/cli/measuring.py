@@ -102,12 +102,12 @@ def _measured(
     file: Path, asked: request.Calibration, checkpoint: Checkpoint, cluster: request.Cluster | None, quiet: bool
 ) -> tuple[Statistics, Source]:
     model = pipeline.load(file)
+    model.prepare_sha256()
     anatomy = pipeline.inspect(model)
     asked = asked if cluster is None else asked.everywhere()
     source = request.open_data(model, asked)
     if not quiet:
-        for line in source.lines():
-            show.say(f"measuring: {line}")
+        show.data("measuring", source)
     try:
         with show.progress("measuring", quiet=quiet) as tick:
             made = request.calibrate(model, anatomy, asked, tick, source=source, checkpoint=checkpoint, cluster=cluster)

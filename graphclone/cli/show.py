@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from graphclone.statistics.calibration import Source
     from graphclone.verification import Report
 
 PIPE_WIDTH = 140  # columns where there is no terminal to ask
@@ -30,6 +31,12 @@ def console() -> Console:
 def say(message: str) -> None:
     """A line about what is going on, on standard error."""
     print(message, file=sys.stderr, flush=True)
+
+
+def data(what: str, source: Source) -> None:
+    """What is read, and what is filled in, on standard error."""
+    for line in source.lines():
+        say(f"{what}: {line}")
 
 
 def as_json(held: Mapping[str, Any]) -> None:
