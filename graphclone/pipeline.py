@@ -217,6 +217,13 @@ def write_torch(model: Model, folder: str | Path, dropout: float = 0.0) -> dict[
     return write_standalone(model, folder, dropout)
 
 
+def write_hugging_face(model: Model, like: str | Path, folder: str | Path) -> dict[str, Any]:
+    """The graph as a checkpoint of its family: config.json, model.safetensors, the tokenizer of ``like``."""
+    from graphclone.pytorch.hugging_face import write_hugging_face as write
+
+    return write(model, like, folder)
+
+
 def from_torch(model: Model, module: torch.nn.Module) -> Model:
     """The module's weights in the model's graph: the exact inverse of ``to_torch``."""
     from graphclone.pytorch.write_back import from_torch as write

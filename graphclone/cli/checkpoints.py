@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from graphclone import pipeline
+from graphclone import outputs, pipeline
 from graphclone.cli import options as o
 from graphclone.cli import show
 from graphclone.cli.app import app
@@ -30,3 +30,24 @@ def torch(
     if json:
         return show.as_json({"output": str(output), **written})
     print(f"{output}: model.py ({written['lines']} lines), model.safetensors ({written['parameters']:,} parameters)")
+
+
+@app.command(
+    epilog="Examples:\n\n  graphclone hf small.onnx --like parent -o small"
+    "\n\n  graphclone hf small.onnx --like parent -o small --json"
+)
+def hf(
+    clone: o.ClonePath,
+    like: Annotated[
+        Path, typer.Option("--like", help="The folder of the parent's config.json and tokenizer.", show_default=False)
+    ],
+    output: Folder,
+    json: o.Json = False,
+) -> None:
+    """A clone as a Hugging Face checkpoint of its parent's family, for AutoModel.from_pretrained."""
+    outputs.refuse_same_file(output, like)
+    written = pipeline.write_hugging_face(pipeline.load(clone), like, output)
+    if json:
+        return show.as_json({"output": str(output), **written})
+    beside = f", {', '.join(written['files'])}" if written["files"] else ""
+    print(f"{output}: {written['family']}, config.json, model.safetensors ({written['tensors']} tensors){beside}")

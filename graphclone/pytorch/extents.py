@@ -206,6 +206,7 @@ RULES: dict[Any, Rule] = {
     **dict.fromkeys(("to", "contiguous"), same),
     **dict.fromkeys((F.layer_norm, F.rms_norm, F.gelu, F.silu, torch.softmax, torch.neg, torch.cos, torch.sin), same),
     **dict.fromkeys((torch.tanh, torch.sigmoid, torch.erf, torch.relu, torch.sqrt, torch.isnan), same),
+    **dict.fromkeys((torch.reciprocal, torch.rsqrt, torch.exp, torch.abs, torch.square, torch.logical_not), same),
     torch.arange: _arange,
     operator.getitem: _picked,
     torch.cat: _cat,

@@ -24,13 +24,14 @@ from graphclone.pytorch.operators import Lookup
 from graphclone.pytorch.recognition import recognise
 from graphclone.pytorch.recognition.dropout import put_back_dropout
 from graphclone.pytorch.recording import record, refuse_unknown_operators
-from graphclone.pytorch.sharing import unshared
+from graphclone.pytorch.sharing import PRODUCTS, unshared
 from graphclone.pytorch.source.layout import absorb_views
 from graphclone.pytorch.source.parts import tree
 from graphclone.pytorch.source.placement import place
 from graphclone.pytorch.source.program import MODEL, program
 from graphclone.pytorch.weights import Weight, WeightMap, to_tensor, weight_map
 
+FEWEST = 3  # products in the smallest block: attention and what gives its output
 WEIGHTS, INPUTS = "graphclone.weights", "graphclone.inputs"
 
 
@@ -42,6 +43,7 @@ class Layout:
     weights: WeightMap
     tables: dict[str, torch.Tensor]
     inputs: dict[str, str]
+    ties: tuple[tuple[str, str], ...] = ()
 
 
 def to_torch(model: Model, dropout: float = 0.0) -> nn.Module:
@@ -73,7 +75,7 @@ def layout(model: Model, dropout: float = 0.0) -> Layout:
         put_back_dropout(recording, placement, dropout)
     made = tree(recording, placement)
     tables = {name: recording.tables[key] for name, key in made.tables.items()}
-    return Layout(program(recording, made).source, made.weights, tables, dict(recording.inputs))
+    return Layout(program(recording, made).source, made.weights, tables, dict(recording.inputs), made.ties)
 
 
 def weights(module: nn.Module) -> WeightMap:
@@ -86,6 +88,8 @@ def weights(module: nn.Module) -> WeightMap:
 
 def _anatomy(model: Model) -> Anatomy | None:
     """None where the graph has no blocks that graphclone knows: the module is then flat."""
+    if sum(node.op in PRODUCTS for node in model.graph.nodes) < FEWEST:
+        return None
     try:
         return inspect(model)
     except GraphCloneError:
@@ -112,7 +116,7 @@ def _load(module: nn.Module, found: Layout, model: Model) -> None:
             if parameter is not None:
                 places.setdefault(id(parameter), []).append((holder, name))
     for weight in found.weights:
-        loaded = nn.Parameter(_values(weight, constants))
+        loaded = nn.Parameter(values_of(weight, constants))
         for holder, name in places[id(module.get_parameter(weight.name))]:
             holder.register_parameter(name, loaded)
     for name, table in found.tables.items():
@@ -120,10 +124,11 @@ def _load(module: nn.Module, found: Layout, model: Model) -> None:
         module.get_submodule(path).register_buffer(leaf, table.clone(), persistent=False)
 
 
-def _values(weight: Weight, constants: dict[str, gs.Constant]) -> torch.Tensor:
+def values_of(weight: Weight, constants: dict[str, gs.Constant]) -> torch.Tensor:
+    """A weight as the module holds it."""
     initializer, turned = weight.initializers[0]
     values = constants[initializer].values
     return to_tensor((values.T if turned else values).reshape(weight.shape), initializer)
 
 
-__all__ = ["Layout", "layout", "to_torch", "weights"]
+__all__ = ["Layout", "layout", "to_torch", "values_of", "weights"]

@@ -27,7 +27,25 @@ def gather(call: Call, x: Any, indices: Any) -> Any:
     return x[(slice(None),) * (axis % call.rank(x)) + (indices,)]
 
 
-KEEPS_SIGN = frozenset({"reshape", "unsqueeze", "squeeze", "permute", "expand", "to", torch.add, torch.mul, getitem})
+TRUTHS = frozenset({torch.eq, torch.ne, torch.lt, torch.le, torch.gt, torch.ge})
+KEEPS_SIGN = frozenset(
+    {
+        torch.gather,
+        torch.cumsum,
+        "reshape",
+        "unsqueeze",
+        "squeeze",
+        "permute",
+        "expand",
+        "to",
+        torch.add,
+        torch.mul,
+        getitem,
+    }
+)
+
+
+FIRST = (getitem, torch.gather, torch.cumsum)
 
 
 def _never_negative(call: Call, indices: Any) -> bool:
@@ -45,7 +63,9 @@ def _counts(node: fx.Node, root: torch.nn.Module) -> bool:
         return table is not None and bool((table >= 0).all())
     if node.target is torch.arange:
         return bool(node.args[0] == 0)
-    operands = node.args[:1] if node.target is getitem or node.op == "call_method" else node.args
+    if node.target in TRUTHS:
+        return True
+    operands = node.args[:1] if node.target in FIRST or node.op == "call_method" else node.args
     return node.target in KEEPS_SIGN and all(
         _counts(a, root) if isinstance(a, fx.Node) else isinstance(a, int) and a >= 0 for a in operands
     )

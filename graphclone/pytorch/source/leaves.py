@@ -13,10 +13,11 @@ from torch import fx
 
 from graphclone.pytorch.recognition.rewriting import behind_casts, calls
 from graphclone.pytorch.recording import Recording
-from graphclone.pytorch.source.placement import Path, Placement
+from graphclone.pytorch.source.placement import GATED, Path, Placement
 from graphclone.pytorch.weights import ANONYMOUS, Weight
 
 GATES = (F.silu, F.gelu, torch.sigmoid, torch.relu, F.relu)
+NORMS = (F.layer_norm, F.rms_norm)
 POSITIONS, TYPES = "position", ("type", "segment")
 
 
@@ -102,7 +103,9 @@ def leaves(recording: Recording) -> dict[fx.Node, Leaf]:
     found: dict[fx.Node, Leaf] = {}
     for node in recording.graph.nodes:
         if node.op == "call_function" and node.target in ROWS:
-            weight: Any = node.kwargs.get("weight") if node.target in (F.layer_norm, F.rms_norm) else node.args[1]
+            if node.target in NORMS and len(node.args[1]) != 1:
+                continue
+            weight: Any = node.kwargs.get("weight") if node.target in NORMS else node.args[1]
             if not _owned(recording, weight) or not all(isinstance(a, fx.Node) for a in node.args[:1]):
                 continue
             leaf = ROWS[node.target](node, *node.args, **node.kwargs)
@@ -129,12 +132,13 @@ def name_of_leaf(node: fx.Node, leaf: Leaf, path: Path, placement: Placement, we
     """What a module is called inside its part: by its role there, else as the exporter called its weight."""
     role = placement.roles.get(weight.name)
     if leaf.kind == "linear" and role is not None:
-        gated = role == "up" and any(calls(user, *GATES) for user in node.users)
-        return "gate" if gated else role
+        if role == GATED:
+            return "gate" if any(calls(user, *GATES) for user in node.users) else "up"
+        return role
     if leaf.kind == "norm" and path:
         return f"{_normalised(node, placement)}norm" if len(path) > 1 else "norm"
     if not path and placement.streams:
-        named = _outside(node, leaf, placement)
+        named = _outside(node, leaf, placement, weight)
         if named:
             return named
     return spoken(weight, leaf.kind) if placement.streams else whole_name(weight)
@@ -153,14 +157,15 @@ def _normalised(node: fx.Node, placement: Placement) -> str:
     return ""
 
 
-def _outside(node: fx.Node, leaf: Leaf, placement: Placement) -> str | None:
+def _outside(node: fx.Node, leaf: Leaf, placement: Placement, weight: Weight) -> str | None:
     """Embeddings, the norm before and after the blocks, the head."""
     if leaf.kind == "embedding":
         ids = behind_casts(leaf.reads[0])
-        name = str(ids.name) if ids.op == "placeholder" else POSITIONS
-        if POSITIONS in name:
-            return "position_embedding"
-        return "type_embedding" if any(t in name for t in TYPES) else "embedding"
+        given = ids.op == "placeholder"
+        name = str(ids.name) if given else spoken(weight, POSITIONS)
+        if any(t in name for t in TYPES):
+            return "type_embedding"
+        return "position_embedding" if POSITIONS in name or not given else "embedding"
     if leaf.kind == "norm":
         return "norm" if _reads_blocks(node, placement) else "embedding_norm"
     if leaf.kind == "linear" and any(user.op == "output" for user in node.users) and _reads_blocks(node, placement):

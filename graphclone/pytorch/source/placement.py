@@ -19,6 +19,7 @@ from graphclone.pytorch.recognition.rewriting import calls, rank
 from graphclone.pytorch.recording import HOLDS, Recording
 
 Path = tuple[str, ...]  # ("blocks.3", "attention"); () is the model itself
+GATED = "gate or up"  # one of two: the activation behind it tells which
 ATTENTIONS = ("attention", "cross_attention")
 
 
@@ -160,7 +161,7 @@ def _attention_roles(attention: Attention, named: Mapping[str, str]) -> dict[str
 
 def _feed_forward_roles(feed_forward: FeedForward, named: Mapping[str, str]) -> dict[str, str]:
     up = [named[name] for name in feed_forward.up if name in named]
-    word = "gate_up" if feed_forward.gated and len(up) == 1 else "up"
+    word = ("gate_up" if len(up) == 1 else GATED) if feed_forward.gated else "up"
     return {**dict.fromkeys(up, word), **{named[n]: "down" for n in feed_forward.down if n in named}}
 
 

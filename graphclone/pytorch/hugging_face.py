@@ -1,0 +1,217 @@
+"""A clone as the checkpoint that transformers loads: config.json, model.safetensors and the parent's tokenizer."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx_graphsurgeon as gs
+import torch
+from safetensors.torch import save_file
+
+from graphclone.anatomy import inspect
+from graphclone.anatomy.parts import Anatomy
+from graphclone.errors import BadData, BadModel, InvalidTarget, UnsupportedGraph
+from graphclone.graph import Model
+from graphclone.pytorch.families import TABLE, Family, known
+from graphclone.pytorch.module import Layout, layout, values_of
+from graphclone.pytorch.sharing import unshared
+
+CONFIG, TENSORS = "config.json", "model.safetensors"
+BESIDE: tuple[str, ...] = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "*.model",
+)
+BESIDE += ("generation_config.json", "preprocessor_config.json", "processor_config.json", "chat_template*")
+Tensors = dict[str, torch.Tensor]
+
+
+def write_hugging_face(model: Model, like: str | Path, folder: str | Path) -> dict[str, Any]:
+    """Write the checkpoint, whole or not at all; ``like`` is the folder of the parent's config.json.
+
+    Raises BadData for a config that cannot be read, UnsupportedGraph for a family without a row and for a weight that
+    the family has no name for, InvalidTarget for a shape that its config cannot say.
+    """
+    like, folder = Path(like), Path(folder)
+    config = _config(like)
+    family = _family(config)
+    apart = unshared(model)
+    found = layout(apart)
+    tensors = _tensors(apart, found)
+    sizes = _sizes(inspect(model), tensors, family)
+    named = _named(_unpacked(tensors, sizes, family), family, config)
+    written = _changed(config, family, sizes, found, named)
+    same_words = sizes.get("vocabulary", config.get("vocab_size")) == config.get("vocab_size")
+    beside = sorted({file for pattern in BESIDE for file in like.glob(pattern) if file.is_file()})
+    copied = [f for f in beside if same_words or not f.name.startswith(("tokenizer", "vocab", "merges"))]
+    _write(folder, written, named, copied)
+    return {"family": config["model_type"], "tensors": len(named), "files": sorted(f.name for f in copied)}
+
+
+def _config(like: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((like / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as reason:
+        raise BadData(f"{like / CONFIG}: not a readable config ({' '.join(str(reason).split())})") from None
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+        raise BadData(f"{like / CONFIG}: says no model_type: not the config of a Hugging Face model")
+    return config
+
+
+def _family(config: Mapping[str, Any]) -> Family:
+    for family in TABLE:
+        if config["model_type"] in family.types:
+            return family
+    raise UnsupportedGraph(
+        f"the family {config['model_type']!r} has no row in graphclone/pytorch/families.py; there are "
+        f"{', '.join(known())}"
+    )
+
+
+def _tensors(model: Model, found: Layout) -> Tensors:
+    constants = {t.name: t for t in model.graph.tensors().values() if isinstance(t, gs.Constant)}
+    return {weight.name: values_of(weight, constants) for weight in found.weights}
+
+
+def _sizes(anatomy: Anatomy, tensors: Tensors, family: Family) -> dict[str, int]:
+    """The clone's sizes, which have to be the same in every block. Raises InvalidTarget."""
+    blocks = [block for stack in anatomy.stacks for block in stack.blocks]
+    parts = {(a.heads, a.kv_heads, a.head_dim, a.v_dim) for b in blocks for a in b.attention}
+    ffn = {f.ffn for b in blocks for f in b.feed_forward}
+    if len(parts) != 1 or len(ffn) != 1:
+        raise InvalidTarget(
+            f"blocks differ in (heads, kv heads, head_dim, v_dim) {sorted(parts)} or feed-forward {sorted(ffn)}: "
+            f"a config.json has one of each"
+        )
+    (heads, kv_heads, head_dim, v_dim), hidden = parts.pop(), anatomy.stacks[0].hidden
+    if head_dim != v_dim or (family.coupled and heads * head_dim != hidden):
+        raise InvalidTarget(
+            f"{heads} heads of {head_dim} (values {v_dim}) beside a hidden size of {hidden}: the config of "
+            f"{family.types[0]} has no head_dim of its own, so heads x head_dim has to be the hidden size"
+        )
+    width = ffn.pop()
+    sizes = {"hidden": hidden, "heads": heads, "kv_heads": kv_heads, "head_dim": head_dim, "ffn": width}
+    sizes |= {"layers": len(anatomy.stacks[0].blocks), "decoder_layers": len(anatomy.stacks[-1].blocks)}
+    if "ffn_ratio" in family.sizes.values():
+        if width % hidden:
+            raise InvalidTarget(f"feed-forward {width} is no multiple of the hidden size {hidden}, as its config asks")
+        sizes["ffn_ratio"] = width // hidden
+    rows = {"vocabulary": "embedding.weight", "positions": "position_embedding.weight"}
+    return sizes | {size: int(tensors[name].shape[0]) for size, name in rows.items() if name in tensors}
+
+
+def _unpacked(tensors: Tensors, sizes: Mapping[str, int], family: Family) -> Tensors:
+    """A packed projection of queries, keys and values as three, where the family has three."""
+    if any("attention.qkv" in stack.names for stack in family.stacks):
+        return tensors
+    rows = [sizes["heads"] * sizes["head_dim"], *[sizes["kv_heads"] * sizes["head_dim"]] * 2]
+    result: Tensors = {}
+    for name, tensor in tensors.items():
+        if ".qkv." in name:
+            pieces = zip("qkv", torch.split(tensor, rows), strict=True)
+            result |= {name.replace(".qkv.", f".{letter}."): piece for letter, piece in pieces}
+        else:
+            result[name] = tensor
+    return result
+
+
+def _named(tensors: Tensors, family: Family, config: Mapping[str, Any]) -> Tensors:
+    """Under the family's names. Raises UnsupportedGraph, naming what has no place or is missing."""
+    outside = dict(family.outside) | _of_head(family, config)
+    result: Tensors = {}
+    for name, tensor in tensors.items():
+        theirs = _their_name(name, family, outside)
+        if theirs is None:
+            raise UnsupportedGraph(
+                f"weight {name} {list(tensor.shape)} has no place in a checkpoint of {config['model_type']} "
+                f"({', '.join(config.get('architectures') or ['no architecture'])})"
+            )
+        turned = tensor.dim() == 2 and any(theirs.endswith(f"{t}.weight") for t in family.turned)
+        result[theirs] = (tensor.t() if turned else tensor).contiguous()
+    held = {_module(name) for name in result} | set(result)
+    wanted = {_module(theirs) for ours, theirs in family.outside.items() if ours not in (*family.optional, "head.bias")}
+    absent = sorted(wanted - held)
+    if absent:
+        raise UnsupportedGraph(
+            f"the model has nothing for {', '.join(absent)}, which {config['model_type']} is made with"
+        )
+    return result
+
+
+def _module(name: str) -> str:
+    return name.removesuffix(".weight").removesuffix(".bias")
+
+
+def _of_head(family: Family, config: Mapping[str, Any]) -> dict[str, str]:
+    """Names that one architecture of the family has its own way of saying."""
+    for architecture in config.get("architectures") or ():
+        for suffix, names in family.heads:
+            if str(architecture).endswith(suffix):
+                return dict(names)
+    return {}
+
+
+def _their_name(name: str, family: Family, outside: Mapping[str, str]) -> str | None:
+    names, head, rest = outside, "", name
+    for stack in family.stacks:
+        match = re.match(re.escape(stack.ours).replace(r"\{i\}", r"(\d+)") + r"\.", name)
+        if match:
+            names, head, rest = stack.names, stack.theirs.format(i=match[1]) + ".", name[match.end() :]
+    if rest in names:
+        return head + names[rest]
+    module, _, attribute = rest.rpartition(".")
+    return f"{head}{names[module]}.{attribute}" if module in names else None
+
+
+def _changed(
+    config: Mapping[str, Any], family: Family, sizes: Mapping[str, int], found: Layout, named: Tensors
+) -> dict[str, Any]:
+    """The parent's config with the clone's sizes."""
+    result = dict(config)
+    for key, size in family.sizes.items():
+        if size in sizes:
+            result[key] = sizes[size]
+    kinds = result.get("layer_types")
+    if isinstance(kinds, list) and len(kinds) != sizes["layers"]:
+        if len(set(kinds)) != 1:
+            raise InvalidTarget(f"layer_types differ, and {sizes['layers']} of {len(kinds)} blocks are left")
+        result["layer_types"] = kinds[: sizes["layers"]]
+    for key in ("stage_names", "out_features", "out_indices"):  # counted anew by the config's class
+        result.pop(key, None)
+    types = {str(t.dtype).removeprefix("torch.") for t in named.values()}
+    result |= {"dtype": types.pop()} if len(types) == 1 else {}
+    result.pop("torch_dtype", None)
+    tied = any({a, b} == {"head.weight", "embedding.weight"} for a, b in found.ties)
+    if "head.weight" in {weight.name for weight in found.weights} or tied:
+        result["tie_word_embeddings"] = tied
+    return result
+
+
+def _write(folder: Path, config: Mapping[str, Any], tensors: Tensors, copied: list[Path]) -> None:
+    if not folder.parent.is_dir():
+        raise BadModel(f"{folder.parent}: no such folder to write {folder.name} into")
+    if folder.exists() and not folder.is_dir():
+        raise BadModel(f"{folder}: is a file; give the name of a folder")
+    staged = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        (staged / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        save_file(tensors, staged / TENSORS, metadata={"format": "pt"})
+        shutil.copymode(staged / CONFIG, staged / TENSORS)
+        for file in copied:
+            shutil.copyfile(file, staged / file.name)
+        folder.mkdir(exist_ok=True)
+        for file in sorted(staged.iterdir(), key=lambda f: f.name == CONFIG):
+            file.replace(folder / file.name)
+    except OSError as reason:
+        raise BadModel(f"{folder}: cannot be written ({reason.strerror or reason})") from None
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)

@@ -1,0 +1,197 @@
+"""Every family of the table: a seeded parent is saved by transformers, exported, cut, and the clone's checkpoint loads
+into transformers and answers as the clone does in ONNX Runtime."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+import transformers
+
+import graphclone as gc
+from graphclone.errors import BadData, InvalidTarget, UnsupportedGraph
+from graphclone.pytorch.families import TABLE
+from graphclone.pytorch.hugging_face import write_hugging_face
+from models.export import EXPORT, quiet
+from models.recipe import Parent
+from models.seeding import randomise
+from tests.tolerances import assert_close
+
+VOCAB = 67
+TEXT = {"vocab_size": VOCAB, "max_position_embeddings": 40, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
+COMMON = {"hidden_size": 48, "num_attention_heads": 6, "intermediate_size": 100, "num_hidden_layers": 3}
+GROUPED = {**COMMON, **TEXT, "num_key_value_heads": 3, "head_dim": 8}
+IMAGE = {"image_size": 24, "patch_size": 8, "num_labels": 5, "num_hidden_layers": 3}
+T5 = {"d_model": 48, "d_kv": 10, "num_heads": 6, "d_ff": 100, "num_layers": 3, "num_decoder_layers": 3}
+WHISPER = {"d_model": 48, "num_mel_bins": 10, "max_source_positions": 15, "max_target_positions": 40}
+WHISPER |= {f"{side}_{what}": n for side in ("encoder", "decoder") for what, n in (("layers", 3), ("ffn_dim", 100))}
+WHISPER |= {"encoder_attention_heads": 6, "decoder_attention_heads": 6, "decoder_start_token_id": 0}
+NARROW = {"hidden": 32, "heads": 4, "layers": 2, "ffn": 60}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A family's architecture, its small configuration and what the clone is cut to."""
+
+    model: str
+    config: str
+    settings: dict[str, Any]
+    target: dict[str, Any]
+    inputs: tuple[str, ...] = ("input_ids", "attention_mask")
+    output: str = "logits"
+    exporter: str = "torchscript"
+
+    def __str__(self) -> str:
+        return self.model
+
+
+CASES = (
+    Case("LlamaForCausalLM", "LlamaConfig", GROUPED, {"hidden": 40, "heads": 4, "kv_heads": 2, "ffn": 60, "layers": 2}),
+    Case("MistralForCausalLM", "MistralConfig", {**GROUPED, "sliding_window": None}, {"hidden": 40, "layers": 2}),
+    Case("Qwen2ForCausalLM", "Qwen2Config", {**GROUPED, "tie_word_embeddings": True}, {"heads": 4, "kv_heads": 2}),
+    Case("Qwen3ForCausalLM", "Qwen3Config", GROUPED, {"hidden": 40, "ffn": 60, "layers": 2}),
+    Case(
+        "GPT2LMHeadModel",
+        "GPT2Config",
+        {"n_embd": 48, "n_head": 6, "n_layer": 3, "n_inner": 100, "n_positions": 40, "vocab_size": VOCAB},
+        NARROW,
+    ),
+    Case("BertForMaskedLM", "BertConfig", {**COMMON, **TEXT}, NARROW),
+    Case("BertForSequenceClassification", "BertConfig", {**COMMON, **TEXT, "num_labels": 5}, NARROW),
+    Case("RobertaForMaskedLM", "RobertaConfig", {**COMMON, **TEXT}, NARROW),
+    Case("ViTForImageClassification", "ViTConfig", {**COMMON, **IMAGE}, NARROW, ("pixel_values",)),
+    Case(
+        "Dinov2ForImageClassification",
+        "Dinov2Config",
+        {"hidden_size": 48, "num_attention_heads": 6, "mlp_ratio": 2, **IMAGE},
+        {"hidden": 32, "heads": 4, "layers": 2, "ffn": 64},
+        ("pixel_values",),
+        exporter="dynamo",
+    ),
+    Case(
+        "T5ForConditionalGeneration",
+        "T5Config",
+        {**T5, "vocab_size": VOCAB, "decoder_start_token_id": 0},
+        {"hidden": 32, "heads": 4, "ffn": 60},
+        ("input_ids", "attention_mask", "decoder_input_ids"),
+    ),
+    Case(
+        "WhisperForConditionalGeneration",
+        "WhisperConfig",
+        {**WHISPER, "vocab_size": VOCAB, "pad_token_id": 2, "bos_token_id": 0, "eos_token_id": 1},
+        NARROW,
+        ("input_features", "decoder_input_ids"),
+        exporter="dynamo",
+    ),
+)
+AXES = {"pixel_values": {0: "batch"}, "input_features": {0: "batch"}}
+
+
+def example(name: str, batch: int = 2, length: int = 9) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(3)
+    if name == "pixel_values":
+        return torch.randn(batch, 3, 24, 24, generator=generator)
+    if name == "input_features":
+        return torch.randn(batch, 10, 30, generator=generator)
+    if name == "attention_mask":
+        mask = torch.ones(batch, length, dtype=torch.int64)
+        mask[0, length - 2 :] = 0
+        return mask
+    return torch.randint(3, VOCAB, (batch, length), generator=generator)
+
+
+@pytest.fixture(scope="module", params=CASES, ids=str)
+def parent(request, tmp_path_factory):
+    """The case, the folder that transformers saved and the exported model."""
+    case = request.param
+    folder = tmp_path_factory.mktemp(case.model)
+    config = getattr(transformers, case.config)(**case.settings, use_cache=False)
+    module = randomise(getattr(transformers, case.model)(config), seed=0)
+    axes = {n: AXES.get(n, {0: "batch", 1: "decoder" if "decoder" in n else "sequence"}) for n in case.inputs}
+    with quiet():
+        module.save_pretrained(folder / "parent")
+        inputs = {name: example(name, 3, 7) for name in case.inputs}
+        EXPORT[case.exporter](Parent(module, inputs, (case.output,), axes), folder / "parent.onnx")
+    (folder / "parent" / "tokenizer.json").write_text("{}")
+    return case, folder / "parent", gc.load(folder / "parent.onnx")
+
+
+def cut(case, model):
+    anatomy = gc.inspect(model)
+    sizes = case.target
+    if len(anatomy.stacks) > 1:  # every stack is cut to the same sizes by a share
+        first = anatomy.stacks[0]
+        whole = {"hidden": first.hidden, "layers": len(first.blocks), "heads": first.blocks[0].attention[0].heads}
+        whole["ffn"] = first.blocks[0].feed_forward[0].ffn
+        sizes = {n: f"{-(-size * 10000 // whole[n]) / 100}%" for n, size in sizes.items()}
+    made = gc.plan(anatomy, None, gc.Target(**sizes), importance="first", method="none")
+    return gc.clone(model, made)
+
+
+def loaded(case, folder):
+    with quiet():
+        module, info = getattr(transformers, case.model).from_pretrained(folder, output_loading_info=True)
+    assert not info["missing_keys"] - {"dinov2.embeddings.mask_token"}
+    assert not info["unexpected_keys"]
+    assert not info["mismatched_keys"]
+    return module.eval()
+
+
+def test_the_checkpoint_loads_and_answers_as_the_clone_does(parent, tmp_path):
+    case, like, model = parent
+    clone = cut(case, model)
+    gc.save(clone, tmp_path / "clone.onnx")
+    said = write_hugging_face(clone, like, tmp_path / "checkpoint")
+    assert "tokenizer.json" in said["files"]
+    module = loaded(case, tmp_path / "checkpoint")
+    session = onnxruntime.InferenceSession(tmp_path / "clone.onnx", providers=["CPUExecutionProvider"])
+    given = {name: example(name) for name in case.inputs}
+    wanted = session.run(None, {n: t.numpy() for n, t in given.items()})[0]
+    with torch.no_grad():
+        assert_close(getattr(module(**given), case.output).numpy(), wanted)
+    with torch.no_grad():
+        next(p for p in module.parameters() if p.dim() > 1).mul_(1.5)
+        found = getattr(module(**given), case.output).numpy()
+    assert not np.allclose(found, wanted, atol=1e-3)
+
+
+def test_every_type_of_the_table_is_one_that_transformers_knows():
+    for family in TABLE:
+        for name in family.types:
+            assert name in transformers.CONFIG_MAPPING
+
+
+@pytest.fixture
+def llama(parent_file):
+    return gc.load(parent_file("llama", exporter="torchscript"))
+
+
+def config(folder, **settings):
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(settings))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"model_type": "falcon"}, UnsupportedGraph, "the family 'falcon' has no row"),
+        ({"model_type": "bert"}, InvalidTarget, "has no head_dim of its own|has no place"),
+        ({"hidden_size": 4}, BadData, "no model_type"),
+    ],
+)
+def test_what_cannot_be_said_is_refused(llama, tmp_path, settings, error, message):
+    like = config(tmp_path / "like", **settings)
+    with pytest.raises((error, UnsupportedGraph), match=message):
+        write_hugging_face(llama, like, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_config_is_refused(llama, tmp_path):
+    with pytest.raises(BadData, match=r"config\.json"):
+        write_hugging_face(llama, tmp_path, tmp_path / "out")
