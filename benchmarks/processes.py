@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-CGROUPS = (  # version 1 and 2 of Linux's control groups: folder, file with the limit
-    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"),
-    (Path("/sys/fs/cgroup"), "memory.max"),
-)
+CGROUPS = {  # by their controller in /proc/self/cgroup: where they lie, file of the limit
+    "memory": (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"),
+    "": (Path("/sys/fs/cgroup"), "memory.max"),
+}
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,21 @@ class Limit:
             resource.setrlimit(resource.RLIMIT_DATA, (self.size, self.size))
 
 
+def _own_groups() -> Iterator[tuple[Path, str]]:
+    table = Path("/proc/self/cgroup")
+    for line in table.read_text().splitlines() if table.exists() else ():
+        _, controllers, path = line.split(":", 2)
+        for controller in set(controllers.split(",")) & CGROUPS.keys():
+            root, name = CGROUPS[controller]
+            yield root / path.lstrip("/"), name
+
+
 @contextmanager
 def limited(size: int) -> Iterator[Limit]:
-    """A control group where one may be made, which bounds the page cache too; else a limit on the child's own data."""
-    for root, name in CGROUPS:
-        group = root / f"graphclone-{os.getpid()}"
+    """A control group where one may be made inside this process's own, which bounds the page cache too; else a limit on
+    the child's own data."""
+    for own, name in _own_groups():
+        group = own / f"graphclone-{os.getpid()}"
         try:
             group.mkdir()
             (group / name).write_text(str(size))

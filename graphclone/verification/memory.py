@@ -15,10 +15,11 @@ from graphclone.recipes import held
 COPIES = 2  # ONNX Runtime packs a second copy of what it multiplies by, in float32 where the processor has nothing less
 WIDE = 4  # bytes of a float32
 MEMINFO = Path("/proc/meminfo")
-GROUPS = (  # the control group that this process is in, as containers see it: folder, limit, use, cache that may go
-    (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
-    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-)
+OWN_GROUPS = Path("/proc/self/cgroup")
+GROUPS = {  # control groups, by the controller in OWN_GROUPS: where they lie, limit, use, cache that may go
+    "": (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
+    "memory": (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+}
 
 
 def too_large(*models: Model) -> str | None:
@@ -49,8 +50,18 @@ def _of_machine() -> Iterator[int]:
         yield os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 
+def _groups() -> Iterator[tuple[Path, str, str, str]]:
+    """The groups that this process is in; those at the top are its own where it is in a container."""
+    lines = OWN_GROUPS.read_text().splitlines() if OWN_GROUPS.exists() else []
+    for _, controllers, path in (line.split(":", 2) for line in lines):
+        for name in controllers.split(","):
+            if name in GROUPS:
+                root, *files = GROUPS[name]
+                yield from ((folder, files[0], files[1], files[2]) for folder in {root, root / path.lstrip("/")})
+
+
 def _of_groups() -> Iterator[int]:
-    for folder, limit, use, cache in GROUPS:
+    for folder, limit, use, cache in _groups():
         with suppress(OSError, ValueError, KeyError):  # no such group, or no limit ("max")
             rows = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
             taken = int((folder / use).read_text()) - int(rows[cache])

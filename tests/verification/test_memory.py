@@ -10,21 +10,34 @@ from graphclone.verification import memory, verify
 from graphclone.verification.report import Verdict
 
 
-def group(folder: Path, limit: str, use: int, cache: int, names: tuple[str, str, str]) -> tuple[Path, str, str, str]:
-    folder.mkdir()
+def group(folder: Path, names: tuple[str, str, str], limit: str, use: int, cache: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / names[0]).write_text(limit)
     (folder / names[1]).write_text(str(use))
     (folder / "memory.stat").write_text(f"anon 12\n{names[2]} {cache}\n")
-    return (folder, *names)
 
 
 NEW, OLD = ("memory.max", "memory.current", "inactive_file"), ("limit", "usage", "total_inactive_file")
 
 
-@pytest.mark.parametrize("names", [NEW, OLD], ids=["version 2", "version 1"])
+@pytest.mark.parametrize(
+    ("names", "line"), [(NEW, "0::/a/b"), (OLD, "3:cpu,memory:/a/b")], ids=["version 2", "version 1"]
+)
+@pytest.mark.parametrize("place", ["a/b", "."], ids=["of its own", "of a container"])
 @pytest.mark.parametrize(("limit", "free"), [("5000", 5000 - 3000 + 1000), ("1500", 0), ("max", None)])
-def test_memory_of_a_control_group(tmp_path, monkeypatch, names, limit, free) -> None:
-    monkeypatch.setattr(memory, "GROUPS", (group(tmp_path / "one", limit, 3000, 1000, names), (tmp_path, *names)))
+def test_memory_of_a_control_group(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    names: tuple[str, str, str],
+    line: str,
+    place: str,
+    limit: str,
+    free: int,
+) -> None:
+    (tmp_path / "cgroup").write_text(f"1:devices:/elsewhere\n{line}\n")
+    group(tmp_path / place, names, limit, 3000, 1000)
+    monkeypatch.setattr(memory, "OWN_GROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(memory, "GROUPS", {"" if names is NEW else "memory": (tmp_path, *names)})
     assert list(memory._of_groups()) == ([] if free is None else [free])
 
 
