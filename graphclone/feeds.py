@@ -17,6 +17,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from graphclone.caches import cache_shape
+from graphclone.convolutions import Window, samples, stride, windows
 from graphclone.errors import BadData, UnsupportedGraph
 from graphclone.graph import Model
 
@@ -56,6 +57,7 @@ class Input:
     role: Role
     rows: int | None = None
     stride: int = 1  # of the convolution that reads it: the patch size of an image
+    windows: tuple[Window, ...] = ()  # of the convolutions that a signal goes through
 
     @property
     def primary(self) -> bool:
@@ -175,7 +177,7 @@ def _understand(tensor: gs.Tensor) -> Input:
             f"input {tensor.name} {dtype}{_shown(shape)} has no known meaning: rename it after what it holds "
             f"({', '.join(r.name for r in ROLES)}), or bake it into the graph"
         )
-    return Input(tensor.name, dtype, shape, role, rows, _stride(tensor))
+    return Input(tensor.name, dtype, shape, role, rows, stride(tensor), windows(tensor))
 
 
 def _rows(tensor: gs.Tensor) -> int | None:
@@ -206,11 +208,6 @@ def _table(tensor: gs.Tensor) -> gs.Constant | None:
     return tensor if embedding else None
 
 
-def _stride(tensor: gs.Tensor) -> int:
-    strides = [max(node.attrs.get("strides", [1])) for node in tensor.outputs if node.op == "Conv"]
-    return int(max(strides, default=1))
-
-
 def tiny_feeds(
     model: Model, batch: int = 2, length: int = 7, *, seed: int | np.random.SeedSequence = 0
 ) -> dict[str, Array]:
@@ -238,7 +235,7 @@ def _primary_sizes(given: Input, extent: Extent) -> tuple[int, ...]:
     if len(given.shape) == 4 and given.dtype.kind in "fV":  # an image
         side = max(IMAGE_SIDE // given.stride, 1) * given.stride
         return given.sizes(extent, other=side)
-    return given.sizes(extent)
+    return given.sizes(Extent(extent.batch, samples(extent.length, given.windows)))
 
 
 def _made(given: Input, extent: Extent) -> Array:

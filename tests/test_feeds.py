@@ -129,3 +129,19 @@ def test_every_seeded_export_is_fed_inside_its_vocabulary(seeded_parent):
     assert set(tiny) == {tensor.name for tensor in model.graph.inputs}
     tokens = [i for i in known.values() if i.role.name == "tokens"]
     assert [i.rows for i in tokens] == ([131] if "input_ids" in known else [])
+
+
+def test_a_signal_is_as_long_as_its_convolutions_want():
+    """Two steps of 5 and 4 samples, seen through 10 and 4: 65 samples make 3 steps."""
+    sound, held = gs.Variable("input_values", np.float32, ["batch", "samples"]), gs.Variable("held", np.float32)
+    first, second, out = (gs.Variable(n, np.float32) for n in ("first", "second", "out"))
+    axis = gs.Constant("axis", np.array([1]))
+    weights = [gs.Constant(n, np.ones(s, np.float32)) for n, s in (("a", (6, 1, 10)), ("b", (6, 6, 4)), ("c", (6, 5)))]
+    nodes = [
+        gs.Node("Unsqueeze", inputs=[sound, axis], outputs=[held]),
+        gs.Node("Conv", attrs={"strides": [5]}, inputs=[held, weights[0]], outputs=[first]),
+        gs.Node("Conv", attrs={"strides": [4]}, inputs=[first, weights[1]], outputs=[second]),
+        gs.Node("MatMul", inputs=[second, weights[2]], outputs=[out]),
+    ]
+    fed = feeds.tiny_feeds(Model(gs.Graph(nodes=nodes, inputs=[sound], outputs=[out], opset=17)), 2, 3)
+    assert fed["input_values"].shape == (2, 65)
