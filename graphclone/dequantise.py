@@ -1,7 +1,7 @@
 """Weights that cannot be cut as the integers they are become floats on the way in: packed bits, and scales of blocks.
 
-A block of 32 neighbours shares a scale, so that cutting integers could only keep whole blocks; numbers of 4 bits lie two
-in a byte. Both are read as the numbers they stand for; the clone stores these. Integers with a scale a channel or a
+A block of 32 neighbours shares a scale, so that cutting integers could only keep whole blocks; numbers of 4 bits lie
+two in a byte. Both are read as the numbers they stand for; the clone stores these. Integers with a scale a channel or a
 tensor are not touched: they are cut where they stand. Formats: onnxruntime/docs/ContribOperators.md (MatMulNBits,
 GatherBlockQuantized), onnx/docs/Operators.md (DequantizeLinear-21).
 """

@@ -17,7 +17,7 @@ from graphclone.statistics.depth import choose
 from graphclone.statistics.depth import find as find_depth
 from graphclone.statistics.importance import find, score, select
 from graphclone.statistics.store import Statistics
-from graphclone.target import Asked, EachBlock, Target
+from graphclone.target import Asked, EachBlock, Target, kept_blocks, of_block, without_part
 
 __all__ = ["Target", "plan", "refuse_unreachable"]
 
@@ -47,13 +47,13 @@ def plan(
     wide = set(asked) - {"layers"}
     scores = score(importance, anatomy, statistics, weights) if wide else {}
     chooser = _Chooser(anatomy, importance, scores, statistics)
-    dropped, without = {}, {part: _without(anatomy, target, part) for part in ("drop_attention", "drop_ffn")}
+    dropped, without = {}, {part: without_part(anatomy, target, part) for part in ("drop_attention", "drop_ffn")}
     for stack in anatomy.stacks:
-        kept = _kept(stack, target) or _depth(stack, asked.get("layers"), depth, chooser)
+        kept = kept_blocks(stack, target) or _depth(stack, asked.get("layers"), depth, chooser)
         dropped[stack.name] = tuple(b.index for b in stack.blocks if b.index not in kept)
         _hidden(stack, asked, chooser)
         for block in stack.blocks:
-            here = _of_block(stack, block, asked)
+            here = of_block(stack, block, asked)
             if block.index in kept and block.index not in without["drop_attention"].get(stack.name, ()):
                 _heads(block, here, chooser)
                 _head_dim(block, here, chooser)
@@ -82,39 +82,6 @@ def settled(method: str, statistics: Statistics | None) -> str:
         return "paper"
     moments = any("moment" in held for held in statistics.sites.values())
     return "norm-gain+least-squares" if moments else "norm-gain"
-
-
-def _of_block(stack: Stack, block: Block, asked: Mapping[str, Asked | EachBlock]) -> dict[str, Asked]:
-    """The sizes of one block; what is asked of other blocks alone is left out."""
-    found = {}
-    for name, size in asked.items():
-        here = size.of(name, block.index, len(stack.blocks)) if isinstance(size, EachBlock) else size
-        if here is not None:
-            found[name] = here
-    return found
-
-
-def _kept(stack: Stack, target: Target) -> set[int] | None:
-    """The blocks that ``keep_blocks`` names. Raises InvalidTarget for one that is not there."""
-    named = target.blocks("keep_blocks")
-    if named is not None and named[-1] >= len(stack.blocks):
-        raise InvalidTarget(f"keep_blocks {named[-1]}: {stack.name} has {len(stack.blocks)} blocks, numbered from 0")
-    return None if named is None else set(named)
-
-
-def _without(anatomy: Anatomy, target: Target, part: str) -> dict[str, tuple[int, ...]]:
-    """Stack -> blocks that stay without a part. Raises InvalidTarget for one that is not there, or is dropped whole."""
-    named = target.blocks(part)
-    if named is None:
-        return {}
-    kept = target.blocks("keep_blocks")
-    for stack in anatomy.stacks:
-        gone = [k for k in named if k >= len(stack.blocks) or (kept is not None and k not in kept)]
-        if gone:
-            raise InvalidTarget(
-                f"{part} {gone[0]}: {stack.name} has {len(stack.blocks)} blocks, numbered from 0, and keeps no such one"
-            )
-    return {stack.name: named for stack in anatomy.stacks}
 
 
 def refuse_unreachable(anatomy: Anatomy, target: Target, *, importance: str, method: str, depth: str) -> None:
@@ -220,7 +187,8 @@ def _head_dim(block: Block, asked: Mapping[str, Asked], chooser: _Chooser) -> No
     for part in block.attention:
         groups = [(chooser.anatomy.groups[name], held) for name, held in part.qk_dims]
         along = [*groups, *((chooser.anatomy.groups[name], held) for name, held in part.v_dims)]
-        feasible = [size for size in range(1, part.head_dim + 1) if all(_shared_out(size, part, *g) for g in groups)]
+        sizes = range(1 if groups else part.head_dim, part.head_dim + 1)
+        feasible = [size for size in sizes if all(_shared_out(size, part, *g) for g in groups)]
         pinned = next((f" (it {g.pinned})" for g, _ in along if g.pinned), "")
         size = _fit("head_dim", asked["head_dim"], part.head_dim, feasible, f"block {block.index}{pinned}")
         for group, held in along:

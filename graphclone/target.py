@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from fractions import Fraction
 
+from graphclone.anatomy.parts import Anatomy, Block, Stack
 from graphclone.errors import InvalidTarget
 
 Asked = int | Fraction  # a number of neurons, or a share of the parent's
@@ -83,6 +84,39 @@ class Target:
         if not found or found[0] < 0:
             raise InvalidTarget(f"{name} {given!r}: name at least one block, numbered from 0")
         return found
+
+
+def of_block(stack: Stack, block: Block, asked: Mapping[str, Asked | EachBlock]) -> dict[str, Asked]:
+    """The sizes of one block; what is asked of other blocks alone is left out."""
+    found = {}
+    for name, size in asked.items():
+        here = size.of(name, block.index, len(stack.blocks)) if isinstance(size, EachBlock) else size
+        if here is not None:
+            found[name] = here
+    return found
+
+
+def kept_blocks(stack: Stack, target: Target) -> set[int] | None:
+    """The blocks that ``keep_blocks`` names. Raises InvalidTarget for one that is not there."""
+    named = target.blocks("keep_blocks")
+    if named is not None and named[-1] >= len(stack.blocks):
+        raise InvalidTarget(f"keep_blocks {named[-1]}: {stack.name} has {len(stack.blocks)} blocks, numbered from 0")
+    return None if named is None else set(named)
+
+
+def without_part(anatomy: Anatomy, target: Target, part: str) -> dict[str, tuple[int, ...]]:
+    """Stack -> blocks that stay without a part. Raises InvalidTarget for one that is not there, or is dropped whole."""
+    named = target.blocks(part)
+    if named is None:
+        return {}
+    kept = target.blocks("keep_blocks")
+    for stack in anatomy.stacks:
+        gone = [k for k in named if k >= len(stack.blocks) or (kept is not None and k not in kept)]
+        if gone:
+            raise InvalidTarget(
+                f"{part} {gone[0]}: {stack.name} has {len(stack.blocks)} blocks, numbered from 0, and keeps no such one"
+            )
+    return {stack.name: named for stack in anatomy.stacks}
 
 
 def indices(name: str, text: str) -> tuple[int, ...]:

@@ -139,7 +139,7 @@ REFUSED = {
     "does not divide": (Target(heads=5, kv_heads=2), "with 2 KV heads has 9 and can have 2, 4, 6"),
     "groups too large": (Target(heads=8, kv_heads=2), "can have 2, 4, 6"),
     "too many KV heads": (Target(kv_heads=4), "kv_heads 4: block 0 (9 heads on 3 KV heads) has 3 and can have 1 to 3"),
-    "head_dim": (Target(head_dim=2), "cut whole heads instead"),
+    "head_dim": (Target(head_dim=2), "head_dim 2: block 0 has 4 and can have 4; nearest: 4"),
 }
 
 

@@ -106,9 +106,17 @@ def attentions(
                 v=_weights(v),
                 o=_weights(o),
                 head_groups=tuple(g.name for g in head_groups),
+                qk_dims=_held(found, raw.dims, dims),
+                v_dims=_held(found, raw.value_dims, value_dims),
             )
         )
     return result
+
+
+def _held(found: Grouping, factors: Factors, groups: Sequence[Group]) -> tuple[tuple[str, int], ...]:
+    """Each group along an axis, and how many positions of the axis are its neurons': two for a rotary pair."""
+    members = found.members(factors)
+    return tuple((g.name, int(np.count_nonzero(members[found.groups.index(g)] != NONE))) for g in groups)
 
 
 def _of_keys(found: Grouping, heads: Sequence[Group], dims: Sequence[Group], weights: set[str]) -> list[Group]:

@@ -109,8 +109,8 @@ def _block(
     inside = [p for p in made if p.output in keys]
     parts = attentions(found, nodes, made, raw.residual, names)
     outputs = {w for a in parts for w in a.o}
-    feed_forward = []
-    sites = []
+    feed_forward: list[FeedForward] = []
+    sites: list[Site] = []
     for p in inside:
         if raw.residual not in p.writes:
             continue

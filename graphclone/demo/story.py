@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 Batches = list[Mapping[str, np.ndarray[Any, Any]]]
 
-SHAPE = {"hidden": 192, "heads": 3, "kv_heads": 1, "ffn": 512, "layers": 10}
+SHAPE: dict[str, Any] = {"hidden": 192, "heads": 3, "kv_heads": 1, "ffn": 512, "layers": 10}
 LENGTH, BATCH_SIZE = 128, 8
 HELD_OUT_EVERY, HELD_OUT_FROM = 25, 10  # of the batches in reading order: spread over the text, never measured on
 CALIBRATION_BATCHES = 4

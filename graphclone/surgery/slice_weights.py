@@ -15,7 +15,7 @@ import onnx_graphsurgeon as gs
 
 from graphclone.anatomy.parts import Ids
 from graphclone.anatomy.trace import Slot, is_weight, node_key
-from graphclone.errors import BadModel, UnsupportedGraph
+from graphclone.errors import BadModel
 from graphclone.graph import Model
 from graphclone.recipes import Recipe, held
 from graphclone.surgery.cut import Cut
@@ -131,7 +131,6 @@ def slice_weights(model: Model, cut: Cut, corrections: Mapping[Use, Correction])
     slots: dict[tuple[str, Use | None], dict[int, Slot]] = {}
     for slot in cut.trace.slots:
         slots.setdefault((slot.tensor, slot.use), {})[slot.axis] = slot
-    _refuse_tables(model, cut)
     made: dict[tuple[str, bytes], gs.Constant] = {}
     for node in model.graph.nodes:
         for position, tensor in enumerate(node.inputs):
@@ -170,14 +169,3 @@ def _sliced(
     claim["take"] = [found.index(taken[a]) if a in taken else None for a in range(whole.ndim)]
     found.claims[name] = claim | correction.claim
     return made[key]
-
-
-def _refuse_tables(model: Model, cut: Cut) -> None:
-    """A table computed from constants (frequencies, slopes) in the graph has no initializer to slice."""
-    computed = {name for name, tensor in model.graph.tensors().items() if isinstance(tensor, gs.Variable)}
-    for slot in cut.trace.slots:
-        if slot.kind == "table" and slot.tensor in computed and cut.take_slot(slot) is not None:
-            raise UnsupportedGraph(
-                f"table {slot.tensor!r}, axis {slot.axis} of {slot.size}, is computed from constants in the graph and "
-                f"would have to be cut: fold constants first (onnxsim, onnxslim) and clone the folded file"
-            )

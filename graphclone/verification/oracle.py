@@ -116,11 +116,10 @@ def _reads(model: Model) -> Counter[str]:
 
 def _is_cut(parent: Model, claims: Claims, group: str) -> bool:
     """Is some axis shorter for what it keeps of this group's neurons, alone or of each head?"""
-    constants, known = parent.constants(), dict[tuple[bytes, int], frozenset[bytes] | None]()
+    constants = parent.constants()
     kept = np.asarray(claims.plan.keep[group], dtype=np.int64)
-    every = frozenset(np.asarray(other, dtype=np.int64).tobytes() for other in claims.plan.keep.values())
     return any(
-        indices is not None and size > indices.size and shows(indices, size, kept, every, known)
+        indices is not None and size > indices.size and shows(indices, size, kept)
         for claim in claims.slices.values()
         if claim.parent in constants
         for size, indices in zip(constants[claim.parent].shape, claim.take, strict=False)

@@ -20,6 +20,7 @@ from graphclone.verification.weights import fits
 
 Array = np.ndarray[Any, Any]
 
+DEPTH = 3  # factors of an axis: parts packed in it, heads, halves of a rotary head
 PARTS = 32  # unequal parts packed in one axis (Q, K and V of grouped queries) end at multiples of 1/32 at the finest
 
 
@@ -76,7 +77,7 @@ def _unused_keeps(before: Mapping[str, Array], claims: Claims) -> Iterator[str]:
         array = np.asarray(neurons, dtype=np.int64)
         if array.tobytes() in shown or np.array_equal(array, np.arange(array.size)):
             continue
-        if not any(shows(indices, size, array, frozenset(kept), known) for _, _, indices, size in axes):
+        if not any(shows(indices, size, array) for _, _, indices, size in axes):
             yield f"group {group} keeps {array.size} neurons in the plan, and no weight is cut so"
 
 
@@ -131,36 +132,30 @@ def _factors(
     return None
 
 
-def shows(
-    indices: Indices,
-    size: int,
-    wanted: Indices,
-    kept: frozenset[bytes],
-    known: dict[tuple[bytes, int], frozenset[bytes] | None],
-) -> bool:
-    """Can this list of indices be explained with the help of one kept set? ``factors`` finds one explanation of many.
+def shows(indices: Indices, size: int, wanted: Indices, depth: int = DEPTH) -> bool:
+    """Is a kept set among the factors of this list of indices, in some explanation? ``factors`` finds one of many.
 
     >>> heads, dims = np.array([0, 2]), np.array([0, 2])  # of 4 heads, 4 wide: also 8 pairs, of which every other two
-    >>> both = (heads[:, None] * 4 + dims).reshape(-1)
-    >>> shows(both, 16, dims, frozenset([heads.tobytes()]), {})
+    >>> shows((heads[:, None] * 4 + dims).reshape(-1), 16, dims)
     True
     """
     if np.array_equal(indices, wanted):
         return True
-    parts: list[tuple[tuple[Indices, int], tuple[Indices, int]]] = []
-    for width in (width for width in range(2, size // 2 + 1) if size % width == 0):
-        if product := _product(indices, width):
-            parts.append(((product[0], size // width), (product[1], width)))
-        for boundary in range(width, size, width) if size // width <= PARTS else ():
-            count = int(np.count_nonzero(indices < boundary))
-            if 0 < count < indices.size and indices[:count].max() < boundary:
-                parts.append(((indices[:count], boundary), (indices[count:] - boundary, size - boundary)))
-    return any(
-        shows(*one, wanted, kept, known) and factors(*other, kept, known) is not None
-        for pair in parts
-        for one, other in (pair, pair[::-1])
-        if one[0].size >= wanted.size
-    )
+    if not depth or indices.size <= wanted.size:
+        return False
+    widths = [width for width in range(2, size // 2 + 1) if size % width == 0]
+    for width in widths:
+        product = _product(indices, width)
+        if product and (
+            shows(product[1], width, wanted, depth - 1) or shows(product[0], size // width, wanted, depth - 1)
+        ):
+            return True
+    for boundary in {b for width in widths if size // width <= PARTS for b in range(width, size, width)}:
+        count = int(np.count_nonzero(indices < boundary))  # parts packed in one axis: the first will do
+        apart = 0 < count < indices.size and indices[:count].max() < boundary
+        if apart and depth == DEPTH and shows(indices[:count], boundary, wanted, depth - 1):
+            return True
+    return False
 
 
 def _product(indices: Indices, width: int) -> tuple[Indices, Indices] | None:

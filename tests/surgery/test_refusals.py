@@ -55,11 +55,6 @@ def test_a_pinned_group_is_not_reordered_either(found):
     clone(found.model, found.anatomy, found.plan({vocabulary.name: range(vocabulary.size)}))
 
 
-def test_head_dim(found):
-    name = next(g.name for g in found.anatomy.groups.values() if g.kind == "qk_dim")
-    refused(found, f"{name} cuts head_dim.*cut heads instead", keep={name: (0, 1)})
-
-
 def test_blocks_that_are_not_there(found):
     refused(found, r"cannot drop blocks \[1, 5\] of the 3", drop_blocks={"blocks": (1, 5)})
     refused(found, r"cannot drop blocks \[-1\] of the 3", drop_blocks={"blocks": (-1,)})

@@ -56,7 +56,8 @@ def with_cache(trace: Trace, node: gs.Node, current: Value, past: Value | None) 
     if past is None:
         return value
     for axis in (1, 3):
-        trace.tie(node, value.axis(axis), past.axis(axis))
+        if past.axis(axis):  # a size that is declared as a symbol is whatever the caller brings
+            trace.tie(node, value.axis(axis), past.axis(axis))
     held = past.shape[2] + (0 if node.attrs.get("sliding_window_cache") else value.shape[2])
     return Value((value.shape[0], value.shape[1], held, value.shape[3]), value.factors)
 
@@ -180,6 +181,8 @@ def _rotary(trace: Trace, node: gs.Node, value: Value, cos: Value | None, sin: V
         if node.attrs.get("num_heads"):
             trace.count(node, "num_heads", split.axis(2), heads)
     rotate(trace, node, split, cos, sin, int(node.attrs.get("interleaved", 0)), dim)
+    if dim:
+        trace.count(node, "rotary_embedding_dim", taken(split, len(split.shape) - 1, np.arange(dim)).axis(-1), dim)
     return Value(value.shape, value.factors)
 
 
