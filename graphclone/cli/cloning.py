@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -87,17 +86,50 @@ def _measured_kept(model: Model, anatomy: Anatomy, plan: Plan, calibration: requ
         )
 
 
-def write_beside(out: Path, tokens: Tokens | None) -> list[str]:
-    """The files that belong to the clone; their names."""
-    from graphclone import vocabulary
+@dataclass(frozen=True)
+class Files:
+    """Where the parent's side files lie, if they are asked for."""
 
-    return [str(path) for path in vocabulary.write(tokens, out)] if tokens else []
+    model: Path
+    folder: Path | None
+    asked: bool
+
+    def checked(self, out: Path) -> Files:
+        """These, after saying what can be said before anything is done. Raises InvalidTarget, BadData."""
+        from graphclone import side_files
+
+        if self.asked:
+            side_files.refuse(self.model, out, self.folder)
+        return self
+
+    def write(self, out: Path, tokens: Tokens | None, parent: Anatomy, clone: Anatomy, plan: Plan) -> Beside:
+        """The files that belong to the clone."""
+        from graphclone import side_files, vocabulary
+
+        written, warnings = vocabulary.write(tokens, out) if tokens else [], list[str]()
+        if self.asked:
+            tokenizer = tokens.tokenizer if tokens else None
+            more, warnings = side_files.write(
+                self.model, out, parent, clone, plan, given=self.folder, tokenizer=tokenizer
+            )
+            written += more
+        return Beside([str(path) for path in written], warnings, tokens)
 
 
-def print_beside(beside: Sequence[str], tokens: Tokens | None) -> None:
-    """What `clone` shows of them."""
-    if tokens:
-        kept = f"{len(tokens.kept):,} of {tokens.size:,} tokens stay"
-        print(f"\nvocabulary: {kept}, {tokens.used:,} of them in {tokens.source}")
-    if beside:
-        print(f"\nbeside it: {', '.join(beside)}")
+@dataclass(frozen=True)
+class Beside:
+    """What was written beside the clone; ``warnings``: what in it is not up to date."""
+
+    files: list[str]
+    warnings: list[str]
+    tokens: Tokens | None
+
+    def print(self) -> None:
+        """What `clone` shows of it."""
+        if self.tokens:
+            kept = f"{len(self.tokens.kept):,} of {self.tokens.size:,} tokens stay"
+            print(f"\nvocabulary: {kept}, {self.tokens.used:,} of them in {self.tokens.source}")
+        if self.files:
+            print(f"\nbeside it: {', '.join(self.files)}")
+        for line in self.warnings:
+            show.say(f"graphclone: warning: {line}")

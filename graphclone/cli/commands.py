@@ -24,6 +24,7 @@ CLONE_EXAMPLES = (
     "\n\n  graphclone clone smollm2.onnx small.onnx --keep-blocks 0-9,20-29 --drop-attention 8,21"
     " --ffn 0-9:1024,20-29:50% --importance magnitude"
     "\n\n  graphclone clone smollm2.onnx small.onnx --vocab corpus.txt --tokenizer tokenizer.json"
+    "\n\n  graphclone clone smollm2/model.onnx small/model.onnx --layers 50% --importance first --with-config"
     "\n\n  graphclone clone smollm2.onnx small.onnx --plan plan.json"
 )
 
@@ -91,6 +92,8 @@ def clone(
     drop_attention: o.DropAttention = None,
     drop_ffn: o.DropFfn = None,
     vocab: o.Vocab = None,
+    with_config: o.WithConfig = False,
+    side_files: o.SideFiles = None,
     data: o.Data = None,
     stats: o.Stats = None,
     plan: Annotated[
@@ -113,6 +116,7 @@ def clone(
 ) -> None:
     """Write a smaller model of exactly the asked shape, examined before it gets its name."""
     outputs.refuse_same_file(out, model, stats, plan)
+    files = cloning.Files(model, side_files, asked=with_config or side_files is not None).checked(out)
     target = _target(hidden, heads, kv_heads, head_dim, ffn, layers, keep_blocks, drop_attention, drop_ffn)
     _refuse_two_sources(plan, target, data, stats, vocab)
     parent = _opened(model)
@@ -126,12 +130,12 @@ def clone(
     made = pipeline.clone(parent, chosen.plan, chosen.statistics, anatomy=anatomy, affine=chosen.affine)
     report = pipeline.save_verified(parent, made, out, chosen.plan, shard_size=shard_size)
     after = pipeline.inspect(pipeline.load(out))
-    beside = cloning.write_beside(out, tokens)
+    beside = files.write(out, tokens, anatomy, after, chosen.plan)
     if json:
-        held = {"output": str(out), "beside": beside, "verification": report.to_dict()}
-        return show.as_json({**held, **describe.compared(anatomy, after)})
+        held = {"output": str(out), "beside": beside.files, "not_updated": beside.warnings}
+        return show.as_json({**held, "verification": report.to_dict(), **describe.compared(anatomy, after)})
     describe.print_comparison(str(model), anatomy, str(out), after)
-    cloning.print_beside(beside, tokens)
+    beside.print()
     print(f"\nverified: {report.summary}")
 
 

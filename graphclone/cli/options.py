@@ -54,6 +54,26 @@ Vocab = Annotated[
     ),
 ]
 
+WithConfig = Annotated[
+    bool,
+    typer.Option(
+        "--with-config",
+        help="Write config.json, genai_config.json and the like into OUT's folder, brought up to date; tokenizer files "
+        "are copied. They are read from beside MODEL.",
+        rich_help_panel="Side files",
+    ),
+]
+SideFiles = Annotated[
+    Path | None,
+    typer.Option(
+        "--side-files",
+        metavar="DIR",
+        help="The same, read from this folder.",
+        rich_help_panel="Side files",
+        show_default=False,
+    ),
+]
+
 _DATA = "Calibration"
 Data = Annotated[
     str | None,

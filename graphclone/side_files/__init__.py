@@ -1,0 +1,5 @@
+"""Files beside a model that state its sizes (config.json, genai_config.json): what they say of the clone."""
+
+from graphclone.side_files.folder import refuse, write
+
+__all__ = ["refuse", "write"]

@@ -1,0 +1,122 @@
+"""From the parent's folder to the clone's: configurations brought up to date, files about tokens and images copied."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from graphclone.anatomy.parts import Anatomy
+from graphclone.anatomy.vocabulary import KIND
+from graphclone.errors import BadData, InvalidTarget
+from graphclone.outputs import staged
+from graphclone.plan import Plan
+from graphclone.side_files.sizes import changes, left_over
+from graphclone.side_files.update import Update
+
+CONFIGURATIONS = ("config.json", "genai_config.json", "generation_config.json")
+# as they are: none says a size
+COPIED = (
+    "tokenizer_config.json", "special_tokens_map.json", "preprocessor_config.json", "processor_config.json",
+    "chat_template.jinja", "chat_template.json", "modules.json", "sentence_bert_config.json",
+    "config_sentence_transformers.json", "1_Pooling/config.json",
+)  # fmt: skip
+TOKENIZERS = ("tokenizer.json", "vocab.json", "merges.txt", "vocab.txt", "added_tokens.json", "spiece.model",
+              "sentencepiece.bpe.model", "tokenizer.model")  # fmt: skip
+MINE = "tokenizer.json"  # what is written anew where tokens were dropped; the others are older forms of the same
+
+
+def source(model: Path, given: Path | None) -> Path:
+    """The folder given, or the parent's; of a file in a folder ``onnx``, the one above where its config.json lies."""
+    beside = given or model.parent
+    above = beside.resolve().parent
+    if given is None and beside.resolve().name == "onnx" and not any((beside / n).is_file() for n in CONFIGURATIONS):
+        beside = above
+    if not any((beside / name).is_file() for name in CONFIGURATIONS):
+        raise BadData(f"{beside}: no {' or '.join(CONFIGURATIONS)} to bring up to date: name the folder (--side-files)")
+    return beside
+
+
+def refuse(model: Path, out: Path, given: Path | None) -> None:
+    """Side files never take the place of those they are read from. Raises InvalidTarget, BadData."""
+    if os.path.realpath(source(model, given)) == os.path.realpath(out.parent):
+        raise InvalidTarget(f"{out}: its folder holds the parent's side files: write the clone into another folder")
+
+
+def write(
+    model: Path,
+    out: Path,
+    parent: Anatomy,
+    clone: Anatomy,
+    plan: Plan,
+    *,
+    given: Path | None = None,
+    tokenizer: Mapping[str, Any] | None = None,
+) -> tuple[list[Path], list[str]]:
+    """Write the side files into ``out``'s folder; the files, and a line for each thing that is not up to date.
+
+    tokenizer: the clone's, where tokens were dropped. Raises BadData for a configuration that is not JSON.
+    """
+    refuse(model, out, given)
+    folder = source(model, given)
+    kept = next((plan.keep[g.name] for g in parent.groups.values() if g.kind == KIND and g.name in plan.keep), None)
+    update = Update(changes(parent, clone, plan.drop_blocks), kept, out.name)
+    written, warnings = [], []
+    for name in CONFIGURATIONS:
+        if (folder / name).is_file():
+            made = update.scope(_read(folder / name), "")
+            lines = update.warnings + (left_over(parent, clone) if name == "config.json" else [])
+            warnings += [f"{name}: {line}" for line in lines]
+            update.warnings.clear()
+            written.append(_write(out.parent / name, json.dumps(made, indent=2) + "\n"))
+    for name, text in _tokenizers(folder, kept, tokenizer, warnings):
+        written.append(_write(out.parent / name, text))
+    for name in (*COPIED, *(TOKENIZERS if kept is None else ())):
+        if (folder / name).is_file() and out.parent / name not in written:
+            written.append(_copied(folder / name, out.parent / name))
+    return sorted(written), warnings
+
+
+def _tokenizers(
+    folder: Path, kept: Sequence[int] | None, tokenizer: Mapping[str, Any] | None, warnings: list[str]
+) -> Iterator[tuple[str, str]]:
+    """What says which token has which number, where some are gone."""
+    if kept is None:
+        return
+    if tokenizer is not None:
+        yield MINE, json.dumps(tokenizer, ensure_ascii=False) + "\n"
+    left = [name for name in TOKENIZERS if (folder / name).is_file() and (name != MINE or tokenizer is None)]
+    if left:
+        warnings.append(f"{', '.join(left)}: not copied: the clone has fewer tokens")
+    file = folder / "tokenizer_config.json"
+    if file.is_file():
+        held, numbers = _read(file), {str(old): str(new) for new, old in enumerate(kept)}
+        if isinstance(decoder := held.get("added_tokens_decoder"), dict):
+            held["added_tokens_decoder"] = {numbers[k]: entry for k, entry in decoder.items() if k in numbers}
+        yield file.name, json.dumps(held, indent=2, ensure_ascii=False) + "\n"
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        held = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as reason:
+        raise BadData(f"{file}: not a configuration in JSON ({' '.join(str(reason).split())[:200]})") from None
+    if not isinstance(held, dict):
+        raise BadData(f"{file}: a configuration is a table of names, this is a {type(held).__name__}")
+    return held
+
+
+def _write(path: Path, text: str) -> Path:
+    with staged(path) as draft:
+        draft.write_text(text, encoding="utf-8")
+    return path
+
+
+def _copied(file: Path, path: Path) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    with staged(path) as draft:
+        shutil.copyfile(file, draft)
+    return path

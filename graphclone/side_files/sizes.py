@@ -1,0 +1,68 @@
+"""The sizes that a configuration states, read off an anatomy: the only source of what is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from graphclone.anatomy.parts import Anatomy, Stack
+from graphclone.anatomy.vocabulary import KIND
+
+Size = int | tuple[int, ...] | None  # one, one a block where blocks differ, or none
+
+
+@dataclass(frozen=True)
+class Change:
+    """One stack before and after, by the names of sizes; ``kept``: the parent's indices of the blocks that stay."""
+
+    name: str
+    before: Mapping[str, Size]
+    after: Mapping[str, Size]
+    kept: tuple[int, ...]
+    count: int  # blocks of the parent
+
+
+def changes(parent: Anatomy, clone: Anatomy, dropped: Mapping[str, Sequence[int]]) -> list[Change]:
+    """Each stack of the parent beside the clone's, which has the same ones in the same order."""
+    vocabularies = [_vocabulary(anatomy) for anatomy in (parent, clone)]
+    found = []
+    for old, new in zip(parent.stacks, clone.stacks, strict=True):
+        kept = tuple(b.index for b in old.blocks if b.index not in dropped.get(old.name, ()))
+        before, after = ({**_sizes(s), "vocab": v} for s, v in zip((old, new), vocabularies, strict=True))
+        found.append(Change(old.name, before, after, kept, len(old.blocks)))
+    return found
+
+
+def left_over(parent: Anatomy, clone: Anatomy) -> list[str]:
+    """Parts outside the blocks that keep a width which the blocks no longer have: no configuration can say so."""
+    found = []
+    for old, new in zip(parent.stacks, clone.stacks, strict=True):
+        before, after = _sizes(old), _sizes(new)
+        gone = {size: name for name, size in before.items() if name in ("hidden", "ffn") and size != after[name]}
+        for group in clone.groups.values():
+            looked_up = (group.pinned or "").startswith("looked up")
+            if group.kind == "other" and group.block is None and group.size in gone and not looked_up:
+                weight = group.axes[0].tensor
+                found.append(f"{weight} keeps the {group.size} of the parent's {gone[group.size]} size")
+    return sorted(set(found))
+
+
+def _sizes(stack: Stack) -> dict[str, Size]:
+    attention = [a for block in stack.blocks for a in block.attention]
+    return {
+        "hidden": stack.hidden,
+        "layers": len(stack.blocks),
+        "heads": _one(a.heads for a in attention),
+        "kv_heads": _one(a.kv_heads for a in attention),
+        "head_dim": _one(a.head_dim for a in attention),
+        "ffn": _one(f.ffn for block in stack.blocks for f in block.feed_forward),
+    }
+
+
+def _one(sizes: Iterable[int]) -> Size:
+    found = tuple(sizes)
+    return (found[0] if len(set(found)) == 1 else found) if found else None
+
+
+def _vocabulary(anatomy: Anatomy) -> int | None:
+    return next((g.size for g in anatomy.groups.values() if g.kind == KIND), None)
