@@ -34,6 +34,7 @@ class Family:
     coupled: bool = True
     turned: tuple[str, ...] = ()
     optional: tuple[str, ...] = field(default=("head",))
+    rows: tuple[tuple[str, str], ...] = ()  # key of config.json -> the table with that many rows, however it is named
     heads: tuple[tuple[str, Names], ...] = ()  # end of an architecture name -> its own names
 
 
@@ -266,12 +267,8 @@ TABLE: tuple[Family, ...] = (
             {
                 "conv1": "encoder.conv1",
                 "conv2": "encoder.conv2",
-                "matrix": "encoder.embed_positions.weight",  # TorchScript's constant, and dynamo's
-                "embedding_1": "encoder.embed_positions.weight",
                 "norm": "encoder.layer_norm",
                 "embedding": "decoder.embed_tokens",
-                "embed_positions": "decoder.embed_positions.weight",
-                "position_embedding": "decoder.embed_positions",
                 "norm_1": "decoder.layer_norm",
             },
         )
@@ -280,7 +277,10 @@ TABLE: tuple[Family, ...] = (
             Stack("stack0.blocks.{i}", "model.encoder.layers.{i}", WHISPER_ENCODER),
             Stack("stack1.blocks.{i}", "model.decoder.layers.{i}", WHISPER_DECODER),
         ),
-        optional=("head", "embed_positions", "position_embedding"),
+        rows=(
+            ("max_source_positions", "model.encoder.embed_positions.weight"),
+            ("max_target_positions", "model.decoder.embed_positions.weight"),
+        ),
     ),
 )
 

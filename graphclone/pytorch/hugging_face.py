@@ -129,7 +129,7 @@ def _named(tensors: Tensors, family: Family, config: Mapping[str, Any]) -> Tenso
     outside = dict(family.outside) | _of_head(family, config)
     result: Tensors = {}
     for name, tensor in tensors.items():
-        theirs = _their_name(name, family, outside)
+        theirs = _their_name(name, family, outside) or _by_rows(tensor, family, config)
         if theirs is None:
             raise UnsupportedGraph(
                 f"weight {name} {list(tensor.shape)} has no place in a checkpoint of {config['model_type']} "
@@ -139,6 +139,7 @@ def _named(tensors: Tensors, family: Family, config: Mapping[str, Any]) -> Tenso
         result[theirs] = (tensor.t() if turned else tensor).contiguous()
     held = {_module(name) for name in result} | set(result)
     wanted = {_module(theirs) for ours, theirs in family.outside.items() if ours not in (*family.optional, "head.bias")}
+    wanted |= {_module(theirs) for _, theirs in family.rows}
     absent = sorted(wanted - held)
     if absent:
         raise UnsupportedGraph(
@@ -170,6 +171,12 @@ def _their_name(name: str, family: Family, outside: Mapping[str, str]) -> str | 
         return head + names[rest]
     module, _, attribute = rest.rpartition(".")
     return f"{head}{names[module]}.{attribute}" if module in names else None
+
+
+def _by_rows(tensor: torch.Tensor, family: Family, config: Mapping[str, Any]) -> str | None:
+    """A table of positions that exporters call anything, told by its length."""
+    fitting = [theirs for key, theirs in family.rows if tensor.dim() == 2 and tensor.shape[0] == config.get(key)]
+    return fitting[0] if len(fitting) == 1 else None
 
 
 def _changed(
