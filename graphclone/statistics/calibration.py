@@ -18,6 +18,8 @@ from graphclone import feeds
 from graphclone.errors import BadData, InvalidTarget
 from graphclone.graph import Model
 from graphclone.statistics import arrays, callables, images, text
+from graphclone.statistics.images import Pictures
+from graphclone.statistics.packing import Texts
 from graphclone.statistics.reading import Asked, Reading
 
 Array = np.ndarray[Any, Any]
@@ -45,6 +47,12 @@ def _files(*wanted: str) -> Callable[[str], bool]:
     return fits
 
 
+def _records(texts: Callable[..., Texts], pictures: Callable[..., Pictures]) -> Callable[[str, Asked], Reading]:
+    """Records hold what the graph wants: images, or text."""
+    read_text, read_images = text.packed(texts), images.prepared(pictures)
+    return lambda spec, asked: (read_images if images.takes_pixels(asked.known) else read_text)(spec, asked)
+
+
 # first match wins
 KINDS: tuple[Kind, ...] = (
     Kind("random", "random:N (N batches of random inputs)", lambda s: s.startswith("random:"), arrays.open_random),
@@ -54,13 +62,23 @@ KINDS: tuple[Kind, ...] = (
         lambda s: s == "python-docs",
         text.packed(text.docs),
     ),
-    Kind("dataset", "datasets:NAME[:split[:column]]", lambda s: s.startswith("datasets:"), text.packed(text.dataset)),
+    Kind(
+        "dataset",
+        "datasets:NAME[:split[:column]]",
+        lambda s: s.startswith("datasets:"),
+        _records(text.dataset, images.dataset),
+    ),
     Kind("function", "module:function or file.py:function (gives batches)", callables.fits, callables.open_named),
     Kind("npz", ".npz files keyed by input names", _files(".npz"), arrays.open_npz),
     Kind("jsonl", ".jsonl files with a field text", _files(".jsonl"), text.packed(text.jsonl)),
-    Kind("parquet", ".parquet files with a column text", _files(".parquet"), text.packed(text.parquet)),
+    Kind(
+        "parquet",
+        ".parquet files with a column text or image",
+        _files(".parquet"),
+        _records(text.parquet, images.parquet),
+    ),
     Kind("text", ".txt, .md or .rst files", _files(*text.SUFFIXES), text.packed(text.plain)),
-    Kind("images", "images (.jpg, .png, ...)", images.holds_images, images.open_images),
+    Kind("images", "images (.jpg, .png, ...)", images.holds_images, images.prepared(images.folder)),
 )
 
 

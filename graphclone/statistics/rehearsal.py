@@ -23,6 +23,7 @@ class Rehearsal:
     """
 
     data: str
+    notes: tuple[str, ...]
     filled: Mapping[str, str]
     inputs: Mapping[str, str]
     batches: int | None
@@ -45,6 +46,7 @@ class Rehearsal:
         about = "" if self.exact else "about "
         return [
             ("data", self.data),
+            *(("", note) for note in self.notes),
             *(("a batch", f"{name} {shown}") for name, shown in self.inputs.items()),
             *(("filled in", f"{name}: {rule}") for name, rule in self.filled.items()),
             ("batches", "unknown before they are read" if self.batches is None else f"{about}{self.batches:,}"),
@@ -71,6 +73,7 @@ def rehearse(run: Run, source: Source) -> Rehearsal:
     count = length_hint(source, -1)
     return Rehearsal(
         data=source.description,
+        notes=source.notes,
         filled=source.filled,
         inputs={name: f"{array.dtype}{list(array.shape)}" for name, array in batch.items()},
         batches=None if count < 0 else count,

@@ -6,16 +6,15 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
-from graphclone.errors import BadData, InvalidTarget
+from graphclone.errors import BadData
+from graphclone.statistics import records
 from graphclone.statistics.packing import Texts, pack
 from graphclone.statistics.reading import Asked, Reading, files_of
 
 SUFFIXES = (".txt", ".md", ".rst")
 COLUMN = "text"  # of records, unless another is asked for
 CHUNK = 1 << 16  # characters encoded at once, so that a file of any size streams
-ROWS = 1024  # records read at once
 SAMPLE = 64  # records from which sizes are guessed
 
 
@@ -56,18 +55,14 @@ def parquet(spec: str, column: str | None = None) -> Texts:
     size = sum(_parquet_size(file, column) for file in files)
 
     def pieces() -> Iterator[str]:
-        return (piece for file in files for piece in _parquet_rows(file, column))
+        return (_text(value, where) for file in files for where, value in records.parquet_rows(file, column))
 
     return Texts(spec, pieces, [*files, column], size)
 
 
 def dataset(spec: str, column: str | None = None) -> Texts:
     """``datasets:NAME_OR_FOLDER[:split[:column]]``: what save_to_disk wrote, or a name that load_dataset knows."""
-    _, name, split, named = [*spec.split(":"), "", ""][:4]
-    column = named or column or COLUMN
-    held = _dataset(name, split or "train")
-    if column not in held.column_names:
-        raise BadData(f"{spec}: no column {column!r}; it has {', '.join(held.column_names)}")
+    held, column, read = records.dataset(spec, column or COLUMN)
 
     def pieces() -> Iterator[str]:
         for number, row in enumerate(held.select_columns([column])):
@@ -75,24 +70,7 @@ def dataset(spec: str, column: str | None = None) -> Texts:
 
     shown = [len(_text(row[column], f"{spec}: a row").encode()) for row in held.select(range(min(len(held), SAMPLE)))]
     size = len(held) * sum(shown) // max(len(shown), 1)
-    written = [Path(file["filename"]) for file in held.cache_files]
-    return Texts(spec, pieces, [*written, f"{name} {split} {column} {len(held)}"], size)
-
-
-def _dataset(name: str, split: str) -> Any:
-    try:
-        import datasets
-    except ImportError:
-        raise InvalidTarget("datasets:... needs Hugging Face's library: pip install datasets") from None
-    try:
-        held = datasets.load_from_disk(name) if Path(name).is_dir() else datasets.load_dataset(name, split=split)
-    except Exception as reason:  # noqa: BLE001  (it raises what its file systems raise)
-        raise BadData(f"{name}: not a dataset that can be read ({' '.join(str(reason).split())[:200]})") from None
-    if isinstance(held, datasets.DatasetDict):
-        if split not in held:
-            raise BadData(f"{name}: no split {split!r}; it has {', '.join(held)}")
-        held = held[split]
-    return held
+    return Texts(spec, pieces, read, size)
 
 
 def _text(value: object, where: str) -> str:
@@ -103,6 +81,18 @@ def _text(value: object, where: str) -> str:
 
 def _bytes(files: Sequence[Path]) -> int:
     return sum(file.stat().st_size for file in files)
+
+
+def _parquet_size(file: Path, column: str) -> int:
+    """Bytes of a column, about. Raises BadData where it is not there or holds no text."""
+    kind, metadata = records.parquet_column(file, column)
+    if kind not in ("string", "large_string", "string_view"):
+        raise BadData(f"{file}: column {column} holds {kind}, not text")
+    sizes = 0
+    for group in range(metadata.num_row_groups):
+        chunks = [metadata.row_group(group).column(k) for k in range(metadata.num_columns)]
+        sizes += sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema == column)
+    return sizes
 
 
 def _lines(file: Path) -> Iterator[str]:
@@ -147,49 +137,3 @@ def _share(file: Path, column: str) -> float:
     """How much of the first lines of a .jsonl file is the text in them."""
     read = sum(len(line.encode()) for line in islice(_lines(file), SAMPLE))
     return sum(len(piece.encode()) for piece in islice(_records(file, column), SAMPLE)) / max(read, 1)
-
-
-def _parquet(file: Path) -> Any:
-    try:
-        import pyarrow.parquet
-    except ImportError:
-        raise InvalidTarget(f"{file}: parquet needs pyarrow: pip install 'graphclone[data]'") from None
-    return _or_corrupt(file, lambda: pyarrow.parquet.ParquetFile(file))
-
-
-def _or_corrupt(file: Path, read: Callable[[], Any]) -> Any:
-    """What pyarrow reads. Its errors are ValueErrors, OSErrors, or (what is not UTF-8) one of Python's own."""
-    try:
-        return read()
-    except (OSError, ValueError, NotImplementedError) as reason:
-        why = " ".join(str(reason).split())[:200]
-        raise BadData(f"{file}: not a parquet file, or damaged ({why})") from None
-
-
-def _parquet_size(file: Path, column: str) -> int:
-    """Bytes of a column, about. Raises BadData where it is not there or holds no text."""
-    opened = _parquet(file)
-    schema, metadata = opened.schema_arrow, opened.metadata
-    opened.close()
-    if column not in schema.names:
-        raise BadData(f"{file}: no column {column!r}; it has {', '.join(schema.names)}: name it with --column")
-    if str(schema.field(column).type) not in ("string", "large_string", "string_view"):
-        raise BadData(f"{file}: column {column} holds {schema.field(column).type}, not text")
-    sizes = 0
-    for group in range(metadata.num_row_groups):
-        chunks = [metadata.row_group(group).column(k) for k in range(metadata.num_columns)]
-        sizes += sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema == column)
-    return sizes
-
-
-def _parquet_rows(file: Path, column: str) -> Iterator[str]:
-    opened = _parquet(file)
-    try:
-        rows = opened.iter_batches(batch_size=ROWS, columns=[column])
-        number = 0
-        while (batch := _or_corrupt(file, lambda: next(rows, None))) is not None:
-            for value in _or_corrupt(file, batch.column(0).to_pylist):
-                yield _text(value, f"{file}: row {number}, column {column}")
-                number += 1
-    finally:
-        opened.close()

@@ -192,3 +192,27 @@ def test_images_are_refused_where_the_graph_wants_ids(folder, hand):
         open_source(folder, hand.model())
     with pytest.raises(InvalidTarget):
         find("x=1", None)
+
+
+def test_records_of_images_give_the_same_pixels(folder, files, tmp_path):
+    datasets = pytest.importorskip("datasets", reason="datasets is not installed: its images are not tested")
+    pq = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed: parquet is not tested")
+    (plain,) = open_source(folder, image_model(), images=PLAIN)
+    held = datasets.Dataset.from_dict({"image": [str(file) for file in files], "label": [0, 1, 2]})
+    held = held.cast_column("image", datasets.Image())
+    held.save_to_disk(tmp_path / "saved")
+    table, contents = pytest.importorskip("pyarrow").table, [file.read_bytes() for file in files]
+    pq.write_table(table({"image": [{"bytes": c, "path": "x.png"} for c in contents]}), tmp_path / "x.parquet")
+    pq.write_table(table({"photo": contents}), tmp_path / "raw.parquet")
+    specs = [(f"datasets:{tmp_path}/saved", None), (tmp_path / "x.parquet", None), (tmp_path / "raw.parquet", "photo")]
+    for spec, column in specs:
+        source = open_source(spec, image_model(), images=PLAIN, column=column, batch_size=2)
+        found = np.concatenate([batch["pixel_values"] for batch in source])
+        np.testing.assert_array_equal(found, plain["pixel_values"])
+        assert len(source) == 2
+        (second,) = source.part(2, 2)
+        np.testing.assert_array_equal(second["pixel_values"], found[2:])
+    with pytest.raises(BadData, match="holds int, not an image: name the field with --column"):
+        open_source(f"datasets:{tmp_path}/saved:train:label", image_model(), images=PLAIN)
+    with pytest.raises(BadData, match="no column 'image'; it has photo"):
+        open_source(tmp_path / "raw.parquet", image_model(), images=PLAIN)
