@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from graphclone.graph import Model
     from graphclone.planner import Target
     from graphclone.pytorch.training import History, TrainingOptions
+    from graphclone.sizing.budget import Budget
+    from graphclone.sizing.searching import Found
     from graphclone.statistics.store import Statistics
     from graphclone.verification import Report
     from graphclone.vocabulary import Tokens
@@ -153,6 +155,27 @@ def plan(
         return vocabulary.keep(Plan(anatomy.fingerprint, {}, method="none", importance=importance), anatomy, tokens)
     made = planner.plan(anatomy, stats, target, importance=importance, method=method, depth=depth, weights=weights)
     return made if tokens is None else vocabulary.keep(made, anatomy, tokens)
+
+
+def search(
+    model: Model,
+    stats: Statistics | None,
+    budget: Budget,
+    *,
+    anatomy: Anatomy | None = None,
+    importance: str = "equal-vote",
+    method: str = "best",
+    depth: str = "paper",
+    held_out: Iterable[Batch] = (),
+    say: Callable[[str], None] = lambda text: None,
+) -> Found:
+    """Of all shapes within a budget (parameters, bytes, latency) the one whose clone is best before training, judged on
+    ``held_out``. Raises InvalidTarget where none meets it."""
+    from graphclone.sizing.searching import How
+    from graphclone.sizing.searching import search as find
+
+    how = How(importance, method, depth)
+    return find(model, anatomy or inspect(model), budget, stats, how=how, held_out=held_out, say=say)
 
 
 def tokens(model: Model, data: str, *, anatomy: Anatomy | None = None, tokenizer: str | Path | None = None) -> Tokens:

@@ -6,6 +6,7 @@ SmolLM2-135M has 134,515,008 of them however it is exported, and as many where t
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import onnx_graphsurgeon as gs
 
@@ -24,14 +25,22 @@ SETTINGS = {"DequantizeLinear": 1, "QuantizeLinear": 1, "MatMulInteger": 2}  # o
 
 def parameters_by_type(found: Grouping) -> dict[str, int]:
     """Elements of the initializers that are trained, by the type they are stored in; a tied one counts once."""
+    counts: dict[str, int] = {}
+    for array in trained(found).values():
+        counts[array.dtype.name] = counts.get(array.dtype.name, 0) + array.size
+    return counts
+
+
+def trained(found: Grouping) -> dict[str, Any]:
+    """The initializers that are trained, by name: arrays, or recipes of such."""
     trace = found.trace
     left_out = set(_tables(trace)) | set(_scales(trace))
-    sizes = {t.name: held(t) for n in trace.model.graph.nodes for t in n.inputs if isinstance(t, gs.Constant)}
-    counts: dict[str, int] = {}
-    for name, array in sorted(sizes.items()):
-        if array.size > 1 and is_weight(array) and name not in left_out:
-            counts[array.dtype.name] = counts.get(array.dtype.name, 0) + array.size
-    return counts
+    held_by = {t.name: held(t) for n in trace.model.graph.nodes for t in n.inputs if isinstance(t, gs.Constant)}
+    return {
+        name: array
+        for name, array in sorted(held_by.items())
+        if array.size > 1 and is_weight(array) and name not in left_out
+    }
 
 
 def _tables(trace: Trace) -> Iterator[str]:

@@ -1,0 +1,1 @@
+"""Budgets: of all shapes that meet one, the shape whose clone loses least."""

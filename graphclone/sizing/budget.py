@@ -1,0 +1,51 @@
+"""What a clone may have: parameters, bytes, seconds. Read from what people write: 50M, 100MB, 50%, 20ms."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, fields
+
+from graphclone.errors import InvalidTarget
+
+UNITS = {
+    "params": {"": 1, "k": 1e3, "m": 1e6, "b": 1e9},
+    "size": {"": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20, "gib": 2**30},
+    "latency": {"ms": 1e-3, "s": 1},
+}
+LOOKS = {"params": "50M or 50%", "size": "100MB or 50%", "latency": "20ms or 50%"}
+_NUMBER = re.compile(r"([0-9]*\.?[0-9]+)\s*([a-z%]*)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The most that a clone may have; a share is of the parent's. latency: of one run on the batch that is timed."""
+
+    params: str | None = None
+    size: str | None = None
+    latency: str | None = None
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is limited."""
+        return all(getattr(self, f.name) is None for f in fields(self))
+
+    def limit(self, name: str, whole: float) -> float | None:
+        """The limit in numbers, bytes or seconds, given the parent's; None where there is none.
+
+        >>> Budget(params="50M").limit("params", 134e6), Budget(size="25%").limit("size", 400.0)
+        (50000000.0, 100.0)
+
+        Raises InvalidTarget for what is no such amount, and for more than the parent has.
+        """
+        given = getattr(self, name)
+        if given is None:
+            return None
+        found = _NUMBER.fullmatch(str(given).strip())
+        unit = found.group(2).lower() if found else ""
+        if found is None or (unit != "%" and unit not in UNITS[name]):
+            raise InvalidTarget(f"{name} {given!r}: write it as {LOOKS[name]}")
+        amount = float(found.group(1))
+        limit = amount / 100 * whole if unit == "%" else amount * UNITS[name][unit]
+        if not 0 < limit < whole:
+            raise InvalidTarget(f"{name} {given}: a clone has more than nothing and less than its parent ({whole:.6g})")
+        return limit

@@ -1,0 +1,191 @@
+"""Every shape that a parent can have, what each would lose, and the few that are worth a look."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from graphclone.anatomy.parts import Anatomy, Stack
+from graphclone.errors import InvalidTarget
+from graphclone.sizing.census import Census, Weight
+from graphclone.statistics.store import Statistics
+
+Array = np.ndarray[Any, Any]
+STEP = 32  # channels and neurons come in multiples of it, as vector units like them
+MOST = 48  # sizes of one kind at most: the step grows with the parent
+NEAR = 0.9  # a clone that leaves more of a budget unused is worth no look
+KINDS = {"residual": "hidden", "tail": "hidden", "ffn": "ffn", "head": "kv_heads", "kv_head": "kv_heads"}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A clone's sizes; heads follow the KV heads, in the parent's groups."""
+
+    hidden: int
+    kv_heads: int
+    ffn: int
+    layers: int
+
+    def heads(self, anatomy: Anatomy) -> int:
+        """Query heads."""
+        part = next(a for b in anatomy.stacks[0].blocks for a in b.attention)
+        return self.kv_heads * (part.heads // part.kv_heads)
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Many shapes as columns [n]."""
+
+    hidden: Array
+    kv_heads: Array
+    ffn: Array
+    layers: Array
+
+    def __getitem__(self, index: int) -> Shape:
+        """One of them."""
+        return Shape(int(self.hidden[index]), int(self.kv_heads[index]), int(self.ffn[index]), int(self.layers[index]))
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return int(self.hidden.size)
+
+
+def whole(anatomy: Anatomy) -> Shape:
+    """The parent's own shape. Raises InvalidTarget where blocks differ, or stacks: then sizes have to be given."""
+    shapes = {
+        Shape(
+            stack.hidden,
+            block.attention[0].kv_heads if block.attention else 0,
+            block.feed_forward[0].ffn if block.feed_forward else 0,
+            len(stack.blocks),
+        )
+        for stack in anatomy.stacks
+        for block in stack.blocks
+    }
+    if len(anatomy.stacks) != 1 or len(shapes) != 1:
+        raise InvalidTarget(
+            f"a budget is met by one shape for all blocks of one stack; this model has {len(anatomy.stacks)} stacks "
+            f"and {len(shapes)} kinds of blocks: give sizes (--hidden, --heads, --ffn, --layers)"
+        )
+    (shape,) = shapes
+    if not shape.kv_heads or not shape.ffn:
+        raise InvalidTarget("a budget is met by cutting heads and feed-forward, and a block here lacks one: give sizes")
+    return shape
+
+
+def enumerate_shapes(anatomy: Anatomy) -> Shapes:
+    """All combinations of sizes at most the parent's that nothing pins."""
+    full = whole(anatomy)
+    free = {KINDS[g.kind] for g in anatomy.groups.values() if g.kind in KINDS and g.pinned is None}
+    free -= {KINDS[g.kind] for g in anatomy.groups.values() if g.kind in KINDS and g.kind != "tail" and g.pinned}
+
+    def sizes(name: str, most: int, step: int) -> Array:
+        if name not in free:
+            return np.array([most])
+        step = step * -(-most // (step * MOST))
+        return np.unique([*range(step, most, step), most]) if most > step else np.array([most])
+
+    grid = np.meshgrid(
+        sizes("hidden", full.hidden, STEP),
+        sizes("kv_heads", full.kv_heads, 1),
+        sizes("ffn", full.ffn, STEP),
+        np.arange(1, full.layers + 1),
+        indexing="ij",
+    )
+    return Shapes(*(axis.reshape(-1) for axis in grid))
+
+
+def parameters(census: Census, shapes: Shapes) -> Array:
+    """Of each shape, int64 [n]. Blocks are equal, so one stands for all."""
+    anatomy, full = census.anatomy, whole(census.anatomy)
+    shares = {
+        "hidden": shapes.hidden / full.hidden,
+        "kv_heads": shapes.kv_heads / full.kv_heads,
+        "ffn": shapes.ffn / full.ffn,
+    }
+    alike: dict[tuple[Any, ...], tuple[Weight, int, int]] = {}
+    for weight in census.weights:
+        kinds = tuple(
+            tuple((count, tuple(anatomy.groups[g].kind for g in names)) for count, names in axis)
+            for axis in weight.parts
+        )
+        _, inside, outside = alike.get((kinds, weight.shape), (weight, 0, 0))
+        alone = weight.homes is not None and len(weight.homes) == 1
+        alike[kinds, weight.shape] = (weight, inside + alone, outside + (not alone))
+    total = np.zeros(len(shapes))
+    for weight, inside, outside in alike.values():
+        size = np.ones(len(shapes))
+        for axis in weight.parts:
+            size = size * sum(n * _share(anatomy, names, shares) for n, names in axis)
+        total += np.round(size) * (outside + inside * shapes.layers / full.layers)
+    return np.round(total).astype(np.int64)
+
+
+def _share(anatomy: Anatomy, names: tuple[str, ...], shares: Mapping[str, Array]) -> Array | float:
+    found: Array | float = 1.0
+    for name in names:
+        kind = KINDS.get(anatomy.groups[name].kind)
+        if kind is not None:
+            found = found * shares[kind]
+    return found
+
+
+def predicted_loss(
+    anatomy: Anatomy, scores: Mapping[str, Array], statistics: Statistics | None, shapes: Shapes
+) -> Array:
+    """A number that grows with what is dropped: the share of each kind's importance, and the blocks' influence.
+
+    It ranks shapes for a closer look, nothing more; [n].
+    """
+    (stack,) = anatomy.stacks
+    full = whole(anatomy)
+    lost = _dropped([scores.get(stack.residual)], full.hidden)[shapes.hidden]
+    for kind, wanted, most in (("ffn", shapes.ffn, full.ffn), ("kv_heads", shapes.kv_heads, full.kv_heads)):
+        groups = [g for g in anatomy.groups.values() if KINDS.get(g.kind) == kind and g.block is not None]
+        lost = lost + _dropped([scores.get(g.name) for g in groups], most)[wanted]
+    return np.asarray(lost + _dropped_blocks(stack, statistics)[shapes.layers])
+
+
+def _dropped(scores: list[Array | None], size: int) -> Array:
+    """Mean share of the scores that is dropped, by how many are kept [size + 1]."""
+    held = [np.sort(s)[::-1] for s in scores if s is not None and s.size == size and s.sum() > 0]
+    if not held:
+        return 1.0 - np.arange(size + 1) / size
+    shares = [np.concatenate([[0.0], np.cumsum(s)]) / s.sum() for s in held]
+    return np.asarray(1.0 - np.mean(shares, axis=0))
+
+
+def _dropped_blocks(stack: Stack, statistics: Statistics | None) -> Array:
+    """Influence (1 - cosine of entry and exit) of the blocks that the paper's rule removes, by how many stay."""
+    count = len(stack.blocks)
+    influence = np.full(count, 1.0 / count)
+    if statistics is not None:
+        names = [f"blocks.{block.index}" for block in stack.blocks]
+        if all("cosine" in statistics.sites.get(name, {}) for name in names):
+            influence = np.array([1.0 - float(statistics.mean(name, "cosine")[0]) for name in names])
+    lost = [float(influence.sum())]
+    for layers in range(1, count + 1):
+        first = -(-layers // 2)
+        lost.append(float(influence[first : count - (layers - first)].sum()))
+    return np.array(lost)
+
+
+def shortlist(shapes: Shapes, predicted: Array, used: Array, count: int) -> list[int]:
+    """The best predicted of each depth among those that use most of the budget (``used``: share of it, above 1 too
+    much), best first; then the next of each depth. Raises InvalidTarget where nothing fits, naming the smallest."""
+    fits = used <= 1.0
+    if not fits.any():
+        k = int(np.argmin(used))
+        raise InvalidTarget(f"no shape meets the budget: the smallest, {shapes[k]}, takes {used[k]:.3g} times of it")
+    close = np.flatnonzero(fits & (used >= min(NEAR, float(used[fits].max()))))
+    order = close[np.argsort(predicted[close], kind="stable")]
+    rank = np.empty(order.size, np.int64)
+    seen: dict[int, int] = {}
+    for position, index in enumerate(order.tolist()):
+        layers = int(shapes.layers[index])
+        rank[position] = seen[layers] = seen.get(layers, -1) + 1
+    by_turns = order[np.lexsort((predicted[order], rank))]
+    return [int(k) for k in by_turns[:count]]
