@@ -54,7 +54,14 @@ def render(verdicts: Verdicts) -> str:
     parts = _parts(verdicts)
     lines += ["", "## Without one attention, without one feed-forward", "", *parts]
     compared, without = _twins(verdicts)
-    lines += ["", "## Native twins", "", f"Compared in {compared} cells. No twin, and why:", "", *without]
+    lines += [
+        "",
+        "## Native twins",
+        "",
+        f"Compared in {compared} cells.",
+        *(["No twin, and why:", ""] if without else []),
+    ]
+    lines += without
     return "\n".join(lines) + "\n"
 
 
@@ -114,7 +121,8 @@ def _parts(verdicts: Verdicts) -> list[str]:
     said = [(_name(v), q) for v in verdicts.values() for q in v["questions"] if q["question"].startswith("without ")]
     refused = [(name, q["question"], q["detail"]) for name, q in said if q["detail"].startswith("refused")]
     green = sum(q["answer"] == "green" for _, q in said) - len(refused)
-    return [f"Left out and verified: {green} of {len(said)}. The others:", "", *_together(refused)]
+    told = f"Left out of one block and verified: {green} of {len(said)}."
+    return [f"{told} The others:", "", *_together(refused)] if refused else [told]
 
 
 def _twins(verdicts: Verdicts) -> tuple[int, list[str]]:
