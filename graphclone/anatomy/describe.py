@@ -28,7 +28,8 @@ from graphclone.anatomy.parts import (
 from graphclone.anatomy.projections import Projection, projections
 from graphclone.anatomy.segments import Run, Segment
 from graphclone.anatomy.sites import embedding_site, norm_sites, outer_norms, projection_sites, unused, with_names
-from graphclone.anatomy.trace import Trace, node_key, run
+from graphclone.anatomy.trace import Trace, node_key
+from graphclone.anatomy.tracing import run, so_far
 from graphclone.anatomy.vocabulary import mark
 from graphclone.errors import UnsupportedGraph
 from graphclone.feeds import tiny_feeds
@@ -58,8 +59,9 @@ def describe(found: Grouping, model: Model) -> Anatomy:
         widest = max(found.groups, key=lambda g: len(g.slots), default=None)
         what = f"; the widest neuron group has {widest.size} neurons in {len(widest.slots)} axes" if widest else ""
         raise UnsupportedGraph(
-            f"{model.path or 'model'}: no repeated transformer block found in {len(model.graph.nodes)} nodes{what}. "
-            f"graphclone cuts stacks of equal blocks that hold attention"
+            f"{model.path or 'model'}: no repeated transformer block found in {len(model.graph.nodes)} nodes: "
+            f"{so_far(found.trace)}{what}. graphclone cuts stacks of equal blocks that hold attention: what makes a "
+            f"block is in docs/extending.md"
         )
     taken: set[str] = set()
     stacks, sites = [], []

@@ -7,23 +7,21 @@ a row that meets a traced value is refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphclone.anatomy.concrete import Evaluator, captured
 from graphclone.anatomy.ids import Factors, IdSpace
 from graphclone.anatomy.parts import Ids
 from graphclone.errors import UnsupportedGraph
 from graphclone.graph import Model
-from graphclone.recipes import Recipe, held, sample
+from graphclone.recipes import Recipe, held
 
 Array = np.ndarray[Any, Any]
 Shape = tuple[int, ...]
-REPEATING = ("Expand", "ConstantOfShape")  # operators that make copies where there was one number
 KNOWN_UP_TO = 1 << 20  # elements: larger values are never computed for real
 
 
@@ -181,110 +179,6 @@ def describe(node: gs.Node) -> str:
 
 
 Flow = Callable[[Trace, gs.Node, list[Value | None]], list[Value]]
-Hook = Callable[[Trace, gs.Node], Sequence[gs.Node]]
-
-
-def run(
-    model: Model,
-    feeds: Mapping[str, Array],
-    table: Mapping[tuple[str, str], Flow],
-    before: Hook | None = None,
-) -> Trace:
-    """Trace a model whose nodes are in topological order.
-
-    ``before`` may edit a node about to be traced and return new nodes to trace ahead of it (it adds them to the graph).
-    """
-    trace = Trace(model, shared=_really_shared(model))
-    evaluator = Evaluator(model)
-    _label_inputs(trace, feeds)
-    for node in model.graph.nodes:
-        for step in (*before(trace, node), node) if before else (node,):
-            inputs = [trace.input(step, i) for i in range(len(step.inputs))]
-            for tensor, value in zip(step.outputs, _outputs(trace, step, inputs, table, evaluator), strict=False):
-                trace.values[tensor.name] = value
-    return trace
-
-
-def _label_inputs(trace: Trace, feeds: Mapping[str, Array]) -> None:
-    for tensor in trace.model.graph.inputs:
-        fed = feeds[tensor.name]
-        if fed.dtype.kind in "iub" and fed.dtype != np.uint8:
-            trace.values[tensor.name] = plain(fed.shape, fed)
-            continue
-        declared = list(tensor.shape or [])
-        fixed = [i for i, d in enumerate(declared) if isinstance(d, int) and d > 1]
-        trace.values[tensor.name] = trace.label(tensor.name, plain(fed.shape), "input", None, fixed)
-
-
-def _outputs(
-    trace: Trace,
-    node: gs.Node,
-    inputs: list[Value | None],
-    table: Mapping[tuple[str, str], Flow],
-    evaluator: Evaluator,
-) -> list[Value]:
-    given = [v for v in inputs if v is not None]
-    static = all(v.static for v in given)
-    labelled = any(v.labelled for v in given)
-    plain_numbers = all(
-        v.data is not None and v.data.size <= KNOWN_UP_TO and (v.copies or not v.labelled) for v in given
-    )
-    if inside := [n for n in captured(node) if n in trace.values and trace.values[n].labelled]:
-        raise UnsupportedGraph(
-            f"{describe(node)}: its body reads traced neurons ({inside[0]!r}): export without control flow, or fold it"
-        )
-    flow = table.get((node.domain or "", node.op))
-    if plain_numbers and evaluator.can(node):
-        arrays = evaluator.run(node, inputs)
-        if flow is None or not (labelled or node.op in REPEATING):
-            for value in given:
-                for factors in value.factors:
-                    trace.pin(factors, f"read by {describe(node)}")
-            return [_computed(trace, node, i, a, static) for i, a in enumerate(arrays)]
-        moved = flow(trace, node, inputs)
-        return [Value(v.shape, v.factors, a, static, v.labelled) for v, a in zip(moved, arrays, strict=False)]
-    if flow is not None:
-        try:
-            return flow(trace, node, inputs)
-        except ValueError as reason:  # NumPy found sizes that do not fit each other
-            raise UnsupportedGraph(f"{describe(node)} (inputs {_shapes(inputs)}): {reason}") from None
-    if labelled:
-        raise UnsupportedGraph(
-            f"{describe(node)} (inputs {_shapes(inputs)}) meets traced neurons and has no row in "
-            f"graphclone/anatomy/flows: add one (docs/extending.md) or export without it"
-        )
-    return [plain(shape) for shape in evaluator.shapes(node, inputs)]
-
-
-def _shapes(inputs: Sequence[Value | None]) -> str:
-    return ", ".join("-" if v is None else str(list(v.shape)) for v in inputs)
-
-
-def _computed(trace: Trace, node: gs.Node, index: int, array: Array, static: bool) -> Value:
-    """A value computed for real; a float table made from constants alone is a source of neurons like a weight."""
-    value = plain(array.shape, array, static)
-    if static and array.dtype.kind == "f" and array.size > 1:
-        return trace.label(node.outputs[index].name, value, "table", None, range(array.ndim))
-    return value
-
-
-def _really_shared(model: Model) -> frozenset[str]:
-    """Initializers whose uses are one weight. Exporters merge equal tensors (zero biases, unit gains), so vectors and
-    constant matrices used twice are taken apart; a matrix of varied numbers used twice is tied on purpose."""
-    uses: dict[str, int] = {}
-    arrays: dict[str, Array | Recipe] = {}
-    for node in model.graph.nodes:
-        for tensor in node.inputs:
-            if isinstance(tensor, gs.Constant):
-                uses[tensor.name] = uses.get(tensor.name, 0) + 1
-                arrays[tensor.name] = held(tensor)
-    tied = (n for n, count in uses.items() if count > 1 and sum(s > 1 for s in arrays[n].shape) > 1)
-    return frozenset(n for n in tied if is_weight(arrays[n]) and _varied(arrays[n]))
-
-
-def _varied(values: Array | Recipe) -> bool:
-    few = sample(values, 4096)
-    return bool((few != few[0]).any())
 
 
 def opset(model: Model, domain: str = "") -> int:
@@ -295,4 +189,4 @@ def opset(model: Model, domain: str = "") -> int:
     return int(model.graph.opset) if domain == "" else 1
 
 
-__all__ = ["Flow", "Note", "Pin", "Slot", "Trace", "Value", "describe", "node_key", "opset", "plain", "run"]
+__all__ = ["Flow", "Note", "Pin", "Slot", "Trace", "Value", "describe", "node_key", "opset", "plain"]

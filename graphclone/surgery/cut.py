@@ -12,7 +12,8 @@ from graphclone.anatomy.flows import TABLE
 from graphclone.anatomy.groups import Grouping
 from graphclone.anatomy.ids import Factors
 from graphclone.anatomy.parts import Ids, Site
-from graphclone.anatomy.trace import Slot, Trace, run
+from graphclone.anatomy.trace import Slot, Trace
+from graphclone.anatomy.tracing import run
 from graphclone.anatomy.vocabulary import TRIMMED
 from graphclone.errors import InvalidTarget
 from graphclone.feeds import tiny_feeds

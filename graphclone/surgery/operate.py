@@ -11,7 +11,8 @@ from graphclone.anatomy.describe import describe, examine
 from graphclone.anatomy.flows import TABLE
 from graphclone.anatomy.groups import Grouping
 from graphclone.anatomy.parts import Anatomy
-from graphclone.anatomy.trace import Trace, run
+from graphclone.anatomy.trace import Trace
+from graphclone.anatomy.tracing import run
 from graphclone.errors import InvalidTarget, UnsupportedGraph
 from graphclone.feeds import tiny_feeds
 from graphclone.graph import Model

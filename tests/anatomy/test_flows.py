@@ -14,7 +14,7 @@ import pytest
 from graphclone import graph
 from graphclone.anatomy.flows import TABLE
 from graphclone.anatomy.ids import ALWAYS
-from graphclone.anatomy.trace import run
+from graphclone.anatomy.tracing import run
 from tests.anatomy.flow_cases import attention, elementwise, linear, movement, norms, quantised
 
 CASES = [*elementwise.CASES, *linear.CASES, *movement.CASES, *norms.CASES, *attention.CASES, *quantised.CASES]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -50,6 +53,44 @@ def test_an_operator_without_a_row_on_a_traced_value():
     assert "Det node 'strange' (inputs [2, 7, 48])" in message
     assert "graphclone/anatomy/flows" in message
     assert "docs/extending.md" in message
+    assert re.search(r"of \d+ nodes the \d+ before it were understood: 0 products with weights, 0 attentions", message)
+
+
+def test_a_refusal_names_the_file_and_what_was_found_up_to_there(tmp_path):
+    """The operator stands behind the last block."""
+    proto = onnx.load(models.cached("gpt2", exporter="torchscript"))
+    head = proto.graph.node[-1]
+    proto.graph.node.insert(len(proto.graph.node) - 1, make("Det", [head.input[0]], ["odd"], name="strange"))
+    head.input[0] = "odd"
+    onnx.save(proto, tmp_path / "odd.onnx")
+    message = refused(graph.load(tmp_path / "odd.onnx"))
+    assert message.startswith(f"{tmp_path / 'odd.onnx'}: Det node 'strange'")
+    assert "12 products with weights, 3 attentions" in message  # of 3 blocks: q, k and v packed, output, up, down
+
+
+def test_a_product_of_things_that_do_not_fit():
+    """A value that mixes groups: columns of another width meet the stream."""
+
+    def change(proto):
+        weight = onnx.numpy_helper.from_array(np.ones((50, 48), np.float32), "wrong")
+        proto.graph.initializer.append(weight)
+        between(proto, "LayerNormalization", lambda x, y: [make("MatMul", [x, "wrong"], [y], name="misfit")])
+
+    message = refused(edited(change))
+    assert "MatMul node 'misfit'" in message
+    assert "[2, 7, 48]" in message
+
+
+def test_neurons_that_compete_are_pinned_and_say_so():
+    """A softmax over the stream mixes all its neurons: nothing is refused, and the stream cannot be cut."""
+
+    def change(proto):
+        between(proto, "LayerNormalization", lambda x, y: [make("Softmax", [x], [y], axis=-1, name="mixer")])
+
+    anatomy = inspect(edited(change))
+    residual = anatomy.groups[anatomy.stacks[0].residual]
+    assert residual.pinned == "normalised by Softmax node 'mixer'"
+    assert all(anatomy.groups[f.group].pinned is None for b in anatomy.stacks[0].blocks for f in b.feed_forward)
 
 
 def test_an_operator_of_an_unknown_domain():
@@ -83,7 +124,9 @@ def test_a_traced_value_in_the_body_of_a_branch(kind):
 
     message = refused(edited(change))
     assert f"{kind} node 'choice'" in message
-    assert "body" in message
+    assert "its body reads traced neurons" in message
+    assert "[2, 7, 48]" in message
+    assert "export without control flow" in message
 
 
 class MLP(torch.nn.Module):
@@ -141,4 +184,6 @@ def test_a_network_without_transformer_blocks(network, tmp_path):
         assert "graphclone/anatomy/flows" in message
     else:
         assert f"{file}: no repeated transformer block found in" in message
-        assert "attention" in message
+        products = {MLP: 4, ResNet: 6}[network]
+        assert f"all were understood: {products} products with weights, 0 attentions" in message
+        assert "docs/extending.md" in message
