@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -42,17 +43,29 @@ def test_a_neuron_past_the_end(found):
     refused(found, "group blocks.0.ffn has 160 neurons, not 161", keep={"blocks.0.ffn": (0, 160)})
 
 
+def pinned_group(found):
+    """One that nothing cuts; all that Llama pins is its vocabulary, which a list of tokens may trim."""
+    groups = (g for g in found.anatomy.groups.values() if g.pinned and g.kind != "vocabulary" and g.size > 3)
+    return next(groups, None)
+
+
 def test_a_pinned_group(found):
-    vocabulary = next(g for g in found.anatomy.groups.values() if g.pinned and "logits" in g.pinned)
-    refused(found, f"group {vocabulary.name} cannot be cut: reaches output logits", keep={vocabulary.name: (0, 1, 2)})
+    group = pinned_group(found)
+    if group is None:
+        assert found.name == "llama"
+        return
+    refused(found, f"group {group.name} cannot be cut: {re.escape(group.pinned)}", keep={group.name: (0, 1, 2)})
 
 
 def test_a_pinned_group_is_not_reordered_either(found):
     """A token id would look up another token's row."""
-    vocabulary = next(g for g in found.anatomy.groups.values() if g.pinned and "looked up" in g.pinned)
-    order = tuple(reversed(range(vocabulary.size)))
-    refused(found, f"group {vocabulary.name} cannot be cut: looked up", keep={vocabulary.name: order})
-    clone(found.model, found.anatomy, found.plan({vocabulary.name: range(vocabulary.size)}))
+    group = pinned_group(found)
+    if group is None:
+        assert found.name == "llama"
+        return
+    order = tuple(reversed(range(group.size)))
+    refused(found, f"group {group.name} cannot be cut: {re.escape(group.pinned)}", keep={group.name: order})
+    clone(found.model, found.anatomy, found.plan({group.name: range(group.size)}))
 
 
 def test_blocks_that_are_not_there(found):
