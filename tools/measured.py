@@ -19,7 +19,7 @@ import onnx_graphsurgeon as gs
 from graphclone import feeds, graph
 from graphclone.anatomy import inspect
 from graphclone.anatomy.parts import Anatomy, Norm
-from graphclone.errors import GraphCloneError
+from graphclone.errors import BadData, GraphCloneError
 from graphclone.graph import Model
 from graphclone.statistics import run, written
 from graphclone.statistics.assembly import show_sums
@@ -149,18 +149,26 @@ def kept(model: Model, anatomy: Anatomy, plan: Keeping, batches: Sequence[Mappin
     return differences(made.sites, *expected(model, places, batches))
 
 
-def padded(model: Model, seeds: int = 2, batch: int = 3, length: int = 17) -> list[dict[str, Array]]:
-    """Tiny batches with padding at the end of the second sequence and at the start of the third."""
+def padded(model: Model, seeds: int = 2, *, left: bool = True) -> list[dict[str, Array]]:
+    """Tiny batches with padding at the end of the second sequence and (``left``) at the start of the third."""
     made = []
     for seed in range(seeds):
-        fed = feeds.tiny_feeds(model, batch, length, seed=seed)
+        fed = feeds.tiny_feeds(model, 3, 17, seed=seed)
         for name, given in feeds.inputs(model).items():
             if given.role.name == "mask" and len(given.shape) == 2 and min(fed[name].shape) > 2:
                 fed[name] = np.array(fed[name])
                 fed[name][1, -7:] = 0
-                fed[name][2, :3] = 0
+                fed[name][2, :3] = not left
         made.append(fed)
     return made
+
+
+def _first(model: Model) -> dict[str, float]:
+    anatomy = inspect(model)
+    try:
+        return first(model, anatomy, padded(model))
+    except BadData:  # GroupQueryAttention takes no padding before a sequence
+        return first(model, anatomy, padded(model, left=False))
 
 
 def main(files: Sequence[str]) -> int:
@@ -170,7 +178,7 @@ def main(files: Sequence[str]) -> int:
         try:
             model = graph.load(file)
             half = any(a.dtype.itemsize == 2 for a in model.constants().values())
-            worst = first(model, inspect(model), padded(model))
+            worst = _first(model)
         except (GraphCloneError, ValueError) as reason:
             failed = True
             print(f"{Path(file).name}: {type(reason).__name__}: {str(reason)[:200]}")
