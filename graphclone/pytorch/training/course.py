@@ -27,9 +27,11 @@ from graphclone.pytorch.training.processes import Processes
 from graphclone.pytorch.training.tasks import Task, find_task
 from graphclone.pytorch.training.teacher import Teacher, refuse_other_vocabulary, refuse_other_width
 from graphclone.pytorch.write_back import from_torch
+from graphclone.statistics.widening import HALVES, needed, widened
 from graphclone.verification.sessions import open_session
 
 Progress = Callable[[int, int, float], None]
+ROUNDED = 5e-2  # relative difference of losses that half precision may make
 TRAINED = "graphclone.trained"  # in a clone's metadata: its weights are no slices of its parent's any more
 RANDOM = np.random.default_rng  # of the one example that shapes are learnt from
 
@@ -97,7 +99,7 @@ def run(
     if teacher is not None:
         _refuse_other_sizes(teacher, task, setting, shape, sample)
     given = model if teacher is None else with_outputs(model, [pair.ours for pair in teacher.pairs])
-    module = to_torch(given, options.dropout)
+    module = to_torch(_wide(given), options.dropout)
     history = train(
         module,
         batches,
@@ -114,14 +116,20 @@ def run(
     trained = _packed(model, module, processes)
     within = Run(module, options, task, setting, teacher, processes)
     in_runtime = None if held_out is None else _in_runtime(trained, within, held_out)
-    return Trained(trained, history, in_runtime, 1e-3 if options.precision == "fp32" else 5e-2, states)
+    half = needed(model, HALVES)
+    return Trained(trained, history, in_runtime, ROUNDED if half or options.precision == "bf16" else 1e-3, states)
+
+
+def _wide(model: Model) -> Model:
+    """Half precision is trained in float32, and rounded once, when its weights go back."""
+    return widened(model, HALVES) if needed(model, HALVES) else model
 
 
 def _packed(model: Model, module: torch.nn.Module, processes: Processes) -> Model:
     """The module's weights in the graph, which says so; shards are put together in a module of their own."""
     whole = module
     if processes.count > 1:
-        whole = to_torch(model)
+        whole = to_torch(_wide(model))
         scatter(whole, gather(module))
     made, before = from_torch(model, whole), model.constants()
     if any(array.tobytes() != before[name].tobytes() for name, array in made.constants().items()):

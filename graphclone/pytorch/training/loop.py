@@ -30,6 +30,7 @@ from graphclone.pytorch.training.options import TrainingDiverged, TrainingOption
 from graphclone.pytorch.training.processes import Processes, release
 from graphclone.pytorch.training.tasks import Expected, Task, find_task
 from graphclone.pytorch.training.teacher import Teacher
+from graphclone.statistics.widening import narrow
 
 HELD_OUT = 1 << 40  # a step that no run reaches: masks of held-out batches are drawn as if in it
 
@@ -51,7 +52,12 @@ class Run:
 
     def forward(self, example: Example) -> dict[str, torch.Tensor]:
         """Outputs by name, on the module's device."""
-        fed = arguments(self.module, example.feeds)
+        first = next(self.module.parameters(), None)
+        wide = first is not None and first.dtype == torch.float32  # as half precision is trained
+        fed = {
+            name: array.astype(np.float32) if wide and narrow(array.dtype) else array
+            for name, array in arguments(self.module, example.feeds).items()
+        }
         with self.processes.autocast():
             outputs = self.module(**{name: to_device(array, self.processes.device) for name, array in fed.items()})
         return {"logits": outputs} if isinstance(outputs, torch.Tensor) else outputs
