@@ -191,7 +191,10 @@ class _TensorReader:
             raise BadModel(f"{self.model}: initializer {name}: offset or length is no number ({reason})") from None
         data = self._maps.get(file)
         if data is None:
-            data = np.memmap(file, mode="r") if file.stat().st_size else np.empty(0, np.uint8)
+            try:
+                data = np.memmap(file, mode="r") if file.stat().st_size else np.empty(0, np.uint8)
+            except OSError as reason:  # no right to read it, or more files than a process may open (ulimit -n)
+                raise BadModel(f"{file}: external data of {name} cannot be read ({reason.strerror})") from None
             self._maps[file] = data
             self.files.add(file)
         if length != size or offset < 0 or offset + size > data.size:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+import subprocess
+import sys
 
 import numpy as np
 import onnx
@@ -65,6 +68,33 @@ def test_a_symbolic_link_is_not_followed(tmp_path, kind):
     else:
         (inner / "link").symlink_to(outside, target_is_directory=True)
     refused(path, "symbolic link, which is not followed")
+
+
+MANY = """
+import resource, sys
+from graphclone import graph
+from graphclone.errors import BadModel
+resource.setrlimit(resource.RLIMIT_NOFILE, (20, 20))
+try:
+    graph.load(sys.argv[1])
+except BadModel as reason:
+    print(reason)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts open files as Linux does")
+def test_more_files_than_may_be_open_is_a_line(tmp_path):
+    proto = tiny()
+    for number in range(30):
+        tensor = proto.graph.initializer.add(name=f"w{number}", dims=[4], data_type=onnx.TensorProto.FLOAT)
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value=f"w{number}")
+        (tmp_path / f"w{number}").write_bytes(bytes(16))
+        proto.graph.node.append(make("Identity", [f"w{number}"], [f"y{number}"]))
+    path = written(tmp_path, proto)
+    assert len(graph.load(path).external_files) == 30
+    done = subprocess.run([sys.executable, "-c", MANY, str(path)], capture_output=True, text=True, check=True)
+    assert re.search(r"w\d+: external data of w\d+ cannot be read \(Too many open files\)\n$", done.stdout)
 
 
 def test_external_data_that_is_missing(tmp_path):
