@@ -13,12 +13,16 @@ import os
 import platform
 import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from graphclone.errors import BadModel, InvalidTarget
+
+if sys.platform != "win32":
+    import fcntl
 
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 SUFFIX = ".part"
@@ -42,7 +46,8 @@ def staged(path: str | Path) -> Iterator[Path]:
         raise BadModel(f"{path}: cannot be written ({reason.strerror})") from None
     try:
         yield folder / path.name
-        _commit(folder, path)
+        with _alone(path.parent):
+            _commit(folder, path)
     except OSError as reason:
         if reason.errno not in CANNOT_WRITE and str(folder) not in str(reason.filename):
             raise
@@ -64,6 +69,21 @@ def _commit(folder: Path, path: Path) -> None:
     for file in _companions(path):
         if file not in {path.parent / new.name for new in written} and not _needed(file, path):
             file.unlink(missing_ok=True)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process at a time moves files into a folder: none removes as old what another has just put there."""
+    if sys.platform == "win32":
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _flush(path: Path) -> None:

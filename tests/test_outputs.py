@@ -78,6 +78,28 @@ def test_killed_at_any_moment(tmp_path, above, files):
     assert len(told["left"]) == files, "what the killed processes left was not removed"
 
 
+SAVING = """
+import sys
+from pathlib import Path
+from graphclone import graph, saving
+from tests.tiny_models import WEIGHT, tiny
+saving.EXTERNAL_ABOVE = 0
+for number in range(40):
+    model = graph.from_proto(tiny(WEIGHT * 0 + int(sys.argv[2]) + number))
+    model.metadata["version"] = str(int(sys.argv[2]) + number)
+    saving.save(model, Path(sys.argv[1]))
+"""
+
+
+def test_two_processes_that_write_the_same_file(tmp_path):
+    path, root = tmp_path / "model.onnx", Path(__file__).parent.parent
+    first = [subprocess.Popen([sys.executable, "-c", SAVING, str(path), str(k * 100)], cwd=root) for k in range(2)]
+    assert [process.wait(60) for process in first] == [0, 0]
+    found = graph.load(path)
+    assert (found.constants()["w"] == float(found.metadata["version"])).all()
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_a_temporary_folder_of_a_living_process_is_left_alone(tmp_path):
     with staged(tmp_path / "out.json") as draft:
         draft.write_text("first")
