@@ -38,7 +38,7 @@ def widened(model: Model, kinds: Kinds = BFLOAT16) -> Model:
                 tensor.values = tensor.values.astype(np.float32)
                 tensor.export_dtype = None  # onnx-graphsurgeon remembers what a copied constant was
         elif narrow(tensor.dtype, kinds):
-            tensor.dtype = np.float32
+            tensor.dtype = np.dtype(np.float32)
     for node in graph.nodes:
         if node.op in TYPED and narrow(node.attrs.get(TYPED[node.op]), kinds):
             node.attrs[TYPED[node.op]] = int(onnx.TensorProto.FLOAT)
