@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import typer
 
 from graphclone import pipeline
-from graphclone.cli import show
+from graphclone.cli import describe, show
 from graphclone.statistics import request
 
 if TYPE_CHECKING:
@@ -15,8 +18,13 @@ if TYPE_CHECKING:
     from graphclone.graph import Model
     from graphclone.plan import Plan
     from graphclone.planner import Target
+    from graphclone.sizing.budget import Budget
     from graphclone.statistics.store import Statistics
     from graphclone.vocabulary import Tokens
+
+
+Batch = Mapping[str, Any]
+JUDGES = 2  # batches
 
 
 @dataclass(frozen=True)
@@ -30,6 +38,7 @@ class Wish:
     importance: str
     method: str
     depth: str
+    budget: Budget | None = None
 
 
 @dataclass(frozen=True)
@@ -41,23 +50,91 @@ class Chosen:
     affine: Statistics | None
 
 
+def tokens(
+    parent: Model, anatomy: Anatomy, data: str | None, tokenizer: str | None, folder: Path | None
+) -> Tokens | None:
+    """Those that --vocab asks for, None without it."""
+    from graphclone.vocabulary import choose_tokens
+
+    if data is None:
+        return None
+    return choose_tokens(parent, anatomy, data, tokenizer=Path(tokenizer) if tokenizer else None, folder=folder)
+
+
 def choose(parent: Model, anatomy: Anatomy, wish: Wish, tokens: Tokens | None) -> Chosen:
     """The plan that the wish comes to. A shape out of reach is said before anything is measured."""
     held = pipeline.read_statistics(wish.stats) if wish.stats else None
+    judged: list[Batch] = []
     how = {"importance": wish.importance, "method": wish.method, "depth": wish.depth}
     made = pipeline.read_plan(wish.plan) if wish.plan else None
-    if made is None and (tokens is None or not wish.target.empty):
+    sized = made is None and wish.budget is None
+    if sized and (tokens is None or not wish.target.empty):
         pipeline.refuse_unreachable(anatomy, wish.target, **how)
     calibration = _with_moments(wish, made.method if made else None)
     if calibration:
         source = request.open_data(parent, calibration)
         show.data("measuring", source)
         with show.progress("measuring") as tick:
-            held = request.calibrate(parent, anatomy, calibration, progress=tick, source=source)
+            if wish.budget:
+                judged, others = _apart(list(source))
+                held = _measured(parent, anatomy, calibration, others, tick)
+            else:
+                held = request.calibrate(parent, anatomy, calibration, progress=tick, source=source)
+    if wish.budget:
+        made = _within(parent, anatomy, wish, held, judged)
     if made is None:
         kept = tokens.kept if tokens else None
         made = pipeline.plan(anatomy, held, wish.target, **how, weights=parent.constants(), tokens=kept)
     return Chosen(made, held, _measured_kept(parent, anatomy, made, calibration) if calibration else None)
+
+
+def budget(
+    target: Target, plan: Path | None, params: str | None, size: str | None, latency: str | None
+) -> Budget | None:
+    """What a clone may have, instead of sizes. Raises typer.BadParameter where both are given."""
+    from graphclone.sizing.budget import Budget
+
+    found = Budget(params, size, latency)
+    if found.empty:
+        return None
+    if plan or not target.empty:
+        raise typer.BadParameter(
+            "--params, --size and --latency choose the sizes: give no sizes and no --plan with them"
+        )
+    return found
+
+
+def _within(parent: Model, anatomy: Anatomy, wish: Wish, held: Statistics | None, judged: list[Batch]) -> Plan:
+    """The plan of the best shape within the budget."""
+    assert wish.budget is not None
+    how = {"importance": wish.importance, "method": wish.method, "depth": wish.depth}
+    found = pipeline.search(parent, held, wish.budget, anatomy=anatomy, held_out=judged, say=show.say, **how)
+    show.finalists(found)
+    return found.plan
+
+
+def _apart(batches: list[Batch]) -> tuple[list[Batch], list[Batch]]:
+    """(those that judge, those that are measured): the last two of five or more judge, and are not measured."""
+    count = JUDGES if len(batches) > 2 * JUDGES else 0
+    return batches[len(batches) - count :], batches[: len(batches) - count]
+
+
+def _measured(
+    parent: Model,
+    anatomy: Anatomy,
+    asked: request.Calibration,
+    batches: list[Batch],
+    tick: request.Progress,
+) -> Statistics:
+    return pipeline.measure(
+        parent,
+        batches,
+        anatomy=anatomy,
+        provider=asked.provider,
+        threads=asked.threads,
+        progress=tick,
+        moments=asked.moments,
+    )
 
 
 def _with_moments(wish: Wish, method: str | None) -> request.Calibration | None:
@@ -66,7 +143,8 @@ def _with_moments(wish: Wish, method: str | None) -> request.Calibration | None:
         return None
     inside = (wish.target.heads, wish.target.kv_heads, wish.target.head_dim, wish.target.ffn)
     asked = wish.method == "best" or "least-squares" in wish.method
-    wanted = "least-squares" in method if method else asked and any(size is not None for size in inside)
+    cuts_inside = wish.budget is not None or any(size is not None for size in inside)
+    wanted = "least-squares" in method if method else asked and cuts_inside
     return replace(wish.calibration, moments=wanted)
 
 
@@ -133,3 +211,10 @@ class Beside:
             print(f"\nbeside it: {', '.join(self.files)}")
         for line in self.warnings:
             show.say(f"graphclone: warning: {line}")
+
+
+def print_result(before: tuple[str, Anatomy], after: tuple[str, Anatomy], beside: Beside, verified: str) -> None:
+    """What `clone` shows in the end."""
+    describe.print_comparison(*before, *after)
+    beside.print()
+    print(f"\nverified: {verified}")

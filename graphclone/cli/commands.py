@@ -23,6 +23,7 @@ CLONE_EXAMPLES = (
     " --layers 10 --data python-docs --tokenizer tokenizer.json"
     "\n\n  graphclone clone smollm2.onnx small.onnx --keep-blocks 0-9,20-29 --drop-attention 8,21"
     " --ffn 0-9:1024,20-29:50% --importance magnitude"
+    "\n\n  graphclone clone smollm2.onnx small.onnx --params 50M --data corpus.jsonl --tokenizer tokenizer.json"
     "\n\n  graphclone clone smollm2.onnx small.onnx --vocab corpus.txt --tokenizer tokenizer.json"
     "\n\n  graphclone clone smollm2/model.onnx small/model.onnx --layers 50% --importance first --with-config"
     "\n\n  graphclone clone smollm2.onnx small.onnx --plan plan.json"
@@ -91,6 +92,9 @@ def clone(
     keep_blocks: o.KeepBlocks = None,
     drop_attention: o.DropAttention = None,
     drop_ffn: o.DropFfn = None,
+    params: o.Params = None,
+    size: o.Size = None,
+    latency: o.Latency = None,
     vocab: o.Vocab = None,
     with_config: o.WithConfig = False,
     side_files: o.SideFiles = None,
@@ -119,13 +123,12 @@ def clone(
     files = cloning.Files(model, side_files, asked=with_config or side_files is not None).checked(out)
     target = _target(hidden, heads, kv_heads, head_dim, ffn, layers, keep_blocks, drop_attention, drop_ffn)
     _refuse_two_sources(plan, target, data, stats, vocab)
-    parent = _opened(model)
-    outputs.refuse_same_file(out, *parent.external_files)
+    parent = _opened(model, out)
     anatomy = pipeline.inspect(parent)
-    read = (data or "", tokenizer, length, batch_size, limit, seed)
-    asked = request.Calibration(*read, provider, threads, column, images)
-    wish = cloning.Wish(target, plan, stats, asked if data else None, importance, method, depth)
-    tokens = pipeline.tokens(parent, vocab, anatomy=anatomy, tokenizer=tokenizer) if vocab else None
+    read = (data or "", tokenizer, length, batch_size, limit, seed, provider, threads, column, images)
+    asked, budget = request.Calibration(*read), cloning.budget(target, plan, params, size, latency)
+    wish = cloning.Wish(target, plan, stats, asked if data else None, importance, method, depth, budget)
+    tokens = cloning.tokens(parent, anatomy, vocab, tokenizer, side_files)
     chosen = cloning.choose(parent, anatomy, wish, tokens)
     made = pipeline.clone(parent, chosen.plan, chosen.statistics, anatomy=anatomy, affine=chosen.affine)
     report = pipeline.save_verified(parent, made, out, chosen.plan, shard_size=shard_size)
@@ -134,9 +137,7 @@ def clone(
     if json:
         held = {"output": str(out), "beside": beside.files, "not_updated": beside.warnings}
         return show.as_json({**held, "verification": report.to_dict(), **describe.compared(anatomy, after)})
-    describe.print_comparison(str(model), anatomy, str(out), after)
-    beside.print()
-    print(f"\nverified: {report.summary}")
+    cloning.print_result((str(model), anatomy), (str(out), after), beside, report.summary)
 
 
 @app.command(
@@ -153,9 +154,12 @@ def verify(parent: o.ParentPath, clone: o.ClonePath, json: o.Json = False) -> No
     report.raise_if_failed()
 
 
-def _opened(path: Path) -> Model:
-    """A model whose fingerprint will be asked for: its file is read for it while other work goes on."""
+def _opened(path: Path, out: Path | None = None) -> Model:
+    """A model whose fingerprint will be asked for: its file is read for it while other work goes on. ``out`` may be
+    none of its files."""
     model = pipeline.load(path)
+    if out is not None:
+        outputs.refuse_same_file(out, *model.external_files)
     model.prepare_sha256()
     return model
 

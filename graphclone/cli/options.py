@@ -54,6 +54,30 @@ Vocab = Annotated[
     ),
 ]
 
+_BUDGET = "Budget (instead of sizes: the best shape within it)"
+Params = Annotated[
+    str | None,
+    typer.Option(
+        "--params", metavar="N|N%", help="Most parameters: 50M, 30%.", rich_help_panel=_BUDGET, show_default=False
+    ),
+]
+Size = Annotated[
+    str | None,
+    typer.Option(
+        "--size", metavar="N|N%", help="Most bytes of weights: 100MB, 25%.", rich_help_panel=_BUDGET, show_default=False
+    ),
+]
+Latency = Annotated[
+    str | None,
+    typer.Option(
+        "--latency",
+        metavar="T|N%",
+        help="Most time that ONNX Runtime takes for a batch of the data: 20ms, 50%.",
+        rich_help_panel=_BUDGET,
+        show_default=False,
+    ),
+]
+
 WithConfig = Annotated[
     bool,
     typer.Option(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from graphclone.sizing.searching import Found
     from graphclone.statistics.calibration import Source
     from graphclone.verification import Report
 
@@ -72,6 +73,18 @@ def report(found: Report) -> None:
     """The examiner's table."""
     rows = [(c.name, c.value, c.tolerance, MARKS[c.verdict], c.detail) for c in found.checks]
     table(("check", "value", "tolerance", "verdict", "detail"), rows, "Verification")
+
+
+def finalists(found: Found) -> None:
+    """The shapes that a budget was tried on, best first, on standard error."""
+    parent = "" if found.parent_score is None else f" (the parent's: {found.parent_score:.3g})"
+    say(f"shapes within the budget, best {found.unit} first{parent}:")
+    for one in found.finalists:
+        shape = one.shape
+        sizes = f"hidden {shape.hidden}, heads {one.heads}/{shape.kv_heads}, ffn {shape.ffn}, layers {shape.layers}"
+        score = "" if one.score is None else f", {found.unit} {one.score:.3g}"
+        timed = "" if one.latency is None else f", {one.latency * 1e3:.3g} ms"
+        say(f"  {sizes}: {one.parameters:,} parameters, predicted {one.predicted:.3g}{score}{timed}")
 
 
 @contextmanager

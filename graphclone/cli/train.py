@@ -72,8 +72,14 @@ def train(
     given = locals()
     from graphclone.pytorch.training.files import train_file
 
-    with show.progress("training", quiet=os.environ.get("RANK", "0") != "0") as tick:
-        result = train_file(_asked(given), progress=lambda done, total, _: tick(done, total), say=show.say)
+    main = os.environ.get("RANK", "0") == "0"
+    try:
+        with show.progress("training", quiet=not main) as tick:
+            result = train_file(_asked(given), progress=lambda done, total, _: tick(done, total), say=show.say)
+    except KeyboardInterrupt:
+        if main and (partial := output.with_name(f"{output.name}.partial")).is_dir():
+            show.say(f"training: the last state is in {partial}, --resume goes on")
+        raise
     if result.main:
         _print(result, given)
 

@@ -64,7 +64,7 @@ def test_the_whole_way(llama: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert asked("inspect", llama)["parameters"] == gc.inspect(gc.load(llama)).parameters
     asked("measure", llama, "--data", "random:3", "-o", stats)
     asked("plan", llama, "--stats", stats, *SMALL, "-o", plan)
-    asked("clone", llama, one, "--plan", plan)
+    asked("clone", llama, one, "--plan", plan, "--stats", stats)
     made = asked("clone", llama, two, *SMALL, "--stats", stats)
     assert one.read_bytes() == two.read_bytes()
     assert made["clone"] == {
@@ -123,3 +123,17 @@ def test_ctrl_c_cleans_up(llama: Path, tmp_path: Path) -> None:
         assert held.wait(60) == 130
         assert held.stderr.read().splitlines()[-1] == "graphclone: interrupted"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_budget_instead_of_sizes(llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, stats = tmp_path / "small.onnx", tmp_path / "stats.safetensors"
+    whole = gc.inspect(gc.load(llama)).parameters
+    given = ["clone", str(llama), str(out), "--params", "40%", "--data", "random:6", "--length", "16", "--json"]
+    assert run(given) == 0
+    shown = capsys.readouterr()
+    made = json.loads(shown.out)
+    assert 0.3 * whole < made["clone"]["parameters"] <= 0.4 * whole
+    assert made["clone"]["parameters"] == gc.inspect(gc.load(out)).parameters
+    assert "shapes within the budget, best loss first" in shown.err
+    assert run(["clone", str(llama), str(out), "--params", "40%", "--hidden", "32", "--data", "random:1"]) == 2
+    assert run(["clone", str(llama), str(out), "--params", "40%", "--data", "random:1", "--plan", str(stats)]) == 2
