@@ -1,10 +1,10 @@
 """Write the printed anatomies into tests/golden, where a change shows up as a diff to review.
 
-    python tools/goldens.py [NAME ...]
-    python tools/goldens.py --zoo [FOLDER]
+    python -m tools.goldens [NAME ...]
+    python -m tools.goldens --zoo [FOLDER]
 
 Every recipe by every exporter, or those that are named; a recipe whose package is not installed is left as it is, and
-said so. --zoo: every cell that has a verdict in a folder of `make zoo` (its own, where none is given).
+said so. --zoo: every green cell in a folder of `make zoo` (its own, where none is given).
 """
 
 from __future__ import annotations
@@ -41,11 +41,13 @@ def file(name: str, exporter: Exporter) -> Path:
 
 
 def matrix(folder: Path) -> None:
-    """The goldens of `make zoo`, from the verdicts in its folder; exports of other sizes and failures have none."""
+    """The goldens of `make zoo`, of every export in its folder whose verdict is green."""
     rows: dict[str, dict[str, str]] = {}
     for (row, column), verdict in table.read(folder).items():
-        if verdict["anatomy"] and verdict["verdict"] == "green":
-            rows.setdefault(row, {})[column] = verdict["anatomy"]
+        export = folder / f"{row}-{column}.onnx"
+        if verdict["verdict"] == "green" and export.exists():
+            model = graph.load(export)
+            rows.setdefault(row, {})[column] = zoo.printed(row, model, inspect(model))
     for row, texts in rows.items():
         print(zoo.write(row, texts).name, *texts)
 

@@ -1,4 +1,4 @@
-"""The printed anatomy of every recipe, as text that a person reviews; `python tools/goldens.py` refreshes it."""
+"""The printed anatomy of every recipe, as text that a person reviews; `python -m tools.goldens` refreshes it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def cases():
 @pytest.mark.parametrize(("name", "exporter"), list(cases()))
 def test_the_printed_anatomy_is_the_golden(name, exporter):
     golden = goldens.file(name, exporter).read_text(encoding="utf-8")
-    assert goldens.text(name, exporter) == golden, "changed: python tools/goldens.py, and review the diff"
+    assert goldens.text(name, exporter) == golden, "changed: python -m tools.goldens, and review the diff"
 
 
 def test_every_golden_is_of_a_recipe():

@@ -46,7 +46,7 @@ def main() -> int:
     held = table.read(given.folder)
     changed = goldens.changed(held.values())
     if changed:
-        print("the printed anatomy is not the golden:", *changed, "-- python tools/goldens.py --zoo, review the diff")
+        print("the printed anatomy is not the golden:", *changed, "-- python -m tools.goldens --zoo, review the diff")
     return int(bool(changed) or any(v["verdict"] == "WRONG" for v in held.values()))
 
 

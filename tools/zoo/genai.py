@@ -16,11 +16,18 @@ from tools.zoo.row import VOCAB, Row, Sizes
 
 def build(row: Row, sizes: Sizes, file: Path) -> None:
     """Write the builder's float32 CPU model to one file. Raises RuntimeError with the builder's last words."""
+    with tempfile.TemporaryDirectory() as folder:
+        build_folder(row, sizes, Path(folder))
+        onnx.save(onnx.load(Path(folder, "model.onnx")), file)
+
+
+def build_folder(row: Row, sizes: Sizes, made: Path) -> None:
+    """The builder's whole folder: model.onnx with its data, genai_config.json, the tokenizer. Raises as ``build``."""
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 
     with tempfile.TemporaryDirectory() as folder:
-        source, made = Path(folder, "source"), Path(folder, "made")
+        source = Path(folder, "source")
         row.load(sizes).module.save_pretrained(source)  # type: ignore[operator]
         words = Tokenizer(models.WordLevel({str(k): k for k in range(VOCAB)}, unk_token="0"))  # noqa: S106
         wrapped: Any = PreTrainedTokenizerFast
@@ -31,4 +38,3 @@ def build(row: Row, sizes: Sizes, file: Path) -> None:
         done = subprocess.run(command, capture_output=True, text=True, env=offline, timeout=300, check=False)
         if done.returncode:
             raise RuntimeError((done.stderr.strip().splitlines() or ["no message"])[-1])
-        onnx.save(onnx.load(made / "model.onnx"), file)

@@ -1,6 +1,6 @@
 """The printed anatomy of every cell, as text that a person reviews: a file for each row, equal texts once.
 
-``python tools/goldens.py --zoo [FOLDER]`` writes them from the verdicts of `make zoo`, which compares them.
+``python -m tools.goldens --zoo [FOLDER]`` writes them from the verdicts of `make zoo`, which compares them.
 """
 
 from __future__ import annotations
