@@ -54,8 +54,8 @@ class Model:
         Computed when first asked for; ``prepare_sha256`` begins in the background. Raises BadModel where the file was
         changed since it was opened.
         """
-        if self.fingerprint is not None:
-            return self.fingerprint.result()
+        if self.path is not None and (self.fingerprint is not None or self.path.is_file()):
+            return (self.fingerprint or Fingerprint(self.path, self.external_files)).result()
         proto, tensors = skeleton(self)
         digest = hashlib.sha256(proto.SerializeToString(deterministic=True))
         for name in sorted(tensors):

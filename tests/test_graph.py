@@ -244,6 +244,14 @@ def test_a_file_that_went_away_has_no_digest(tmp_path):
         _ = model.sha256
 
 
+def test_a_model_without_its_path_is_no_file(tmp_path):
+    model = graph.load(external(tmp_path))
+    before = model.copy().sha256
+    model.path = None
+    model.graph.tensors()["w"].values = WEIGHT + 1
+    assert model.sha256 == graph.from_proto(tiny(WEIGHT + 1)).sha256 != before
+
+
 def test_the_digest_of_a_graph_in_memory_follows_its_weights():
     first = graph.from_proto(tiny()).sha256
     assert graph.from_proto(tiny()).sha256 == first != graph.from_proto(tiny(WEIGHT + 1)).sha256
