@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from graphclone.statistics.calibration import open_source
     from graphclone.statistics.store import Statistics
     from graphclone.verification import Report
+    from graphclone.vocabulary import choose_tokens
 
 __all__ = [
     "Anatomy",
@@ -60,6 +61,7 @@ __all__ = [
     "UnsupportedGraph",
     "VerificationFailed",
     "__version__",
+    "choose_tokens",
     "clone",
     "from_torch",
     "inspect",
@@ -83,6 +85,7 @@ _HOMES = {  # imported at first use: they bring NumPy, ONNX or more
     "Statistics": "graphclone.statistics.store",
     "Target": "graphclone.planner",
     "TrainingOptions": "graphclone.pytorch.training",
+    "choose_tokens": "graphclone.vocabulary",
     "open_source": "graphclone.statistics.calibration",
 }
 

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from graphclone.sizing.searching import Found
     from graphclone.statistics.store import Statistics
     from graphclone.verification import Report
-    from graphclone.vocabulary import Tokens
 
     Batch = Mapping[str, np.ndarray[Any, Any]]
 
@@ -176,16 +175,6 @@ def search(
 
     how = How(importance, method, depth)
     return find(model, anatomy or inspect(model), budget, stats, how=how, held_out=held_out, say=say)
-
-
-def tokens(model: Model, data: str, *, anatomy: Anatomy | None = None, tokenizer: str | Path | None = None) -> Tokens:
-    """The tokens that a text, or a file of ids, needs; ``vocabulary.write`` puts their tokenizer beside the clone.
-
-    Raises UnsupportedGraph where they cannot be trimmed, BadData.
-    """
-    from graphclone import vocabulary
-
-    return vocabulary.choose(model, anatomy or inspect(model), data, tokenizer=Path(tokenizer) if tokenizer else None)
 
 
 def refuse_unreachable(anatomy: Anatomy, target: Target, *, importance: str, method: str, depth: str) -> None:

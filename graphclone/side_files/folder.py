@@ -44,6 +44,9 @@ def refuse(model: Path, out: Path, given: Path | None) -> None:
     """Side files never take the place of those they are read from. Raises InvalidTarget, BadData."""
     if os.path.realpath(source(model, given)) == os.path.realpath(out.parent):
         raise InvalidTarget(f"{out}: its folder holds the parent's side files: write the clone into another folder")
+    for name in CONFIGURATIONS:
+        if (source(model, given) / name).is_file():
+            _read(source(model, given) / name)
 
 
 def write(

@@ -1,6 +1,6 @@
 """Fewer tokens: which ones the data needs, the tokenizer that knows no others, and the map of their ids."""
 
 from graphclone.vocabulary.beside import write
-from graphclone.vocabulary.tokens import Tokens, choose, keep
+from graphclone.vocabulary.tokens import Tokens, choose_tokens, keep
 
-__all__ = ["Tokens", "choose", "keep", "write"]
+__all__ = ["Tokens", "choose_tokens", "keep", "write"]

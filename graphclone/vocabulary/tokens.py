@@ -46,11 +46,18 @@ class Tokens:
     tokenizer: dict[str, Any] | None = field(default=None, repr=False)
 
 
-def choose(
-    model: Model, anatomy: Anatomy, spec: str, *, tokenizer: Path | None = None, column: str | None = None
+def choose_tokens(
+    model: Model,
+    anatomy: Anatomy,
+    spec: str,
+    *,
+    tokenizer: Path | None = None,
+    column: str | None = None,
+    folder: Path | None = None,
 ) -> Tokens:
     """The tokens that a text, or a file of ids, needs. spec: as data for calibration, or a .txt file of whole numbers.
 
+    folder: of configurations that name ids too, beside those beside the model.
     Raises UnsupportedGraph where the graph or the tokenizer cannot be trimmed, BadData for text without a tokenizer.
     """
     found = vocabulary.find(model, anatomy)
@@ -61,7 +68,7 @@ def choose(
         if listed is None or tokenizer is not None:
             raise
         file = None
-    declared = set(found.needed) | _configured(model)
+    declared = set(found.needed) | {i for i in _configured(model, folder) if i < found.size}
     if file is None:
         assert listed is not None
         kept = _inside(listed | declared, found.size, spec)
@@ -133,20 +140,26 @@ def _lost(tokenizer: Tokenizer, encoding: Encoding, piece: str, unknown: int) ->
             yield tokenizer.normalizer.normalize_str(word) if tokenizer.normalizer else word
 
 
-def _configured(model: Model) -> set[int]:
+def _configured(model: Model, folder: Path | None) -> set[int]:
     """Ids that the configuration beside the model names: what begins, ends and fills up."""
     found: set[int] = set()
-    for name in CONFIGURATIONS if model.path is not None else ():
-        assert model.path is not None
+    places = [] if model.path is None else [model.path.resolve().parent, *([folder] if folder else [])]
+    places += [place.parent for place in places if place.name == "onnx"]
+    for file in (place / name for place in places for name in (*CONFIGURATIONS, "genai_config.json")):
         try:
-            held = json.loads(model.path.with_name(name).read_bytes())
+            found |= set(_ids(json.loads(file.read_bytes())))
         except (OSError, ValueError):
             continue
-        for key, value in held.items() if isinstance(held, dict) else ():
-            if key.endswith("_token_id"):
-                listed = value if isinstance(value, list) else [value]
-                found.update(i for i in listed if isinstance(i, int) and not isinstance(i, bool) and i >= 0)
     return found
+
+
+def _ids(held: Any) -> Iterator[int]:
+    for key, value in held.items() if isinstance(held, dict) else ():
+        if isinstance(value, dict):
+            yield from _ids(value)
+        elif key.endswith("_token_id"):
+            listed = value if isinstance(value, list) else [value]
+            yield from (i for i in listed if isinstance(i, int) and not isinstance(i, bool) and i >= 0)
 
 
 def keep(plan: Plan, anatomy: Anatomy, kept: Sequence[int]) -> Plan:
