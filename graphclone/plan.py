@@ -11,10 +11,19 @@ from typing import Any
 from graphclone.errors import BadData, InvalidTarget
 
 FORMAT = 1
-LISTS = ("keep", "drop_blocks", "drop_attention", "drop_feed_forward")  # names -> indices
-PASSES = ("none", "paper", "norm-gain", "least-squares")  # corrections of the weights, in surgery/corrections
+LISTS = ("keep", "drop_blocks", "drop_attention", "drop_feed_forward", "repeat_blocks")  # names -> indices
+PASSES = (
+    "none",
+    "paper",
+    "norm-gain",
+    "least-squares",
+    "mean-bias",
+)  # corrections of the weights, in surgery/corrections
 BEST = "best"  # what the planner settles on by what was measured
-EXCLUSIVE = {"paper", "norm-gain"}  # both correct what a narrower norm gives
+EXCLUSIVE = (  # both would correct the same: what a narrower norm gives, what dropped inputs added on average
+    {"paper", "norm-gain"},
+    {"least-squares", "mean-bias"},
+)
 
 
 def passes_of(method: str) -> tuple[str, ...]:
@@ -26,7 +35,7 @@ def passes_of(method: str) -> tuple[str, ...]:
         raise InvalidTarget(
             f"method {method!r} is not one of {BEST}, {', '.join(PASSES)}, nor several of them joined by +"
         )
-    if ("none" in named and len(named) > 1) or set(named) >= EXCLUSIVE:
+    if ("none" in named and len(named) > 1) or any(set(named) >= two for two in EXCLUSIVE):
         raise InvalidTarget(f"method {method!r}: {' and '.join(named)} exclude each other")
     return named
 
@@ -35,7 +44,8 @@ def passes_of(method: str) -> tuple[str, ...]:
 class Plan:
     """keep: group name -> neurons kept, ascending (a permutation is allowed: order is the clone's order).
     Groups that are not named are kept whole. drop_blocks: stack name -> block indices removed; drop_attention and
-    drop_feed_forward: the same for one branch of blocks that stay.
+    drop_feed_forward: the same for one branch of blocks that stay. repeat_blocks: blocks that are put in once more behind
+    themselves, each time they are named.
     ``method`` names the corrections of the weights, joined by ``+``; ``target`` records what was asked for.
     """
 
@@ -48,6 +58,7 @@ class Plan:
     format: int = FORMAT
     drop_attention: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     drop_feed_forward: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    repeat_blocks: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         passes_of(self.method)

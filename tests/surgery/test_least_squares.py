@@ -162,3 +162,30 @@ def test_statistics_without_moments_are_refused():
     found = parent("llama", "dynamo")
     with pytest.raises(InvalidTarget, match="needs second moments"):
         cut_ffn(found, np.arange(100), METHOD, measured(found, 1))
+
+
+def test_a_neuron_that_never_changes_goes_into_the_bias():
+    """mean-bias: exact where dropped neurons are constant."""
+    found = parent("gpt2", "torchscript")
+    dropped = np.arange(10, 40)
+    parts = [part for block in found.anatomy.stacks[0].blocks for part in block.feed_forward]
+    edits = {}
+    for part in parts:
+        for ref in found.anatomy.groups[part.group].axes:
+            if ref.tensor not in part.down:
+                edits[ref.tensor] = lambda array, axis=ref.axis: constant(array, axis, dropped)
+    still = changed(found, edits)
+    left = np.setdiff1d(np.arange(160), dropped)
+    plan, made = cut_ffn(still, left, "mean-bias", measured(still, 4))
+    fed = feeds(still.model, 2, 9)
+    wanted = answer(still.model, fed)
+    assert_close(answer(made, fed), wanted)
+    assert difference(answer(cut_ffn(still, left, "none")[1], fed), wanted) > 1e-2
+    assert verify(still.model, made, plan).passed
+
+
+def constant(array, axis, dropped):
+    """Weights of zero; biases, which have one axis, of one and a half."""
+    moved = np.moveaxis(array, axis, 0)
+    moved[dropped] = 1.5 if array.ndim == 1 else 0.0
+    return np.moveaxis(moved, 0, axis)

@@ -57,6 +57,11 @@ class Evidence:
                 yield p, sites[p.input]
 
     @cached_property
+    def weights(self) -> dict[str, Array]:
+        """The parent's initializers."""
+        return self.cut.trace.model.constants()
+
+    @cached_property
     def products(self) -> tuple[Projection, ...]:
         """Every product of the parent with a weight."""
         return tuple(projections(self.cut.found))

@@ -80,12 +80,27 @@ def _unfit(evidence: Evidence, p: Projection, site: Site, statistics: Statistics
     tokens = int(held[COUNT])
     if tokens < ENOUGH * site.width:
         return f"{tokens} tokens measured, {ENOUGH * site.width} are needed ({ENOUGH} a neuron)"
-    weight = evidence.cut.trace.model.constants()[p.weight]
+    reason = unlike_a_matrix(evidence, p)
+    if reason is None and p.weight in evidence.cut.trace.shared:
+        return "its weight is shared with another product"
+    return reason
+
+
+def unlike_a_matrix(evidence: Evidence, p: Projection) -> str | None:
+    """Why a projection's weight cannot be replaced by another, or None."""
+    weight = evidence.weights[p.weight]
     if weight.ndim != 2 or weight.dtype.kind not in "fV":
         return f"its weight is {weight.dtype}{list(weight.shape)}, no matrix of floats"
-    if p.weight in evidence.cut.trace.shared:
-        return "its weight is shared with another product"
     return None if len(uses_of(p)) == 1 else "its weight is not found beside the product"
+
+
+def matrix_of(evidence: Evidence, p: Projection) -> Array:
+    """A projection's weight as float64 [inputs, outputs], all inputs and the outputs that stay."""
+    (use,) = uses_of(p)
+    weight = evidence.weights[p.weight].astype(np.float64)
+    matrix = weight if p.in_axis == 0 else weight.T
+    outputs = evidence.cut.takes(p.weight, use).get(p.out_axis)
+    return matrix if outputs is None else matrix[:, outputs]
 
 
 def _repaired(
@@ -93,14 +108,10 @@ def _repaired(
 ) -> dict[Use, Correction]:
     (use,) = uses_of(p)
     moments = _moments(statistics, site.name)
-    bias = _bias(evidence, p)
+    bias = bias_of(p)
     if bias is not None:
         moments = moments.centred()
-    weight = evidence.cut.trace.model.constants()[p.weight].astype(np.float64)
-    outputs = evidence.cut.takes(p.weight, use).get(p.out_axis)
-    matrix = weight if p.in_axis == 0 else weight.T
-    if outputs is not None:
-        matrix = matrix[:, outputs]
+    matrix = matrix_of(evidence, p)
     made, note = repaired(matrix, kept, moments)
     evidence.notes[site.name] = note
     if made is None:
@@ -179,7 +190,7 @@ def _energy(left: Array, second: Array) -> float:
     return float(np.einsum("ij,ij->", left, second @ left))
 
 
-def _bias(evidence: Evidence, p: Projection) -> Use | None:
+def bias_of(p: Projection) -> Use | None:
     """Where the projection's own bias enters: Gemm's third input, or an Add right behind the product."""
     if p.node.op == "Gemm" and len(p.node.inputs) > 2 and isinstance(p.node.inputs[2], gs.Constant):
         return (node_key(p.node), 2)

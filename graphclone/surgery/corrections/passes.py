@@ -7,6 +7,7 @@ from collections.abc import Callable
 from graphclone.plan import passes_of
 from graphclone.surgery.corrections.evidence import Evidence
 from graphclone.surgery.corrections.least_squares import least_squares
+from graphclone.surgery.corrections.mean_bias import mean_bias
 from graphclone.surgery.corrections.norm_gain import norm_gain
 from graphclone.surgery.corrections.paper import paper
 from graphclone.surgery.slice_weights import Correction, Use
@@ -17,6 +18,7 @@ PASSES: dict[str, Callable[[Evidence], dict[Use, Correction]]] = {
     "paper": paper,
     "norm-gain": norm_gain,
     "least-squares": least_squares,
+    "mean-bias": mean_bias,
 }
 
 
