@@ -68,11 +68,13 @@ def train_file(
     kept, rest = hold_out(source, asked.held_out)
     if asked.held_out and len(kept) < asked.held_out:
         raise BadData(f"{asked.data.data}: {len(kept)} batches are fewer than the {asked.held_out} to be held out")
-    main = Processes.start(asked.options.precision).main
+    processes = Processes.start(asked.options.precision)
+    main = processes.main
     if main:
         for line in lines(source):
             say(f"training: {line}")
     trained = run(model, rest, asked.options, beside(asked, teacher, source), held_out=kept or None, progress=progress)
+    processes.leave()
     if not main:
         return Result(trained.history, Report(()), trained.in_runtime, main)
     report = _save(model, trained, asked)

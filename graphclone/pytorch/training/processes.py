@@ -118,6 +118,11 @@ class Processes:
         """Gradients of a loss, added to those that are there."""
         self.accelerator.backward(loss)
 
+    def leave(self) -> None:
+        """Part from the others, for good."""
+        if self.count > 1:
+            self.accelerator.end_training()
+
     def wait(self) -> None:
         """Until all processes are here."""
         self.accelerator.wait_for_everyone()

@@ -182,8 +182,11 @@ def test_a_cache_serves_no_masks_that_change(llama, tmp_path):
         run(llama, counting(), TrainingOptions(steps=1, task="masked-lm"), Beside(teacher=llama, cache=tmp_path))
 
 
-def test_an_encoder_learns_its_parents_embedding(bert):
-    """Half of the residual neurons: the clone's embedding is held against the neurons it was made of."""
+def test_an_encoder_learns_its_parents_embedding(bert, tmp_path):
+    """Half of the residual neurons: the clone's embedding is held against the neurons it was made of.
+
+    What the teacher said the first time is read the second.
+    """
     anatomy = gc.inspect(bert)
     residual = anatomy.stacks[0].residual
     kept = tuple(range(0, anatomy.groups[residual].size, 2))
@@ -191,11 +194,14 @@ def test_an_encoder_learns_its_parents_embedding(bert):
     data = counting()
     fed = [{name: batch.get(name, np.zeros_like(batch["input_ids"])) for name in inputs(bert)} for batch in data]
     options = TrainingOptions(steps=25, learning_rate=3e-3, task="embedding", evaluate_every=25)
-    beside = Beside(teacher=bert, read="last_hidden_state")
+    beside = Beside(teacher=bert, read="last_hidden_state", cache=tmp_path)
     trained = run(clone, fed, options, beside, held_out=fed[:1])
     (_, before), (_, after) = trained.history.evaluations[0], trained.history.evaluations[-1]
     assert after < before / 2
     assert trained.in_runtime == pytest.approx(after, rel=1e-3)
+    assert trained.history.taught == 3  # of four batches, one of which was evaluated on before
+    again = run(clone, fed, options, beside, held_out=fed[:1]).history
+    assert (again.taught, again.losses) == (0, trained.history.losses)
 
 
 def inputs(model):
