@@ -44,8 +44,8 @@ def passes_of(method: str) -> tuple[str, ...]:
 class Plan:
     """keep: group name -> neurons kept, ascending (a permutation is allowed: order is the clone's order).
     Groups that are not named are kept whole. drop_blocks: stack name -> block indices removed; drop_attention and
-    drop_feed_forward: the same for one branch of blocks that stay. repeat_blocks: blocks that are put in once more behind
-    themselves, each time they are named.
+    drop_feed_forward: the same for one branch of blocks that stay. repeat_blocks: blocks that are put in once more
+    behind themselves, each time they are named.
     ``method`` names the corrections of the weights, joined by ``+``; ``target`` records what was asked for.
     """
 

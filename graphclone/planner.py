@@ -17,7 +17,7 @@ from graphclone.statistics.depth import choose
 from graphclone.statistics.depth import find as find_depth
 from graphclone.statistics.importance import find, score, select
 from graphclone.statistics.store import Statistics
-from graphclone.target import Asked, EachBlock, Target, kept_blocks, of_block, without_part
+from graphclone.target import Asked, EachBlock, Target, kept_blocks, middle, of_block, without_part
 
 __all__ = ["Target", "plan", "refuse_unreachable"]
 
@@ -48,8 +48,14 @@ def plan(
     scores = score(importance, anatomy, statistics, weights) if wide else {}
     chooser = _Chooser(anatomy, importance, scores, statistics)
     dropped, without = {}, {part: without_part(anatomy, target, part) for part in ("drop_attention", "drop_ffn")}
+    repeated = {}
     for stack in anatomy.stacks:
-        kept = kept_blocks(stack, target) or _depth(stack, asked.get("layers"), depth, chooser)
+        layers = asked.get("layers")
+        if target.deeper and isinstance(layers, int) and layers > len(stack.blocks):
+            repeated[stack.name] = middle(len(stack.blocks), layers)
+            chooser.reach("layers", layers)
+            layers = None
+        kept = kept_blocks(stack, target) or _depth(stack, layers, depth, chooser)
         dropped[stack.name] = tuple(b.index for b in stack.blocks if b.index not in kept)
         _hidden(stack, asked, chooser)
         for block in stack.blocks:
@@ -70,6 +76,7 @@ def plan(
         target={n: s.pop() if len(s) == 1 else str(getattr(target, n)) for n, s in sorted(chooser.reached.items())},
         drop_attention=without["drop_attention"],
         drop_feed_forward=without["drop_ffn"],
+        repeat_blocks=repeated,
     )
 
 

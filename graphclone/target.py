@@ -18,7 +18,7 @@ Asked = int | Fraction  # a number of neurons, or a share of the parent's
 Size = int | str | None
 Indices = str | Sequence[int] | None
 PER_BLOCK = ("heads", "kv_heads", "head_dim", "ffn")  # sizes that every block has its own of
-BLOCKS = ("keep_blocks", "drop_attention", "drop_ffn")
+BLOCKS = ("keep_blocks", "drop_attention", "drop_ffn", "deeper")
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Target:
     A share is rounded down to the nearest size that can be reached. hidden and layers hold for every stack, heads,
     kv_heads, head_dim and ffn for every block, or block by block. ``heads`` alone keeps the queries per KV head as they
     are. ``keep_blocks`` names the blocks instead of their number; ``drop_attention`` and ``drop_ffn`` name blocks that
-    stay without that part.
+    stay without that part. ``deeper``: more layers than the parent has are reached by repeating the middle ones.
     """
 
     hidden: Size = None
@@ -56,15 +56,16 @@ class Target:
     keep_blocks: Indices = None
     drop_attention: Indices = None
     drop_ffn: Indices = None
+    deeper: bool = False
 
     @property
     def empty(self) -> bool:
         """Whether nothing is asked for."""
-        return all(getattr(self, f.name) is None for f in fields(self))
+        return all(getattr(self, f.name) in (None, False) for f in fields(self))
 
     def asked(self) -> dict[str, Asked | EachBlock]:
         """The sizes that are asked for, read. Raises InvalidTarget for what is no size, and where nothing is asked."""
-        given = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
+        given = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) not in (None, False)}
         if not given:
             raise InvalidTarget(f"no target: give at least one of {', '.join(f.name for f in fields(self))}")
         if "layers" in given and "keep_blocks" in given:
@@ -117,6 +118,17 @@ def without_part(anatomy: Anatomy, target: Target, part: str) -> dict[str, tuple
                 f"{part} {gone[0]}: {stack.name} has {len(stack.blocks)} blocks, numbered from 0, and keeps no such one"
             )
     return {stack.name: named for stack in anatomy.stacks}
+
+
+def middle(blocks: int, layers: int) -> tuple[int, ...]:
+    """Which blocks are repeated, each once or oftener, for more layers than there are: the middle ones first.
+
+    >>> middle(6, 8), middle(2, 5)
+    ((2, 3), (0, 0, 1))
+    """
+    rounds, rest = divmod(layers - blocks, blocks)
+    first = (blocks - rest) // 2
+    return tuple(k for k in range(blocks) for _ in range(rounds + (first <= k < first + rest)))
 
 
 def indices(name: str, text: str) -> tuple[int, ...]:

@@ -25,6 +25,7 @@ from graphclone.surgery.cut import Cut
 from graphclone.surgery.drop_blocks import drop_blocks
 from graphclone.surgery.drop_parts import drop_parts
 from graphclone.surgery.renumber import renumber
+from graphclone.surgery.repeat_blocks import repeat_blocks
 from graphclone.surgery.resizer import Resizer
 from graphclone.surgery.shapes import ROWS
 from graphclone.surgery.slice_weights import Slices, slice_weights
@@ -61,7 +62,8 @@ def clone(
     count_tokens_anew(made, model, anatomy, plan, slices)
     sizes = picked + scale_outputs(made.graph, corrected) + _resize(made, cut)
     _clean(made, cut, model)
-    renumber(made.graph, model.graph, anatomy, plan)
+    copies = repeat_blocks(made, anatomy, plan, slices)
+    renumber(made.graph, model.graph, anatomy, plan, copies)
     _record(made, plan, slices, sizes)
     if evidence.notes:
         made.metadata["graphclone.corrections"] = json.dumps(evidence.notes, sort_keys=True)

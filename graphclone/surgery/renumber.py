@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import onnx_graphsurgeon as gs
 
@@ -13,20 +13,28 @@ from graphclone.plan import Plan
 NUMBER = re.compile(r"\d+")
 
 
-def renumber(graph: gs.Graph, parent: gs.Graph, anatomy: Anatomy, plan: Plan) -> None:
+def renumber(
+    graph: gs.Graph, parent: gs.Graph, anatomy: Anatomy, plan: Plan, copies: Mapping[str, tuple[str, int]]
+) -> None:
     """Rename in place: past_key_values.7.key becomes past_key_values.3.key where four blocks before it have none left.
 
-    A number counts blocks where the parent has the same name with every block's number, and no other.
+    A number counts blocks where the parent has the same name with every block's number, and no other. ``copies``:
+    inputs and outputs that are a block's once more -> (the one that they repeat, which copy).
     """
     for stack in anatomy.stacks:
-        if plan.drop_blocks.get(stack.name) or plan.drop_attention.get(stack.name):
+        if any(chosen.get(stack.name) for chosen in (plan.drop_blocks, plan.drop_attention, plan.repeat_blocks)):
             for tensors, before in ((graph.inputs, parent.inputs), (graph.outputs, parent.outputs)):
-                _rename(tensors, {t.name for t in before}, len(stack.blocks))
+                _rename(tensors, {t.name for t in before}, len(stack.blocks), copies)
 
 
-def _rename(tensors: Sequence[gs.Tensor], before: set[str], blocks: int) -> None:
-    counted = {t.name: place for t in tensors if (place := _counting(t.name, before, blocks)) is not None}
-    series: dict[tuple[str, str], list[int]] = {}
+def _rename(tensors: Sequence[gs.Tensor], before: set[str], blocks: int, copies: Mapping[str, tuple[str, int]]) -> None:
+    counted: dict[str, tuple[str, tuple[int, int], str]] = {}
+    for tensor in tensors:
+        original, copy = copies.get(tensor.name, (tensor.name, 0))
+        place = _counting(original, before, blocks)
+        if place is not None:
+            counted[tensor.name] = (place[0], (place[1], copy), place[2])
+    series: dict[tuple[str, str], list[tuple[int, int]]] = {}
     for head, number, tail in counted.values():
         series.setdefault((head, tail), []).append(number)
     for tensor in tensors:

@@ -78,6 +78,8 @@ def _not_applicable(parent: Model, clone: Model, claims: Claims) -> str | None:
         return "the clone was trained after the cut"
     if any(claims.plan.drop_blocks.values()):
         return "blocks were dropped"
+    if any(claims.plan.repeat_blocks.values()):
+        return "blocks were repeated"
     if _drops_parts(claims.plan) and (shared := _read_less_often(parent, clone, claims)):
         return f"{shared} is read by what was dropped and by what was kept"
     for group in claims.plan.keep:

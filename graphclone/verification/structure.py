@@ -6,6 +6,7 @@ small constants that shapes are computed from stay inside the protobuf.
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ import onnx
 from graphclone.verification.report import Check
 
 _WEIGHTS = "weights"
+NUMBER = re.compile(r"\d+")
 
 
 def examine(parent: onnx.ModelProto, clone: onnx.ModelProto) -> list[Check]:
@@ -116,8 +118,9 @@ def _unused_inputs(parent: onnx.GraphProto, clone: onnx.GraphProto) -> Iterator[
     used_before, _ = _live(parent)
     used, _ = _live(clone)
     known = {value.name for value in parent.input}
+    numbered = {NUMBER.sub("#", name) for name in known}  # a block that is repeated has a cache with another number
     for value in clone.input:
-        if value.name not in known:
+        if value.name not in known and NUMBER.sub("#", value.name) not in numbered:
             yield f"input {value.name} is not one of the parent's"
         elif value.name not in used and value.name in used_before:
             yield f"input {value.name} is used by the parent and by nothing in the clone"
