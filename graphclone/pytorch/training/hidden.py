@@ -1,11 +1,13 @@
 """Where the residual streams of clone and teacher say the same: block by block, neuron by neuron.
 
 A clone made by selection needs no projection to be held against its parent: neuron i of its residual stream is the
-parent's neuron K[i], and block l is the parent's block map(l); both are in the plan that the clone carries.
+parent's neuron K[i], and block l was the parent's block map(l), which a deeper clone repeats; both are in the plan that
+the clone carries.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -68,7 +70,8 @@ def _anatomy(model: Model, who: str) -> Anatomy:
 
 def _pairs(ours: Stack | None, theirs: Stack, plan: Plan) -> list[Pair]:
     gone = set(plan.drop_blocks.get(theirs.name, ()))
-    sources = [block for block in theirs.blocks if block.index not in gone]
+    again = Counter(plan.repeat_blocks.get(theirs.name, ()))
+    sources = [block for block in theirs.blocks if block.index not in gone for _ in range(1 + again[block.index])]
     if ours is None or len(ours.blocks) != len(sources):
         found = 0 if ours is None else len(ours.blocks)
         raise InvalidTarget(
