@@ -24,6 +24,7 @@ from tools.zoo.oracles import EXTENTS, difference, tolerance
 from tools.zoo.row import Row, Sizes
 from tools.zoo.rows import ROWS
 
+Array = np.ndarray[Any, Any]
 COMMUTES = ("Add", "Mul")
 
 
@@ -38,6 +39,20 @@ class Use:
     op: str
     position: int
     tensor: gs.Constant
+    order: tuple[int, ...] | None = None  # of its axes, where it is read transposed
+
+    @property
+    def values(self) -> Array:
+        """As the node reads them."""
+        values: Array = self.tensor.values
+        return values if self.order is None else values.transpose(self.order)
+
+    def stored(self, values: Array) -> Array:
+        """What the tensor holds where the node reads ``values``."""
+        if self.order is None:
+            return values
+        back: Array = values.transpose(np.argsort(self.order))
+        return back
 
     @property
     def place(self) -> tuple[str, int]:
@@ -66,14 +81,14 @@ def compare(clone: Model, twin: Model, rounding: float = 0.0) -> str:
     theirs, ours = _uses(twin), _uses(clone)
     if len(theirs) != len(ours):
         raise NoTwin(f"the clone reads weights in {len(ours)} places, the exporter's own small model in {len(theirs)}")
-    values: dict[str, np.ndarray[Any, Any]] = {}
+    values: dict[str, Array] = {}
     for mine, wanted in zip(ours, theirs, strict=True):
-        if mine.place != wanted.place or mine.tensor.values.shape != wanted.tensor.values.shape:
+        if mine.place != wanted.place or mine.values.shape != wanted.values.shape:
             raise NoTwin(
-                f"{mine.op} reads {mine.tensor.name} {list(mine.tensor.values.shape)} in the clone, "
-                f"{wanted.op} reads {wanted.tensor.name} {list(wanted.tensor.values.shape)} in the twin"
+                f"{mine.op} reads {mine.tensor.name} {list(mine.values.shape)} in the clone, "
+                f"{wanted.op} reads {wanted.tensor.name} {list(wanted.values.shape)} in the twin"
             )
-        values[wanted.tensor.name] = mine.tensor.values
+        values[wanted.tensor.name] = wanted.stored(mine.values)
     filled = twin.copy()
     for name, tensor in filled.graph.tensors().items():
         if name in values:
@@ -88,7 +103,7 @@ def compare(clone: Model, twin: Model, rounding: float = 0.0) -> str:
     return f"{worst:.1e}"
 
 
-def renamed(feeds: dict[str, np.ndarray[Any, Any]], twin: Model) -> dict[str, np.ndarray[Any, Any]]:
+def renamed(feeds: dict[str, Array], twin: Model) -> dict[str, Array]:
     """Feeds under the twin's names, input by input: the caches of a clone keep the numbers of their layers."""
     names = [t.name for t in twin.graph.inputs]
     if set(names) >= feeds.keys():
@@ -97,10 +112,22 @@ def renamed(feeds: dict[str, np.ndarray[Any, Any]], twin: Model) -> dict[str, np
 
 
 def _uses(model: Model) -> list[Use]:
-    """Every float constant of more than one number, in the order in which nodes read them."""
-    return [
-        Use(node.op, position, tensor)
-        for node in model.graph.nodes
-        for position, tensor in enumerate(node.inputs)
-        if isinstance(tensor, gs.Constant) and tensor.values.dtype.kind in "fV" and tensor.values.size > 1
-    ]
+    """Every float constant of more than one number, in the order in which nodes read them; a Transpose is looked
+    through: a tied weight may be stored once and read both ways."""
+    found = []
+    for node in model.graph.nodes:
+        for position, tensor in enumerate(node.inputs):
+            use = _use(node, position, tensor)
+            if use is not None and use.tensor.values.dtype.kind in "fV" and use.tensor.values.size > 1:
+                found.append(use)
+    return found
+
+
+def _use(node: gs.Node, position: int, tensor: gs.Tensor) -> Use | None:
+    if isinstance(tensor, gs.Constant):
+        return None if node.op == "Transpose" else Use(node.op, position, tensor)
+    maker = tensor.inputs[0] if tensor.inputs else None
+    if maker is None or maker.op != "Transpose" or not isinstance(maker.inputs[0], gs.Constant):
+        return None
+    order = maker.attrs.get("perm") or range(maker.inputs[0].values.ndim)[::-1]
+    return Use(node.op, position, maker.inputs[0], tuple(order))
