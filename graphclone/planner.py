@@ -274,6 +274,7 @@ def _depth(stack: Stack, asked: Asked | EachBlock | None, depth: str, chooser: _
     if asked is None:
         return set(indices)
     assert not isinstance(asked, EachBlock)
-    count = _fit("layers", asked, len(indices), range(1, len(indices) + 1), stack.name)
+    where = stack.name if isinstance(asked, Fraction) or asked <= len(indices) else f"without --deeper {stack.name}"
+    count = _fit("layers", asked, len(indices), range(1, len(indices) + 1), where)
     chooser.reach("layers", count)
     return {indices[position] for position in choose(depth, chooser.anatomy, stack, chooser.statistics, count)}

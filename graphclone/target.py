@@ -8,7 +8,7 @@ A size is a number (192, "192"), a share of the parent's ("50%"), or, for heads 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from fractions import Fraction
 
 from graphclone.anatomy.parts import Anatomy, Block, Stack
@@ -56,16 +56,20 @@ class Target:
     keep_blocks: Indices = None
     drop_attention: Indices = None
     drop_ffn: Indices = None
-    deeper: bool = False
+    deeper: bool = field(default=False, kw_only=True)
 
     @property
     def empty(self) -> bool:
         """Whether nothing is asked for."""
-        return all(getattr(self, f.name) in (None, False) for f in fields(self))
+        return not any(self._given(f.name) for f in fields(self))
+
+    def _given(self, name: str) -> bool:
+        value = getattr(self, name)
+        return value is not None and value is not False  # 0 is given, and refused
 
     def asked(self) -> dict[str, Asked | EachBlock]:
         """The sizes that are asked for, read. Raises InvalidTarget for what is no size, and where nothing is asked."""
-        given = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) not in (None, False)}
+        given = {f.name: getattr(self, f.name) for f in fields(self) if self._given(f.name)}
         if not given:
             raise InvalidTarget(f"no target: give at least one of {', '.join(f.name for f in fields(self))}")
         if "layers" in given and "keep_blocks" in given:

@@ -134,7 +134,7 @@ REFUSED = {
     "a word": (Target(hidden="half"), "neither a number nor a percentage"),
     "a share above the whole": (Target(hidden="150%"), "hidden 150%"),
     "a share of nothing": (Target(hidden="1%"), "blocks can have 1 to 24"),
-    "too many layers": (Target(layers=6), "layers 6: blocks has 5 and can have 1 to 5"),
+    "too many layers": (Target(layers=6), "layers 6: without --deeper blocks has 5 and can have 1 to 5"),
     "a group torn": (Target(heads=4), "has 9 and can have 3, 6, 9; nearest: 3 or 6"),
     "does not divide": (Target(heads=5, kv_heads=2), "with 2 KV heads has 9 and can have 2, 4, 6"),
     "groups too large": (Target(heads=8, kv_heads=2), "can have 2, 4, 6"),

@@ -58,6 +58,7 @@ def plan(
     keep_blocks: o.KeepBlocks = None,
     drop_attention: o.DropAttention = None,
     drop_ffn: o.DropFfn = None,
+    deeper: o.Deeper = False,
     importance: o.Importance = "equal-vote",
     method: o.Method = "best",
     depth: o.Depth = "paper",
@@ -67,7 +68,9 @@ def plan(
     outputs.refuse_same_file(output or "", model, stats)
     parent = _opened(model)
     anatomy = pipeline.inspect(parent)
-    target = _target(hidden, heads, kv_heads, head_dim, ffn, layers, keep_blocks, drop_attention, drop_ffn)
+    target = _target(
+        hidden, heads, kv_heads, head_dim, ffn, layers, keep_blocks, drop_attention, drop_ffn, deeper=deeper
+    )
     held = pipeline.read_statistics(stats) if stats else None
     weights = parent.constants()
     made = pipeline.plan(anatomy, held, target, importance=importance, method=method, depth=depth, weights=weights)
@@ -92,6 +95,7 @@ def clone(
     keep_blocks: o.KeepBlocks = None,
     drop_attention: o.DropAttention = None,
     drop_ffn: o.DropFfn = None,
+    deeper: o.Deeper = False,
     params: o.Params = None,
     size: o.Size = None,
     latency: o.Latency = None,
@@ -121,7 +125,9 @@ def clone(
     """Write a smaller model of exactly the asked shape, examined before it gets its name."""
     outputs.refuse_same_file(out, model, stats, plan)
     files = cloning.Files(model, side_files, asked=with_config or side_files is not None).checked(out)
-    target = _target(hidden, heads, kv_heads, head_dim, ffn, layers, keep_blocks, drop_attention, drop_ffn)
+    target = _target(
+        hidden, heads, kv_heads, head_dim, ffn, layers, keep_blocks, drop_attention, drop_ffn, deeper=deeper
+    )
     _refuse_two_sources(plan, target, data, stats, vocab)
     parent = _opened(model, out)
     anatomy = pipeline.inspect(parent)
@@ -173,8 +179,8 @@ def _refuse_two_sources(
         raise typer.BadParameter("--data measures, --stats was measured: give one of them")
 
 
-def _target(*sizes: str | None) -> Target:
+def _target(*sizes: str | None, deeper: bool = False) -> Target:
     """In the order of Target's fields."""
     from graphclone.planner import Target
 
-    return Target(*sizes)
+    return Target(*sizes, deeper=deeper)

@@ -16,9 +16,11 @@ def _size(flag: str, what: str) -> typer.models.OptionInfo:
     return option
 
 
+_BLOCKS = "Blocks (numbered from 0, such as 0-3,8,11)"
+
+
 def _blocks(flag: str, what: str) -> typer.models.OptionInfo:
-    panel = "Blocks (numbered from 0, such as 0-3,8,11)"
-    option = typer.Option(flag, metavar="BLOCKS", help=what, rich_help_panel=panel, show_default=False)
+    option = typer.Option(flag, metavar="BLOCKS", help=what, rich_help_panel=_BLOCKS, show_default=False)
     assert isinstance(option, typer.models.OptionInfo)
     return option
 
@@ -40,6 +42,12 @@ Ffn = Annotated[str | None, _size("--ffn", "Feed-forward neurons a block; one a 
 Layers = Annotated[str | None, _size("--layers", "Blocks kept.")]
 KeepBlocks = Annotated[str | None, _blocks("--keep-blocks", "Which blocks are kept, instead of --layers.")]
 DropAttention = Annotated[str | None, _blocks("--drop-attention", "Blocks that stay without their attention.")]
+Deeper = Annotated[
+    bool,
+    typer.Option(
+        "--deeper", help="--layers may be more than the parent has: middle blocks repeat.", rich_help_panel=_BLOCKS
+    ),
+]
 DropFfn = Annotated[str | None, _blocks("--drop-ffn", "Blocks that stay without their feed-forward.")]
 
 Vocab = Annotated[

@@ -87,7 +87,7 @@ def test_a_copy_has_its_own_cache_numbered_in_between(column):
 
 
 def test_without_being_asked_nothing_is_repeated(found):
-    with pytest.raises(InvalidTarget, match="layers 4: blocks has 3 and can have 1 to 3"):
+    with pytest.raises(InvalidTarget, match="layers 4: without --deeper blocks has 3 and can have 1 to 3"):
         pipeline.plan(found.anatomy, None, Target(layers=4), importance="first")
     plan = Plan(found.anatomy.fingerprint, {}, {"blocks": (1,)}, method="none", repeat_blocks={"blocks": (1,)})
     with pytest.raises(InvalidTarget, match="blocks keeps no block 1 to repeat"):
