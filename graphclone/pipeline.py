@@ -10,18 +10,26 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphclone.errors import BadData, InvalidTarget
+from graphclone.errors import InvalidTarget
+from graphclone.in_torch import (
+    from_torch,
+    pack,
+    read_tensors,
+    reinitialised,
+    to_torch,
+    train,
+    write_hugging_face,
+    write_torch,
+)
 from graphclone.outputs import staged
 from graphclone.plan import Plan
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
 
     from graphclone.anatomy.parts import Anatomy
     from graphclone.graph import Model
     from graphclone.planner import Target
-    from graphclone.pytorch.training import History, TrainingOptions
     from graphclone.sizing.budget import Budget
     from graphclone.sizing.searching import Found
     from graphclone.statistics.store import Statistics
@@ -184,6 +192,13 @@ def refuse_unreachable(anatomy: Anatomy, target: Target, *, importance: str, met
     refuse(anatomy, target, importance=importance, method=method, depth=depth)
 
 
+def parameters(model: Model, plan: Plan, *, anatomy: Anatomy | None = None) -> int | None:
+    """How many parameters the clone of a plan has, without making it; None where only making it tells."""
+    from graphclone.sizing.census import Census
+
+    return Census.of(model, anatomy or inspect(model)).parameters(plan)
+
+
 def clone(
     model: Model,
     plan: Plan,
@@ -215,79 +230,6 @@ def verify(parent: Model, clone: Model, plan: Plan | None = None) -> Report:
     return verification.verify(parent, clone, plan)
 
 
-def to_torch(model: Model, dropout: float = 0.0) -> torch.nn.Module:
-    """The graph as a module: every weight a Parameter, ties stay ties, dropout put back where it is asked for."""
-    from graphclone.pytorch.module import to_torch as build
-
-    return build(model, dropout)
-
-
-def write_torch(model: Model, folder: str | Path, dropout: float = 0.0) -> dict[str, int]:
-    """The graph as a folder of model.py and model.safetensors that needs no graphclone."""
-    from graphclone.pytorch.standalone import write_standalone
-
-    return write_standalone(model, folder, dropout)
-
-
-def write_hugging_face(model: Model, like: str | Path, folder: str | Path) -> dict[str, Any]:
-    """The graph as a checkpoint of its family: config.json, model.safetensors, the tokenizer of ``like``."""
-    from graphclone.pytorch.hugging_face import write_hugging_face as write
-
-    return write(model, like, folder)
-
-
-def from_torch(model: Model, module: torch.nn.Module) -> Model:
-    """The module's weights in the model's graph: the exact inverse of ``to_torch``."""
-    from graphclone.pytorch.write_back import from_torch as write
-
-    return _marked(model, write(model, module))
-
-
-def pack(model: Model, tensors: Mapping[str, np.ndarray[Any, Any]]) -> Model:
-    """Weights trained elsewhere, by initializer name, in the model's graph."""
-    from graphclone.pytorch.write_back import pack as write
-
-    return _marked(model, write(model, tensors))
-
-
-def _marked(before: Model, after: Model) -> Model:
-    """Note in the metadata that weights are no longer slices of the parent, where any of them changed."""
-    held = before.constants()
-    if any(array.tobytes() != held[name].tobytes() for name, array in after.constants().items()):
-        after.metadata["graphclone.trained"] = "true"
-    return after
-
-
-def train(
-    model: Model,
-    batches: Iterable[Batch],
-    options: TrainingOptions,
-    *,
-    held_out: Iterable[Batch] | None = None,
-    teacher: Model | None = None,
-    tokenizer: Path | None = None,
-    progress: Callable[[int, int, float], None] | None = None,
-) -> tuple[Model, History]:
-    """Train a clone in PyTorch and write it back; ``held_out`` is evaluated before, on the way, and after.
-
-    teacher: a model whose outputs are imitated. tokenizer: the tokenizer.json that masked-lm takes its mask from.
-    Raises BadData for batches or outputs that the task's loss cannot be made from, InvalidTarget for a teacher that
-    does not fit, TrainingDiverged for a loss that is not a number.
-    """
-    from graphclone.pytorch.training import course
-
-    beside = course.Beside(teacher=teacher, tokenizer=tokenizer)
-    trained = course.run(model, batches, options, beside, held_out=held_out, progress=progress)
-    return _marked(model, trained.model), trained.history
-
-
-def reinitialised(model: Model, seed: int) -> Model:
-    """The same graph with weights drawn at random, as its architecture is started from nothing."""
-    from graphclone.pytorch.training import reinitialised as drawn
-
-    return _marked(model, drawn(model, seed))
-
-
 def save_verified(
     parent: Model, result: Model, path: str | Path, plan: Plan | None = None, *, shard_size: int | None = None
 ) -> Report:
@@ -304,12 +246,29 @@ def save_verified(
     return report
 
 
-def read_tensors(path: str | Path) -> dict[str, np.ndarray[Any, Any]]:
-    """The arrays of a safetensors file by name. Raises BadData."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError, ValueError, KeyError) as reason:
-        raise BadData(f"{path}: not a readable safetensors file ({' '.join(str(reason).split())})") from None
+__all__ = [
+    "clone",
+    "from_torch",
+    "inspect",
+    "load",
+    "measure",
+    "measure_kept",
+    "merge_statistics",
+    "pack",
+    "parameters",
+    "plan",
+    "read_plan",
+    "read_statistics",
+    "read_tensors",
+    "refuse_unreachable",
+    "reinitialised",
+    "save",
+    "save_verified",
+    "search",
+    "takes_second_pass",
+    "to_torch",
+    "train",
+    "verify",
+    "write_hugging_face",
+    "write_torch",
+]

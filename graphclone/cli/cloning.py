@@ -51,14 +51,17 @@ class Chosen:
 
 
 def tokens(
-    parent: Model, anatomy: Anatomy, data: str | None, tokenizer: str | None, folder: Path | None
+    parent: Model, anatomy: Anatomy, data: str | None, wish: Wish, tokenizer: str | None, folder: Path | None = None
 ) -> Tokens | None:
-    """Those that --vocab asks for, None without it."""
-    from graphclone.vocabulary import choose_tokens
+    """Those that --vocab asks for, or that the plan keeps; None where all stay."""
+    from graphclone.vocabulary import choose_tokens, planned_tokens
 
-    if data is None:
-        return None
-    return choose_tokens(parent, anatomy, data, tokenizer=Path(tokenizer) if tokenizer else None, folder=folder)
+    file = Path(tokenizer) if tokenizer else None
+    if data and wish.budget:
+        raise typer.BadParameter("--vocab with a budget: clone with --vocab alone first, then that clone to the budget")
+    if data:
+        return choose_tokens(parent, anatomy, data, tokenizer=file, folder=folder)
+    return planned_tokens(parent, anatomy, pipeline.read_plan(wish.plan), tokenizer=file) if wish.plan else None
 
 
 def choose(parent: Model, anatomy: Anatomy, wish: Wish, tokens: Tokens | None) -> Chosen:

@@ -43,6 +43,7 @@ def inspect(model: o.ModelPath, json: o.Json = False) -> None:
 
 @app.command(
     epilog="Examples:\n\n  graphclone plan smollm2.onnx --stats stats.safetensors --hidden 50% --layers 15 -o plan.json"
+    "\n\n  graphclone plan smollm2.onnx --stats stats.safetensors --params 50M"
     "\n\n  graphclone plan smollm2.onnx --stats stats.safetensors --heads 3 --kv-heads 1 --json"
 )
 def plan(
@@ -59,27 +60,34 @@ def plan(
     drop_attention: o.DropAttention = None,
     drop_ffn: o.DropFfn = None,
     deeper: o.Deeper = False,
+    params: o.Params = None,
+    size: o.Size = None,
+    vocab: o.Vocab = None,
+    tokenizer: o.Tokenizer = None,
     importance: o.Importance = "equal-vote",
     method: o.Method = "best",
     depth: o.Depth = "paper",
     json: o.Json = False,
 ) -> None:
-    """What a clone of that shape would keep and drop; writes no model."""
+    """What a clone of that shape would keep and drop, and how many parameters it has; writes no model."""
     outputs.refuse_same_file(output or "", model, stats)
     parent = _opened(model)
     anatomy = pipeline.inspect(parent)
     target = _target(
         hidden, heads, kv_heads, head_dim, ffn, layers, keep_blocks, drop_attention, drop_ffn, deeper=deeper
     )
-    held = pipeline.read_statistics(stats) if stats else None
-    weights = parent.constants()
-    made = pipeline.plan(anatomy, held, target, importance=importance, method=method, depth=depth, weights=weights)
+    budget = cloning.budget(target, None, params, size, None)
+    wish = cloning.Wish(target, None, stats, None, importance, method, depth, budget)
+    made = cloning.choose(parent, anatomy, wish, cloning.tokens(parent, anatomy, vocab, wish, tokenizer)).plan
     if output:
         with outputs.staged(output) as draft:
             draft.write_text(made.to_json() + "\n")
+    held = describe.planned(anatomy, made) | {"parameters": pipeline.parameters(parent, made, anatomy=anatomy)}
     if json:
-        return show.as_json({"output": str(output) if output else None, **describe.planned(anatomy, made)})
+        return show.as_json({"output": str(output) if output else None, **held})
     describe.print_plan(anatomy, made)
+    if held["parameters"] is not None:
+        print(f"\nparameters: {anatomy.parameters:,} -> {held['parameters']:,}")
 
 
 @app.command(epilog=CLONE_EXAMPLES)
@@ -134,7 +142,7 @@ def clone(
     read = (data or "", tokenizer, length, batch_size, limit, seed, provider, threads, column, images)
     asked, budget = request.Calibration(*read), cloning.budget(target, plan, params, size, latency)
     wish = cloning.Wish(target, plan, stats, asked if data else None, importance, method, depth, budget)
-    tokens = cloning.tokens(parent, anatomy, vocab, tokenizer, side_files)
+    tokens = cloning.tokens(parent, anatomy, vocab, wish, tokenizer, side_files)
     chosen = cloning.choose(parent, anatomy, wish, tokens)
     made = pipeline.clone(parent, chosen.plan, chosen.statistics, anatomy=anatomy, affine=chosen.affine)
     report = pipeline.save_verified(parent, made, out, chosen.plan, shard_size=shard_size)

@@ -68,8 +68,10 @@ class Census:
             ),
         )
 
-    def parameters(self, plan: Plan) -> int:
-        """Of the clone that a plan makes."""
+    def parameters(self, plan: Plan) -> int | None:
+        """Of the clone that a plan makes; None where it takes blocks apart, or puts some in twice."""
+        if any(getattr(plan, name, None) for name in ("drop_attention", "drop_feed_forward", "repeat_blocks")):
+            return None
         return sum(self._size(weight, plan) for weight in self.weights)
 
     def _size(self, weight: Weight, plan: Plan) -> int:
