@@ -19,6 +19,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -60,8 +62,8 @@ def times(parent: str, repeats: int, threads: int) -> Row:
         name: Probe.open(graph.load(models.cached(parent)), anatomy, provider="cpu", threads=threads, moments=sites)
         for name, sites in (("vectors", []), ("moments", inner))
     }
-    ways = {"plain": lambda: session.run(fed, "plain")}
-    ways |= {name: lambda probe=probe: probe.add(fed, "batch") for name, probe in probes.items()}
+    ways: dict[str, Callable[[], Any]] = {"plain": partial(session.run, fed, "plain")}
+    ways |= {name: partial(probe.add, fed, "batch") for name, probe in probes.items()}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(repeats + 1):
         for name, way in ways.items():
@@ -94,16 +96,24 @@ def alone(way: str, parent: str, batches: int, threads: int, python: str = sys.e
     return {"way": way, "parent": parent, "batches": batches, **json.loads(done.stdout.splitlines()[-1])}
 
 
+def peak(way: str, parent: str, batches: int, threads: int) -> float:
+    """Peak memory, MB, of a way that has to run."""
+    row = alone(way, parent, batches, threads)
+    if "failed" in row:
+        raise SystemExit(f"{way} on {parent}: {' '.join(row['failed'])}")
+    return float(row["peak_mb"])
+
+
 def memory(parent: str, threads: int) -> Row:
     """Peak memory of plain inference and of the probe."""
-    held = {way: alone(way, parent, 3, threads)["peak_mb"] for way in ("plain", "vectors", "moments")}
+    held = {way: peak(way, parent, 3, threads) for way in ("plain", "vectors", "moments")}
     limit = held["plain"] * FACTOR + SPARE_MB
     return {"parent": parent, **held, "limit": limit, "met": held["vectors"] <= limit}
 
 
 def flat(parent: str, threads: int, batches: tuple[int, int]) -> Row:
     """Peak memory after few batches and after many."""
-    few, many = (alone("vectors", parent, count, threads)["peak_mb"] for count in batches)
+    few, many = (peak("vectors", parent, count, threads) for count in batches)
     return {"parent": parent, "batches": batches, "peak_mb": [few, many], "met": many - few <= NOISE_MB}
 
 

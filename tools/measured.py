@@ -71,7 +71,8 @@ def normalised(norm: Norm, x: Array) -> Array:
 
 
 def reference(place: Place, given: Sequence[Array]) -> dict[str, tuple[Array, Array]]:
-    """By statistic its sum and the sum of its terms' magnitudes, from the rows of the place's values."""
+    """By statistic its sum and the magnitude to compare by, from the rows of the place's values: the sum of its terms'
+    magnitudes, of a second moment |a_i| |a_j|."""
     x = given[0]
     terms: dict[str, Array] = {}
     if place.kind == "block":
@@ -89,7 +90,8 @@ def reference(place: Place, given: Sequence[Array]) -> dict[str, tuple[Array, Ar
         terms |= {"abs": np.abs(x), "sum": x, "square": x * x}
     found = {name: (each.sum(0), np.abs(each).sum(0)) for name, each in terms.items()}
     if place.moment:
-        found["moment"] = (x.T @ x, np.abs(x).T @ np.abs(x))
+        lengths = np.linalg.norm(x, axis=0)  # an entry is small where two neurons have nothing in common
+        found["moment"] = (x.T @ x, np.outer(lengths, lengths))
     return found
 
 
