@@ -206,3 +206,17 @@ def test_an_encoder_learns_its_parents_embedding(bert, tmp_path):
 
 def inputs(model):
     return [tensor.name for tensor in model.graph.inputs]
+
+
+@pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="NO GPU: a teacher beside a module on CUDA is not tested here"
+)
+def test_on_a_gpu_nothing_passes_through_the_host(llama):
+    cpu, gpu = (
+        Teacher.open(llama, TASKS["causal-lm"], Setting(), device=torch.device(where)) for where in ("cpu", "cuda")
+    )
+    assert gpu.gpu == 0
+    given = example(counting(1)[0])
+    said = gpu(given).output
+    assert said.device.type == "cuda"
+    assert_close(said.cpu().numpy(), cpu(given).output.numpy(), "float16")
