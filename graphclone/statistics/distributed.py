@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import re
+import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -25,6 +27,7 @@ from graphclone.statistics.checkpoint import Checkpoint
 from graphclone.statistics.request import Calibration, Cluster
 from graphclone.statistics.store import Statistics
 
+CONNECTS_WITHIN = 10.0  # seconds
 SHARDS_A_WORKER = 4  # so that a slow worker, or one that dies, holds the others up by a quarter of its work
 Progress = Callable[[int, int | None], None]
 QUIET = {  # before Ray is imported: nothing is reported to anybody, and nothing is drawn on the terminal
@@ -224,12 +227,24 @@ def _ray() -> Any:
     return ray
 
 
+def _refuse_unreachable(address: str | None) -> None:
+    """Raises InvalidTarget where nothing listens there: Ray itself would try for minutes."""
+    found = re.fullmatch(r"(?:ray://)?([^:/]+):(\d+)", address or "")
+    if found is None:
+        return
+    try:
+        socket.create_connection((found[1], int(found[2])), CONNECTS_WITHIN).close()
+    except (OSError, OverflowError) as reason:
+        raise InvalidTarget(f"no Ray cluster at {address} ({reason})") from None
+
+
 @contextmanager
 def _running(ray: Any, cluster: Cluster, threads: int) -> Iterator[None]:
     """Inside a cluster; one that was started here ends here."""
     ours = not ray.is_initialized()
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
     if ours:
+        _refuse_unreachable(cluster.address)
         cores = cluster.workers * threads if cluster.workers else None
         alone = {"include_dashboard": False, "num_cpus": cores, "_node_ip_address": "127.0.0.1"}
         here = alone if cluster.address is None else {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -45,8 +44,9 @@ def batches():
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    with distributed._running(distributed._ray(), TWO, threads=1):
-        yield
+    distributed._ray().init(num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    yield
+    ray.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -141,13 +141,33 @@ def test_what_ray_cannot_do_is_refused_before_it_starts(model):
         distributed.measure(gc.graph.Model(model.graph), data, open_data(model, data), TWO)
 
 
-@pytest.mark.slow
-def test_the_command_starts_ray_and_ends_it(parent_file, tmp_path):
-    llama, out = parent_file("llama", exporter="dynamo"), tmp_path / "s"
+def commanded(llama: Path, out: Path, *options: str) -> None:
+    """``graphclone measure --engine ray`` in a process of its own."""
     line = [sys.executable, "-m", "graphclone", "measure", str(llama), "--data", "random:5", "--length", "9"]
-    line += ["--engine", "ray", "--workers", "2", "-o", str(out), "--json"]
-    done = subprocess.run(line, capture_output=True, text=True, check=True, env={**os.environ, "NO_COLOR": "1"})
+    line += ["--engine", "ray", "--workers", "2", *options, "-o", str(out), "--json"]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["batches"] == 5
     assert "measuring: 5 of 5" in done.stderr.splitlines()
     assert "Traceback" not in done.stderr
-    assert [file.name for file in tmp_path.iterdir()] == ["s"]
+    assert [file.name for file in out.parent.iterdir()] == [out.name]
+
+
+@pytest.mark.usefixtures("cluster")
+def test_the_command_joins_a_cluster_that_runs(parent_file, tmp_path):
+    address = ray.get_runtime_context().gcs_address
+    commanded(parent_file("llama", exporter="dynamo"), tmp_path / "s", "--address", address)
+    assert ray.is_initialized()  # it is not its own to end
+
+
+@pytest.mark.slow
+def test_the_command_starts_ray_and_ends_it(parent_file, tmp_path):
+    commanded(parent_file("llama", exporter="dynamo"), tmp_path / "s")
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1"])
+def test_a_cluster_that_is_not_there_is_said(address):
+    with pytest.raises(InvalidTarget, match=f"no Ray cluster at {address}"):
+        distributed._refuse_unreachable(address)
+    for other in (None, "auto", "local"):
+        distributed._refuse_unreachable(other)
