@@ -66,7 +66,7 @@ def write(
     refuse(model, out, given)
     folder = source(model, given)
     kept = next((plan.keep[g.name] for g in parent.groups.values() if g.kind == KIND and g.name in plan.keep), None)
-    update = Update(changes(parent, clone, plan.drop_blocks), kept, out.name)
+    update = Update(changes(parent, clone, plan), kept, out.name)
     written, warnings = [], []
     for name in CONFIGURATIONS:
         if (folder / name).is_file():

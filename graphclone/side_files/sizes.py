@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from graphclone.anatomy.parts import Anatomy, Stack
 from graphclone.anatomy.vocabulary import KIND
+from graphclone.plan import Plan
 
 Size = int | tuple[int, ...] | None  # one, one a block where blocks differ, or none
 
 
 @dataclass(frozen=True)
 class Change:
-    """One stack before and after, by the names of sizes; ``kept``: the parent's indices of the blocks that stay."""
+    """One stack before and after, by the names of sizes; ``kept``: the parent's index of each block of the
+    clone."""
 
     name: str
     before: Mapping[str, Size]
@@ -22,12 +24,13 @@ class Change:
     count: int  # blocks of the parent
 
 
-def changes(parent: Anatomy, clone: Anatomy, dropped: Mapping[str, Sequence[int]]) -> list[Change]:
+def changes(parent: Anatomy, clone: Anatomy, plan: Plan) -> list[Change]:
     """Each stack of the parent beside the clone's, which has the same ones in the same order."""
     vocabularies = [_vocabulary(anatomy) for anatomy in (parent, clone)]
     found = []
     for old, new in zip(parent.stacks, clone.stacks, strict=True):
-        kept = tuple(b.index for b in old.blocks if b.index not in dropped.get(old.name, ()))
+        stay = (b.index for b in old.blocks if b.index not in plan.drop_blocks.get(old.name, ()))
+        kept = tuple(k for k in stay for _ in range(1 + plan.repeat_blocks.get(old.name, ()).count(k)))
         before, after = ({**_sizes(s), "vocab": v} for s, v in zip((old, new), vocabularies, strict=True))
         found.append(Change(old.name, before, after, kept, len(old.blocks)))
     return found

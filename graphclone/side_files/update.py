@@ -101,12 +101,12 @@ class Update:
             return None
         if key == "mlp_ratio" and isinstance(value, int | float):
             return self._ratio(value, path, stacks)
-        if all(len(change.kept) == change.count for change in stacks):
+        if all(change.kept == tuple(range(change.count)) for change in stacks):
             return value
         return self._by_layer(key, value, path, stacks[0])
 
     def _by_layer(self, key: str, value: Any, path: str, change: Change) -> Any:
-        """What counts blocks, where some are gone."""
+        """What counts blocks, where some are gone, or stand twice."""
         kept, count = change.kept, change.count
         if isinstance(value, list):
             if key in STAGES:
@@ -114,13 +114,13 @@ class Update:
             if key in BY_LAYER and len(value) == count:
                 return [value[k] for k in kept]
             if key in LAYERS and all(isinstance(k, int) and 0 <= k < count for k in value):
-                return [kept.index(k) for k in value if k in kept]
+                return [place for place, old in enumerate(kept) if old in value]
             if len(value) == count and count > 2:
                 self._warn(path, f"has {count} entries, as many as the parent has blocks: left as it is")
         elif key in FROM_LAYER and isinstance(value, int):
             return sum(k < value for k in kept) + max(0, value - count)
         elif key in PERIODS and value not in (None, 0, 1):
-            self._warn(path, f"counts every {value} blocks, and some are gone: left as it is")
+            self._warn(path, f"counts every {value} blocks, and they are others: left as it is")
         return value
 
     def _ratio(self, value: float, path: str, stacks: Sequence[Change]) -> Any:

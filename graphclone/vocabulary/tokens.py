@@ -88,6 +88,25 @@ def choose_tokens(
     return Tokens(kept, found.size, len(used), spec, trimmed)
 
 
+def planned_tokens(model: Model, anatomy: Anatomy, plan: Plan, *, tokenizer: Path | None = None) -> Tokens | None:
+    """The tokens that a plan keeps, with their tokenizer where the parent's is found; None where it keeps all."""
+    groups = (g for g in anatomy.groups.values() if g.kind == vocabulary.KIND and g.name in plan.keep)
+    group = next((g for g in groups if len(plan.keep[g.name]) < g.size), None)
+    if group is None:
+        return None
+    kept = plan.keep[group.name]
+    try:
+        file = tokenizer_file(tokenizer, model)
+    except BadData:
+        if tokenizer is not None:
+            raise
+        return Tokens(kept, group.size, len(kept), "the plan")
+    names = load_tokenizer(file).get_vocab(with_added_tokens=True)
+    held = read(file.read_text(encoding="utf-8"))
+    trimmed = trim(held, {old: new for new, old in enumerate(kept)}, names, str(file))
+    return Tokens(kept, group.size, len(kept), "the plan", trimmed)
+
+
 def _inside(used: set[int], size: int, spec: str, beside: Sequence[int] | set[int] = ()) -> tuple[int, ...]:
     if outside := sorted(number for number in used if not 0 <= number < size):
         raise BadData(f"{spec}: the token {outside[0]}, where the graph's embedding has {size} rows")

@@ -63,6 +63,20 @@ def test_a_folder_with_fewer_tokens(folder, tmp_path, capsys):
     assert json.loads((out / "tokenizer_config.json").read_text()) == {"added_tokens_decoder": {"1": {}, "3": {}}}
 
 
+def test_a_plan_that_was_written_keeps_its_tokens(folder, tmp_path):
+    plan, out, again = tmp_path / "plan.json", tmp_path / "clone", tmp_path / "again"
+    out.mkdir()
+    again.mkdir()
+    (tmp_path / "ids.txt").write_text("9 40 77")
+    asked = ["--layers", "2", "--importance", "first", "--vocab", str(tmp_path / "ids.txt")]
+    assert run(["plan", str(folder / "model.onnx"), *asked, "-o", str(plan)]) == 0
+    assert run(["clone", str(folder / "model.onnx"), str(out / "model.onnx"), "--plan", str(plan)]) == 0
+    assert run(["clone", str(folder / "model.onnx"), str(again / "model.onnx"), *asked]) == 0
+    names = ["model.onnx", "model.tokenizer.json", "model.vocab.json"]
+    assert sorted(p.name for p in out.iterdir()) == names
+    assert all((out / name).read_bytes() == (again / name).read_bytes() for name in names)
+
+
 def test_without_fewer_tokens_the_tokenizer_is_copied(folder, tmp_path, capsys):
     out = tmp_path / "clone"
     out.mkdir()
@@ -71,6 +85,13 @@ def test_without_fewer_tokens_the_tokenizer_is_copied(folder, tmp_path, capsys):
     for name in ("tokenizer.json", "vocab.json", "tokenizer_config.json"):
         assert (out / name).read_bytes() == (folder.parent / name).read_bytes()
     assert "beside it:" in capsys.readouterr().out
+
+
+def test_tokens_and_a_budget_are_two_steps(folder, tmp_path, capsys):
+    (tmp_path / "ids.txt").write_text("9 40 77")
+    asked = ["--vocab", str(tmp_path / "ids.txt"), "--params", "50%"]
+    assert run(["clone", str(folder / "model.onnx"), str(tmp_path / "small.onnx"), *asked]) == 2
+    assert "clone with --vocab alone first" in capsys.readouterr().err
 
 
 def refused(capsys, *arguments: str | Path) -> str:

@@ -39,7 +39,7 @@ def test_the_model_of_the_new_configuration_has_the_shapes_of_the_clone(name):
     plan = gc.plan(found.anatomy, None, TARGETS[name], importance="first", method="none", tokens=tokens)
     made = gc.clone(found.model, plan, anatomy=found.anatomy)
     anatomy = inspect(made)
-    update = Update(changes(found.anatomy, anatomy, plan.drop_blocks), tokens, "small.onnx")
+    update = Update(changes(found.anatomy, anatomy, plan), tokens, "small.onnx")
     new = update.scope(config, "")
     if name == "llama":  # heads of the width they were: the hidden size no longer divides into them
         assert new["head_dim"] == found.anatomy.stacks[0].blocks[0].attention[0].head_dim
@@ -87,6 +87,13 @@ def test_what_counts_blocks_is_counted_among_those_kept():
     )
 
 
+def test_blocks_that_stand_twice_are_counted_twice():
+    deeper = replace(ONE, after={**SIZES, "layers": 8}, kept=(0, 1, 2, 2, 3, 3, 4, 5))
+    config = {"num_hidden_layers": 6, "layer_types": list("abcdef"), "mlp_only_layers": [2], "max_window_layers": 3}
+    expected = {"num_hidden_layers": 8, "layer_types": list("abccddef"), "mlp_only_layers": [2, 3]}
+    assert updated(config, deeper) == ({**expected, "max_window_layers": 4}, [])
+
+
 def test_two_stacks_each_by_its_own_keys():
     encoder, decoder = ONE, replace(ONE, after={**HALF, "layers": 2, "ffn": 96}, kept=(0, 5))
     config = {"d_model": 64, "encoder_layers": 6, "decoder_layers": 6, "encoder_ffn_dim": 128, "decoder_ffn_dim": 128}
@@ -120,7 +127,7 @@ def test_two_towers_each_by_its_sizes():
         ({"vocab_size": 99}, "vocab_size says 99, the parent has 100: left as it is"),
         (
             {"sliding_window_pattern": 3},
-            "sliding_window_pattern counts every 3 blocks, and some are gone: left as it is",
+            "sliding_window_pattern counts every 3 blocks, and they are others: left as it is",
         ),
         ({"odd": list("abcdef")}, "odd has 6 entries, as many as the parent has blocks: left as it is"),
         ({"mlp_ratio": 3, "hidden_size": 64}, "mlp_ratio says 3, the parent has 128 for 64"),
