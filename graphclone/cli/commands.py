@@ -112,9 +112,7 @@ def clone(
     side_files: o.SideFiles = None,
     data: o.Data = None,
     stats: o.Stats = None,
-    plan: Annotated[
-        Path | None, typer.Option("--plan", help="What `plan` wrote, instead of a target.", show_default=False)
-    ] = None,
+    plan: o.PlanFile = None,
     importance: o.Importance = "equal-vote",
     method: o.Method = "best",
     depth: o.Depth = "paper",
@@ -133,9 +131,8 @@ def clone(
     """Write a smaller model of exactly the asked shape, examined before it gets its name."""
     outputs.refuse_same_file(out, model, stats, plan)
     files = cloning.Files(model, side_files, asked=with_config or side_files is not None).checked(out)
-    target = _target(
-        hidden, heads, kv_heads, head_dim, ffn, layers, keep_blocks, drop_attention, drop_ffn, deeper=deeper
-    )
+    sizes = (hidden, heads, kv_heads, head_dim, ffn, layers, keep_blocks, drop_attention, drop_ffn)
+    target = _target(*sizes, deeper=deeper)
     _refuse_two_sources(plan, target, data, stats, vocab)
     parent = _opened(model, out)
     anatomy = pipeline.inspect(parent)

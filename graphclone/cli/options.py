@@ -171,6 +171,10 @@ Stats = Annotated[
     Path | None,
     typer.Option("--stats", help="What `measure` wrote.", rich_help_panel=_DATA, show_default=False),
 ]
+PlanFile = Annotated[
+    Path | None, typer.Option("--plan", help="What `plan` wrote, instead of a target.", show_default=False)
+]
+
 _PARTS = "Long runs"
 Shard = Annotated[
     str | None,
@@ -238,4 +242,11 @@ Method = Annotated[
         rich_help_panel="Method",
     ),
 ]
-Depth = Annotated[str, typer.Option("--depth", help="Which blocks go.", rich_help_panel="Method")]
+Depth = Annotated[
+    str,
+    typer.Option(
+        "--depth",
+        help="Which blocks go: paper (the middle ones), uniform, block-influence, angular, greedy (by trying).",
+        rich_help_panel="Method",
+    ),
+]
