@@ -117,18 +117,20 @@ def _positions(site: Site, cut: Sequence[str], plan: Keeping) -> tuple[int, ...]
     return tuple(int(i) for i in np.flatnonzero(stays))
 
 
-def lay_out(model: Model, places: Sequence[Place], mask: str | None = None) -> list[Place]:
+def lay_out(
+    model: Model, places: Sequence[Place], mask: str | None = None, provider: str = PROVIDERS["cpu"]
+) -> list[Place]:
     """The places with their layouts, as one tiny run shows them; blocks that change the layout are left out.
 
     ``mask``: the input that says which positions count, of whatever it fits; None: the attention mask of each value's
-    own positions. Raises UnsupportedGraph where a value is not there, InvalidTarget for a mask that fits nothing.
+    own positions. The run is on the CPU, on ``provider`` where that has no kernels. Raises UnsupportedGraph where a value is not there, InvalidTarget for a mask that fits nothing.
     """
     where = model.path or "the model"
     if not places:
         raise UnsupportedGraph(f"{where}: there is no site to measure at")
     shown = widened(model) if needed(model) else model.copy()  # this one runs on the CPU
     show_sums(shown, places)
-    tiny, shapes = masks.learn(model, lambda fed: _shapes(shown, places, fed))
+    tiny, shapes = masks.learn(model, lambda fed: _shapes(shown, places, fed, provider))
     if mask is None:
         pairs, owners = masks.pairs(tiny), masks.owners(shown, list(shapes), tiny.known)
         chosen = {value: pairs.get(owners.get(value, "")) for value in shapes}
@@ -151,7 +153,9 @@ def lay_out(model: Model, places: Sequence[Place], mask: str | None = None) -> l
     return made
 
 
-def _shapes(model: Model, places: Sequence[Place], tiny: Mapping[str, Array]) -> dict[str, tuple[int, ...]]:
+def _shapes(
+    model: Model, places: Sequence[Place], tiny: Mapping[str, Array], provider: str
+) -> dict[str, tuple[int, ...]]:
     """Concrete shape of each value in one run."""
     copy = model.copy()
     tensors = copy.graph.tensors()
@@ -163,6 +167,11 @@ def _shapes(model: Model, places: Sequence[Place], tiny: Mapping[str, Array]) ->
         output = gs.Variable(f"graphclone_shape_{number}", np.int64, None)
         copy.graph.nodes.append(gs.Node("Shape", f"graphclone_shape_{number}", {}, [tensors[value]], [output]))
     copy.graph.outputs = [node.outputs[0] for node in copy.graph.nodes[-len(values) :]]
-    session = open_session(copy, PROVIDERS["cpu"], None, optimise=False)
+    try:
+        session = open_session(copy, PROVIDERS["cpu"], None, optimise=False)
+    except UnsupportedGraph:  # what only a GPU has kernels for
+        if provider == PROVIDERS["cpu"]:
+            raise
+        session = open_session(copy, provider, None, optimise=False)
     results = session.run(tiny, "the run that learns shapes")
     return {value: tuple(int(n) for n in shape) for value, shape in zip(values, results, strict=True)}

@@ -78,7 +78,7 @@ class Probe:
         runs_on = chosen_provider(provider)
         if runs_on == PROVIDERS["cpu"] and widening.needed(model):
             model = widening.widened(model)
-        laid_out = lay_out(model, places, mask)
+        laid_out = lay_out(model, places, mask, runs_on)
         reduced = reduce_places(model, laid_out)
         if on_device is None:
             on_device = runs_on != PROVIDERS["cpu"]
