@@ -123,7 +123,8 @@ def lay_out(
     """The places with their layouts, as one tiny run shows them; blocks that change the layout are left out.
 
     ``mask``: the input that says which positions count, of whatever it fits; None: the attention mask of each value's
-    own positions. The run is on the CPU, on ``provider`` where that has no kernels. Raises UnsupportedGraph where a value is not there, InvalidTarget for a mask that fits nothing.
+    own positions. The run is on the CPU, on ``provider`` where that has no kernels. Raises UnsupportedGraph where a
+    value is not there, InvalidTarget for a mask that fits nothing.
     """
     where = model.path or "the model"
     if not places:
