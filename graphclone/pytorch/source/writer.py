@@ -16,6 +16,7 @@ from graphclone.pytorch.source.expressions import ATOM, Expression, Reference, c
 from graphclone.pytorch.source.naming import Names, wanted_name
 from graphclone.pytorch.source.parts import Part
 
+LINE = 104
 WIDEST, CHAIN = 74, 58  # characters of an expression, or of a chain of methods, that may stand inside another
 
 
@@ -81,8 +82,23 @@ class Writer:
                 continue
             if len(self._expression(node, rough).text) <= (CHAIN if node.op == "call_method" else WIDEST):
                 self.inline.add(node)
+        self._keep_lines_short(rough)
         if self.outputs is None and len(self.results) == 1 and read[self.results[0]] == 1:
             self.inline.add(self.results[0])  # returned as it is computed
+
+    def _keep_lines_short(self, rough: Reference) -> None:
+        """Where a line grows too long, its longest operands get lines of their own."""
+        for item in self.part.items:
+            node = self._single(item)
+            while node is not None and node not in self.inline and len(self._expression(node, rough).text) > LINE:
+                inside = self._inlined_in(node)
+                if not inside:
+                    break
+                self.inline.remove(max(inside, key=lambda n: len(self._expression(n, rough).text)))
+
+    def _inlined_in(self, node: fx.Node) -> list[fx.Node]:
+        operands = self._operands(self.maker.get(node, node))
+        return [n for n in operands if n in self.inline and n not in self.part.sizes]
 
     def _last_reads(self) -> dict[fx.Node, int]:
         """For each value with a name, the last statement that reads it."""
