@@ -192,6 +192,29 @@ def refuse_unreachable(anatomy: Anatomy, target: Target, *, importance: str, met
     refuse(anatomy, target, importance=importance, method=method, depth=depth)
 
 
+def greedy_depth(
+    model: Model,
+    stats: Statistics,
+    held_out: Iterable[Batch],
+    layers: int | str,
+    *,
+    anatomy: Anatomy | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> tuple[int, ...]:
+    """The blocks that stay (``Target.keep_blocks``) where the one that costs least on ``held_out`` goes each time."""
+    from graphclone.sizing.greedy import greedy
+
+    anatomy = anatomy or inspect(model)
+    count = plan(anatomy, None, _target(layers), importance="first").target["layers"]
+    return greedy(model, anatomy, stats, held_out, int(count), say)
+
+
+def _target(layers: int | str) -> Target:
+    from graphclone.planner import Target
+
+    return Target(layers=layers)
+
+
 def parameters(model: Model, plan: Plan, *, anatomy: Anatomy | None = None) -> int | None:
     """How many parameters the clone of a plan has, without making it; None where only making it tells."""
     from graphclone.sizing.census import Census
@@ -249,6 +272,7 @@ def save_verified(
 __all__ = [
     "clone",
     "from_torch",
+    "greedy_depth",
     "inspect",
     "load",
     "measure",

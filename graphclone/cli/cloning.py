@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 Batch = Mapping[str, Any]
 JUDGES = 2  # batches
+GREEDY = "greedy"  # a depth that judging finds, and no score
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,11 @@ class Wish:
     method: str
     depth: str
     budget: Budget | None = None
+
+    def how(self, unless: str = "") -> dict[str, str]:
+        """As ``pipeline.plan`` takes it; a depth that only judging finds counts as the paper's until then."""
+        depth = "paper" if self.depth == unless else self.depth
+        return {"importance": self.importance, "method": self.method, "depth": depth}
 
 
 @dataclass(frozen=True)
@@ -68,27 +74,42 @@ def choose(parent: Model, anatomy: Anatomy, wish: Wish, tokens: Tokens | None) -
     """The plan that the wish comes to. A shape out of reach is said before anything is measured."""
     held = pipeline.read_statistics(wish.stats) if wish.stats else None
     judged: list[Batch] = []
-    how = {"importance": wish.importance, "method": wish.method, "depth": wish.depth}
     made = pipeline.read_plan(wish.plan) if wish.plan else None
-    sized = made is None and wish.budget is None
-    if sized and (tokens is None or not wish.target.empty):
-        pipeline.refuse_unreachable(anatomy, wish.target, **how)
+    if made is None and wish.budget is None and (tokens is None or not wish.target.empty):
+        pipeline.refuse_unreachable(anatomy, wish.target, **wish.how(GREEDY))
     calibration = _with_moments(wish, made.method if made else None)
     if calibration:
-        source = request.open_data(parent, calibration)
-        show.data("measuring", source)
-        with show.progress("measuring") as tick:
-            if wish.budget:
-                judged, others = _apart(list(source))
-                held = _measured(parent, anatomy, calibration, others, tick)
-            else:
-                held = request.calibrate(parent, anatomy, calibration, progress=tick, source=source)
+        held, judged = _measure(parent, anatomy, wish, calibration)
+    if wish.depth == GREEDY and made is None:
+        wish = _greedy(parent, anatomy, wish, held, judged)
     if wish.budget:
         made = _within(parent, anatomy, wish, held, judged)
     if made is None:
         kept = tokens.kept if tokens else None
-        made = pipeline.plan(anatomy, held, wish.target, **how, weights=parent.constants(), tokens=kept)
+        made = pipeline.plan(anatomy, held, wish.target, **wish.how(), weights=parent.constants(), tokens=kept)
     return Chosen(made, held, _measured_kept(parent, anatomy, made, calibration) if calibration else None)
+
+
+def _measure(
+    parent: Model, anatomy: Anatomy, wish: Wish, calibration: request.Calibration
+) -> tuple[Statistics, list[Batch]]:
+    """Statistics, and the batches set apart where something is to be judged on data that was not measured."""
+    source = request.open_data(parent, calibration)
+    show.data("measuring", source)
+    with show.progress("measuring") as tick:
+        if wish.budget is None and wish.depth != GREEDY:
+            return request.calibrate(parent, anatomy, calibration, progress=tick, source=source), []
+        judged, others = _apart(list(source))
+        return _measured(parent, anatomy, calibration, others, tick), judged
+
+
+def _greedy(parent: Model, anatomy: Anatomy, wish: Wish, held: Statistics | None, judged: list[Batch]) -> Wish:
+    """The wish with the blocks named that greedy depth keeps."""
+    if held is None or wish.budget or wish.target.layers is None:
+        raise typer.BadParameter("--depth greedy drops blocks one by one: give --layers and --data, and no budget")
+    kept = pipeline.greedy_depth(parent, held, judged, wish.target.layers, anatomy=anatomy, say=show.say)
+    target = replace(wish.target, layers=None, keep_blocks=kept)
+    return replace(wish, target=target, depth="paper")
 
 
 def budget(
@@ -110,8 +131,7 @@ def budget(
 def _within(parent: Model, anatomy: Anatomy, wish: Wish, held: Statistics | None, judged: list[Batch]) -> Plan:
     """The plan of the best shape within the budget."""
     assert wish.budget is not None
-    how = {"importance": wish.importance, "method": wish.method, "depth": wish.depth}
-    found = pipeline.search(parent, held, wish.budget, anatomy=anatomy, held_out=judged, say=show.say, **how)
+    found = pipeline.search(parent, held, wish.budget, anatomy=anatomy, held_out=judged, say=show.say, **wish.how())
     show.finalists(found)
     return found.plan
 

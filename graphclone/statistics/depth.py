@@ -100,6 +100,11 @@ def choose(name: str, anatomy: Anatomy, stack: Stack, statistics: Statistics | N
     return row.keep(row.score(np.array(_cosines(anatomy, stack, statistics))), count)
 
 
+def influences(anatomy: Anatomy, stack: Stack, statistics: Statistics) -> list[float]:
+    """1 - E[cos(entry, exit)], block after block. Raises InvalidTarget where it was not measured."""
+    return [1.0 - cosine for cosine in _cosines(anatomy, stack, statistics)]
+
+
 def _cosines(anatomy: Anatomy, stack: Stack, statistics: Statistics) -> Sequence[float]:
     """Mean cosine of entry and exit, block after block."""
     statistics.refuse_other_parent(anatomy.fingerprint)

@@ -137,3 +137,13 @@ def test_a_budget_instead_of_sizes(llama: Path, tmp_path: Path, capsys: pytest.C
     assert "shapes within the budget, best loss first" in shown.err
     assert run(["clone", str(llama), str(out), "--params", "40%", "--hidden", "32", "--data", "random:1"]) == 2
     assert run(["clone", str(llama), str(out), "--params", "40%", "--data", "random:1", "--plan", str(stats)]) == 2
+
+
+def test_greedy_depth(llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "shallow.onnx"
+    given = ["clone", str(llama), str(out), "--layers", "2", "--depth", "greedy", "--length", "16", "--json"]
+    assert run([*given, "--data", "random:6"]) == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["clone"]["stacks"][0]["layers"] == 2
+    assert "goes: loss" in shown.err
+    assert run([*given, "--importance", "first"]) == 2

@@ -13,6 +13,7 @@ from graphclone.planner import Target, plan
 from graphclone.sizing import candidates, searching
 from graphclone.sizing.budget import Budget
 from graphclone.sizing.census import Census
+from graphclone.sizing.greedy import greedy
 from graphclone.sizing.scoring import Judge, alikeness
 from graphclone.surgery.operate import clone
 from tests.conftest import SEEDED_EXPORTS
@@ -131,3 +132,17 @@ def test_models_of_several_stacks_are_told_to_give_sizes():
     anatomy = inspect(model)
     with pytest.raises(InvalidTarget, match="2 stacks"):
         searching.search(model, anatomy, Budget(params="50%"), None)
+
+
+def test_greedy_depth_drops_the_block_that_costs_least_each_time():
+    found = parent("gpt2", "dynamo")
+    judged, statistics = measured(found)
+    kept = greedy(found.model, found.anatomy, statistics, [judged], 2)
+    judge = Judge(found.model, [judged])
+    scores = {k: judge.score(clone(found.model, found.anatomy, found.plan({}, drop=[k]))) for k in range(3)}
+    assert kept == tuple(sorted(set(range(3)) - {min(scores, key=scores.get)}))
+    assert greedy(found.model, found.anatomy, statistics, [judged], 3) == (0, 1, 2)
+    with pytest.raises(InvalidTarget, match="can have 1 to that"):
+        greedy(found.model, found.anatomy, statistics, [judged], 4)
+    with pytest.raises(InvalidTarget, match="give --data"):
+        greedy(found.model, found.anatomy, statistics, [], 2)
