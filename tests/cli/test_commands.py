@@ -15,7 +15,7 @@ import pytest
 import graphclone as gc
 from graphclone.cli.app import run
 
-COMMANDS = ("inspect", "measure", "plan", "clone", "verify", "train", "pack", "demo")
+COMMANDS = ("inspect", "measure", "plan", "clone", "verify", "train", "pack", "torch", "hf", "demo")
 SMALL = ("--hidden", "32", "--heads", "4", "--kv-heads", "2", "--ffn", "50%", "--layers", "2")
 
 

@@ -10,6 +10,7 @@ X = floats(2, 3, 4)
 IMAGE = floats(2, 4, 7, 6)
 BY_BATCH = {"domain": MICROSOFT, "transBatchA": 1, "transBatchB": 1}
 GAIN, BIAS = floats(4, low=0.5), floats(4)
+FUSED = floats(4, 3), floats(4, 5), floats(5)
 
 
 def _linear() -> list[Case]:
@@ -22,10 +23,8 @@ def _linear() -> list[Case]:
         *cases("Gemm", floats(3, 4), floats(4, 5), since=11, alpha=0.5),
         *(
             case
-            for activation in ({"activation": a} for a in ("Relu", "Sigmoid", "Tanh"))
-            for case in cases(
-                "FusedGemm", floats(4, 3), floats(4, 5), floats(5), domain=MICROSOFT, transA=1, **activation
-            )
+            for name in ("Relu", "Sigmoid", "Tanh")
+            for case in cases("FusedGemm", *FUSED, domain=MICROSOFT, transA=1, activation=name)
         ),
         *cases(
             "FusedGemm", floats(3, 4), floats(4, 5), domain=MICROSOFT, activation="LeakyRelu", activation_alpha=0.25
