@@ -24,6 +24,8 @@ Array = np.ndarray[Any, Any]
 CORNER = 8
 TILE = (4096, 256)  # rows and columns of an embedding at once, so that comparing two needs little memory
 PRODUCTS = ("MatMul", "Gemm", "FusedMatMul", "MatMulNBits")
+NORMS = ("LayerNormalization", "SimplifiedLayerNormalization", "RMSNormalization")
+FEW = 4  # times as many plain norms as fused ones
 SUM = 3  # the output that carries input + skip (onnxruntime/docs/ContribOperators.md)
 
 
@@ -39,8 +41,10 @@ def normalise(graph: gs.Graph) -> tuple[str, ...]:
 
 def show_sums(graph: gs.Graph) -> None:
     """Rewrite the nodes that have a row, in place, in graph order: all of them, where any of them hides the stream (the
-    last norm's sum is read by nobody, yet its block must look like the others)."""
-    if not any((n.domain, n.op) in ROWS and _uses_sum(n) for n in graph.nodes):
+    last norm's sum is read by nobody, yet its block must look like the others), or where there is but one: then the
+    other blocks end in a plain sum."""
+    fused = [n for n in graph.nodes if (n.domain, n.op) in ROWS]
+    if len(fused) != 1 and not any(_uses_sum(n) for n in fused):
         return
     nodes = []
     for node in graph.nodes:

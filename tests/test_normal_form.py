@@ -107,3 +107,18 @@ def test_a_hidden_sum_is_shown_and_the_function_stays(op: str) -> None:
 def test_fused_norms_whose_sum_nobody_reads_stay_fused() -> None:
     proto = _skips("SkipLayerNormalization", last_uses_sum=False)
     assert [n.op for n in from_proto(proto).graph.nodes] == ["SkipLayerNormalization"] * 2
+
+
+def test_a_fused_norm_among_plain_ones_is_shown_too() -> None:
+    """An optimiser that fused the last norm of a stack alone: its sum is the end of a block like any other."""
+    proto = _skips("SkipLayerNormalization", last_uses_sum=False)
+    norms = [helper.make_node("LayerNormalization", [f"l{k}", "gain"], [f"l{k + 1}"]) for k in range(8)]
+    norms[0].input[0] = "x"
+    proto.graph.node[0].input[0] = "l8"
+    held = [*norms, *proto.graph.node]
+    del proto.graph.node[:]
+    proto.graph.node.extend(held)
+    model = from_proto(proto)
+    assert not [n for n in model.graph.nodes if n.op.startswith("Skip")]
+    feeds = {n: RNG.standard_normal((2, 3, HIDDEN)).astype(np.float32) for n in "xy"}
+    np.testing.assert_allclose(_run(_whole(model), feeds)[0], _run(proto, feeds)[0], rtol=1e-5, atol=1e-5)
