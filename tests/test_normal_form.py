@@ -115,9 +115,9 @@ def test_a_fused_norm_among_plain_ones_is_shown_too() -> None:
     norms = [helper.make_node("LayerNormalization", [f"l{k}", "gain"], [f"l{k + 1}"]) for k in range(8)]
     norms[0].input[0] = "x"
     proto.graph.node[0].input[0] = "l8"
-    held = [*norms, *proto.graph.node]
-    del proto.graph.node[:]
-    proto.graph.node.extend(held)
+    graph = onnx.GraphProto(node=[*norms, *proto.graph.node])
+    proto.graph.ClearField("node")
+    proto.graph.node.extend(graph.node)
     model = from_proto(proto)
     assert not [n for n in model.graph.nodes if n.op.startswith("Skip")]
     feeds = {n: RNG.standard_normal((2, 3, HIDDEN)).astype(np.float32) for n in "xy"}
