@@ -41,10 +41,11 @@ def normalise(graph: gs.Graph) -> tuple[str, ...]:
 
 def show_sums(graph: gs.Graph) -> None:
     """Rewrite the nodes that have a row, in place, in graph order: all of them, where any of them hides the stream (the
-    last norm's sum is read by nobody, yet its block must look like the others), or where there is but one: then the
-    other blocks end in a plain sum."""
+    last norm's sum is read by nobody, yet its block must look like the others), or where a few stand among plain norms
+    (of OLMo 2 only the very last norm follows a sum)."""
     fused = [n for n in graph.nodes if (n.domain, n.op) in ROWS]
-    if len(fused) != 1 and not any(_uses_sum(n) for n in fused):
+    plain = sum(n.op in NORMS for n in graph.nodes)
+    if not fused or (FEW * len(fused) > plain and not any(map(_uses_sum, fused))):
         return
     nodes = []
     for node in graph.nodes:

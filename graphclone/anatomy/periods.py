@@ -59,11 +59,18 @@ def _uneven(shapes: Sequence[int], weighty: Sequence[bool], regular: Sequence[ra
     [range(0, 2), range(2, 4), range(4, 5), range(5, 7)]
     """
     pattern = [shapes[k] for k in regular[0]]
-    first, last = regular[0].start, regular[-1].stop
-    while first > 0 and shapes[first - 1] in pattern:
-        first -= 1
-    while last < len(shapes) and shapes[last] in pattern:
-        last += 1
+
+    def reach(place: int, step: int) -> int:
+        """As far as the pattern's segments go; a norm that was left without its sum may stand between two."""
+        while 0 <= place < len(shapes):
+            beyond = place + step
+            between = not weighty[place] and 0 <= beyond < len(shapes) and shapes[beyond] in pattern
+            if shapes[place] not in pattern and not between:
+                break
+            place += step
+        return place
+
+    first, last = reach(regular[0].start - 1, -1) + 1, reach(regular[-1].stop, 1)
     before = _parsed(shapes, pattern, range(first, regular[0].start))
     after = _parsed(shapes, pattern, range(regular[-1].stop, last))
 
@@ -82,10 +89,12 @@ def _parsed(shapes: Sequence[int], pattern: Sequence[int], places: range) -> lis
     starts: list[int] = []
     reached = len(pattern)
     for k in places:
+        if shapes[k] not in pattern and starts:
+            continue
         following = next((j for j in range(reached + 1, len(pattern)) if pattern[j] == shapes[k]), None)
         if following is None:
             starts.append(k)
-            following = pattern.index(shapes[k])
+            following = pattern.index(shapes[k]) if shapes[k] in pattern else -1
         reached = following
     return [range(a, b) for a, b in pairwise([*starts, places.stop])]
 
@@ -106,7 +115,7 @@ def _best_pattern(
             if len(heavy) < 2 or len(set(heavy)) < len(heavy):  # norms may repeat
                 continue
             blocks = _uneven(shapes, weighty, [range(start, stop)])
-            often = Counter(shape for block in blocks for shape in {shapes[k] for k in block})
+            often = Counter(shape for block in blocks for shape in {shapes[k] for k in block} & set(shapes[start:stop]))
             if min(often.values()) > 1 and worth(blocks) > worth(best):
                 best = blocks
     return best if worth(best)[0] > worth(regular)[0] else regular

@@ -21,10 +21,34 @@ def renumber(
     A number counts blocks where the parent has the same name with every block's number, and no other. ``copies``:
     inputs and outputs that are a block's once more -> (the one that they repeat, which copy).
     """
+    measure_elsewhere(graph)
     for stack in anatomy.stacks:
         if any(chosen.get(stack.name) for chosen in (plan.drop_blocks, plan.drop_attention, plan.repeat_blocks)):
             for tensors, before in ((graph.inputs, parent.inputs), (graph.outputs, parent.outputs)):
                 _rename(tensors, {t.name for t in before}, len(stack.blocks), copies)
+
+
+def measure_elsewhere(graph: gs.Graph) -> None:
+    """A cache that is left for its length alone, as its attention is gone, gives way to one that is still in use."""
+    series: dict[tuple[str, str], list[gs.Tensor]] = {}
+    for tensor in graph.inputs:
+        series.setdefault((NUMBER.sub("#", tensor.name), str(tensor.shape)), []).append(tensor)
+    for tensors in series.values():
+        measured = [t for t in tensors if t.outputs and all(_only_measured(n, graph) for n in t.outputs)]
+        used = next((t for t in tensors if t.outputs and t not in measured), None)
+        for tensor in measured if used is not None else ():
+            for node in list(tensor.outputs):
+                for place, given in enumerate(node.inputs):
+                    if given is tensor:
+                        node.inputs[place] = used
+            graph.inputs.remove(tensor)
+
+
+def _only_measured(node: gs.Node, graph: gs.Graph) -> bool:
+    """Does all that a node makes end in a Shape?"""
+    seen_by_caller = any(t is o for t in node.outputs for o in graph.outputs)
+    readers = [n for t in node.outputs for n in t.outputs]
+    return node.op == "Shape" or not seen_by_caller and bool(readers) and all(_only_measured(n, graph) for n in readers)
 
 
 def _rename(tensors: Sequence[gs.Tensor], before: set[str], blocks: int, copies: Mapping[str, tuple[str, int]]) -> None:

@@ -10,11 +10,19 @@ import pytest
 import torch
 
 import models
+from graphclone import graph
 from graphclone.anatomy import inspect
+from graphclone.plan import Plan
 from graphclone.surgery.drop_blocks import move_readers_of_inputs
+from graphclone.surgery.operate import clone
+from models.building import cache_folder
 from tests.conftest import SEEDED_EXPORTS
 from tests.surgery.parents import SIZES, feeds, outputs, parent, with_constants
 from tests.tolerances import assert_close
+from tools.zoo import build
+from tools.zoo.columns import COLUMNS
+from tools.zoo.oracles import stepping
+from tools.zoo.rows import ROWS
 
 LAYERS = {  # where each architecture keeps its list of blocks
     "gpt2": ("transformer", "h"),
@@ -105,3 +113,18 @@ def test_sizes_read_off_the_cache_of_a_dropped_block_are_read_off_another(named,
     graph = gs.Graph(nodes=[size, *steps], inputs=caches, outputs=[*presents, *size.outputs])
     move_readers_of_inputs(graph, {id(steps[0])})
     assert size.inputs[0] is caches[1 if moved else 0], "an axis without a name may be of any length"
+
+
+def test_the_caches_of_what_is_left_are_numbered_from_the_first():
+    """The first block's cache is also what the length of the past is read off."""
+    folder = cache_folder().parent / "zoo"
+    folder.mkdir(parents=True, exist_ok=True)
+    row, column = ROWS["qwen3"], COLUMNS["cache-torchscript"]
+    if not build.present(row, column, folder):
+        build.build(row, column, folder)
+    model = graph.load(build.file_of(row, column, folder))
+    anatomy = inspect(model)
+    made = clone(model, anatomy, Plan(anatomy.fingerprint, {}, {"blocks": (0,)}, method="none"))
+    names = [f"past_key_values.{k}.{part}" for k in range(2) for part in ("key", "value")]
+    assert sorted(t.name for t in made.graph.inputs if "past" in t.name) == names
+    assert float(stepping(made)) < 1e-4

@@ -6,12 +6,18 @@ import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
 
-from graphclone import pipeline
+from graphclone import graph, pipeline
 from graphclone.anatomy import inspect
+from graphclone.errors import InvalidTarget
 from graphclone.plan import Plan
+from models.building import cache_folder
 from tests.conftest import SEEDED_EXPORTS
 from tests.surgery.parents import outputs, parent, with_constants
 from tests.tolerances import assert_close
+from tools.zoo import build
+from tools.zoo.columns import COLUMNS
+from tools.zoo.oracles import stepping
+from tools.zoo.rows import ROWS
 
 KINDS = ("attention", "feed_forward")
 CASES = [(*cell, kind) for cell in SEEDED_EXPORTS for kind in KINDS]
@@ -86,3 +92,50 @@ def test_the_clone_can_be_read_and_cut_again(name, exporter, kind):
         for a, b in zip(got, want, strict=True):
             if found.name != "bert":  # a post-norm block leaves its norm behind
                 assert_close(a, b)
+
+
+FORMS = {  # (row, column) -> stacks whose parts are dropped
+    ("gpt-neox", "torchscript"): ("blocks",),  # both branches in one sum with the stream
+    ("gemma2", "torchscript"): ("blocks",),  # a norm after each branch
+    ("t5", "torchscript"): ("stack0", "stack1"),  # positions are made in the first block, for all; cross-attention
+    ("gpt2", "fused-torchscript"): ("blocks",),  # the sum is inside a SkipLayerNormalization
+    ("qwen3", "cache-torchscript"): ("blocks",),  # its cache goes with an attention
+}
+
+
+@pytest.fixture(scope="module", params=FORMS, ids="-".join)
+def form(request):
+    row, column = request.param
+    folder = cache_folder().parent / "zoo"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not build.present(ROWS[row], COLUMNS[column], folder):
+        build.build(ROWS[row], COLUMNS[column], folder)
+    model = graph.load(build.file_of(ROWS[row], COLUMNS[column], folder))
+    return model, pipeline.inspect(model), FORMS[request.param]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_part_is_left_out_of_whatever_sum_takes_it_in(form, kind):
+    """The examiner's oracle: the parent in which the weights that the clone lacks are zero."""
+    model, anatomy, stacks = form
+    for stack in stacks:
+        plan = plan_of(anatomy, kind, (0,), stack)
+        made = pipeline.clone(model, plan, anatomy=anatomy)
+        report = pipeline.verify(model, made, plan)
+        report.raise_if_failed()
+        (zeroed,) = [c for c in report.checks if c.name == "equals the zeroed parent"]
+        assert zeroed.verdict.value == "passed", zeroed.detail
+        caches = [t.name for t in made.graph.inputs if "past" in t.name]
+        if caches:
+            left = 2 if kind == "attention" else 3
+            assert sorted(caches) == sorted(f"past_key_values.{k}.{p}" for k in range(left) for p in ("key", "value"))
+            assert len([t for t in made.graph.outputs if "present" in t.name]) == 2 * left
+            assert float(stepping(made)) < 1e-4
+
+
+def test_a_part_that_is_not_there_is_refused():
+    found = parent("gpt2", "torchscript")
+    for chosen, said in (({"blocks": (3,)}, "no attention in block 3"), ({"decoder": (0,)}, "no stack named decoder")):
+        plan = Plan(found.anatomy.fingerprint, {}, method="none", drop_attention=chosen)
+        with pytest.raises(InvalidTarget, match=said):
+            pipeline.clone(found.model, plan, anatomy=found.anatomy)
