@@ -14,8 +14,8 @@ from graphclone.vocabulary.models import kind_of
 from graphclone.vocabulary.tokens import _used
 from graphclone.vocabulary.trimming import trim
 
-LEARNED = [topics[name] for name in sorted(topics)[::2]]
-USED = [topics[name] for name in sorted(topics)[:3]]
+LEARNED = [topics[name] for name in sorted(topics)[::5]]
+USED = [topics[name] for name in sorted(topics)[:2]]
 ODD = "zürich 東京 ♥ quixotic\n\tx̂ = 'naïve'"
 SPECIAL = ["<s>", "</s>", "<unk>", "<pad>"]
 
@@ -25,7 +25,7 @@ def byte_level(prefix: str = "", suffix: str = "") -> Tokenizer:
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=1500,
+        vocab_size=1200,
         special_tokens=SPECIAL,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
@@ -119,7 +119,7 @@ def test_the_same_text_gives_the_same_tokens_counted_anew(name):
 def test_everything_still_encodes_to_what_it_was(name):
     old = Tokenizer.from_str(trained(name))
     _, new = trimmed(old)
-    for text in (ODD, *LEARNED[40:44]):
+    for text in (ODD, *LEARNED[-4:]):
         assert max(new.encode(text).ids) < new.get_vocab_size()
         if name != "words":  # which has no way to spell a word out
             unknown = [t for t in new.encode(text).tokens if t == "<unk>"]
