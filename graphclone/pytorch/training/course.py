@@ -26,6 +26,7 @@ from graphclone.pytorch.training.options import TrainingOptions
 from graphclone.pytorch.training.processes import Processes
 from graphclone.pytorch.training.tasks import Task, find_task
 from graphclone.pytorch.training.teacher import Teacher, refuse_other_vocabulary, refuse_other_width
+from graphclone.pytorch.training.vocabulary import digest, teachers_ids
 from graphclone.pytorch.write_back import from_torch
 from graphclone.statistics.widening import HALVES, needed, widened
 from graphclone.verification.sessions import open_session
@@ -95,7 +96,8 @@ def run(
     setting, shape, sample = _rehearse(model, batches, task, setting)
     kin = _kinship(model, beside.teacher, options, task)
     setting = _with_kept(setting, kin)
-    teacher = _teacher(beside, task, setting, kin if _imitates(kin, options) else None, processes)
+    ids = None if beside.teacher is None else teachers_ids(model, beside.teacher)
+    teacher = _teacher(beside, task, setting, kin if _imitates(kin, options) else None, processes, ids)
     if teacher is not None:
         _refuse_other_sizes(teacher, task, setting, shape, sample)
     given = model if teacher is None else with_outputs(model, [pair.ours for pair in teacher.pairs])
@@ -203,12 +205,19 @@ def _with_kept(setting: Setting, kin: Kinship | None) -> Setting:
     return Setting(setting.outputs, setting.output, setting.mask_token, setting.special, setting.vocabulary, kept)
 
 
-def _teacher(beside: Beside, task: Task, setting: Setting, kin: Kinship | None, processes: Processes) -> Teacher | None:
+def _teacher(
+    beside: Beside,
+    task: Task,
+    setting: Setting,
+    kin: Kinship | None,
+    processes: Processes,
+    ids: tuple[int, ...] | None,
+) -> Teacher | None:
     if beside.teacher is None:
         return None
     cache = None
     if beside.cache is not None:
-        what = f"{task.name} {setting.output or ''}"
+        what = f"{task.name} {setting.output or ''}" + digest(ids)
         cache = Cache.open(beside.cache, beside.teacher.sha256, beside.data, what, beside.top)
     return Teacher.open(
         beside.teacher,
@@ -218,6 +227,7 @@ def _teacher(beside: Beside, task: Task, setting: Setting, kin: Kinship | None, 
         cache=cache,
         device=processes.device,
         threads=beside.threads,
+        ids=ids,
     )
 
 

@@ -24,7 +24,10 @@ from graphclone.verification.sessions import Session, has_cuda, open_session
 
 @dataclass
 class Teacher:
-    """An open teacher. ``pairs``: where its residual stream meets the clone's. runs: batches it was run on."""
+    """An open teacher. ``pairs``: where its residual stream meets the clone's. runs: batches it was run on.
+
+    ids: what it calls the clone's tokens, where the clone has fewer; of its logits, theirs are given.
+    """
 
     session: Session
     output: str
@@ -35,6 +38,7 @@ class Teacher:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     gpu: int | None = None  # where the session runs; None is the CPU
     runs: int = 0
+    ids: tuple[int, ...] | None = None
 
     @classmethod
     def open(
@@ -47,6 +51,7 @@ class Teacher:
         cache: Cache | None = None,
         device: torch.device | None = None,
         threads: int | None = None,
+        ids: tuple[int, ...] | None = None,
     ) -> Teacher:
         """Load it, on the clone's GPU where ONNX Runtime has CUDA. Raises BadData where it lacks the task's output."""
         device = device or torch.device("cpu")
@@ -54,7 +59,7 @@ class Teacher:
         gpu = (device.index or 0) if device.type == "cuda" and has_cuda() else None
         session = open_session(with_outputs(model, [p.theirs for p in pairs]), threads=threads, gpu=gpu)
         output = task.output(own, Setting(outputs=own, output=setting.output if setting.output in own else None))
-        return cls(session, output, task, feeds.inputs(model), tuple(pairs), cache, device, gpu)
+        return cls(session, output, task, feeds.inputs(model), tuple(pairs), cache, device, gpu, ids=ids)
 
     def __call__(self, example: Example, *, hidden: bool = False) -> Taught:
         """What it says of an example; ``hidden``: its residual stream too."""
@@ -90,9 +95,22 @@ class Teacher:
     def _fed(self, given: Mapping[str, Array]) -> dict[str, Array]:
         """What the teacher takes of the clone's feeds, the rest by rule."""
         wanted = {
-            name: np.ascontiguousarray(given[name], known.dtype) for name, known in self.known.items() if name in given
+            name: np.ascontiguousarray(self._renamed(known, given[name]), known.dtype)
+            for name, known in self.known.items()
+            if name in given
         }
         return feeds.fill(self.known, wanted, "the teacher's batch")
+
+    def _renamed(self, known: feeds.Input, array: Array) -> Array:
+        """The clone's ids as the teacher's."""
+        return array if self.ids is None or known.role.name != "tokens" else np.asarray(self.ids)[array]
+
+    def _shared(self, name: str, said: torch.Tensor) -> torch.Tensor:
+        """Logits at the tokens that the clone has; anything else as it is."""
+        rows = {known.rows for known in self.known.values() if known.role.name == "tokens"}
+        if self.ids is None or name != self.output or self.task.teaches != "logits" or said.shape[-1] not in rows:
+            return said
+        return said[..., torch.tensor(self.ids, device=said.device)]
 
     def _run(self, fed: Mapping[str, Array], names: Sequence[str]) -> dict[str, torch.Tensor]:
         self.runs += 1
@@ -101,12 +119,12 @@ class Teacher:
                 there = {name: torch.from_numpy(array).to(self.device) for name, array in fed.items()}
                 torch.cuda.current_stream().synchronize()  # ONNX Runtime computes on a stream of its own
                 bound = self.session.run_bound(there, names, "cuda", self.gpu)
-                return {name: torch.utils.dlpack.from_dlpack(value) for name, value in bound.items()}
+                return {n: self._shared(n, torch.utils.dlpack.from_dlpack(value)) for n, value in bound.items()}
             results = self.session.run(fed)
         except UnsupportedGraph as reason:
             shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in fed.items())
             raise BadData(f"a batch ({shapes}) does not run through the teacher: {reason}") from None
-        return {name: _tensor(results[name]).to(self.device) for name in names}
+        return {name: self._shared(name, _tensor(results[name]).to(self.device)) for name in names}
 
 
 def _tensor(array: Array) -> torch.Tensor:
