@@ -33,8 +33,10 @@ def measure_elsewhere(graph: gs.Graph) -> None:
     series: dict[tuple[str, str], list[gs.Tensor]] = {}
     for tensor in graph.inputs:
         series.setdefault((NUMBER.sub("#", tensor.name), str(tensor.shape)), []).append(tensor)
-    for tensors in series.values():
-        measured = [t for t in tensors if t.outputs and all(_only_measured(n, graph) for n in t.outputs)]
+    several = [tensors for tensors in series.values() if len(tensors) > 1]
+    ends_in_shape = _only_measured(graph) if several else set()
+    for tensors in several:
+        measured = [t for t in tensors if t.outputs and all(id(n) in ends_in_shape for n in t.outputs)]
         used = next((t for t in tensors if t.outputs and t not in measured), None)
         for tensor in measured if used is not None else ():
             for node in list(tensor.outputs):
@@ -44,11 +46,16 @@ def measure_elsewhere(graph: gs.Graph) -> None:
             graph.inputs.remove(tensor)
 
 
-def _only_measured(node: gs.Node, graph: gs.Graph) -> bool:
-    """Does all that a node makes end in a Shape?"""
-    seen_by_caller = any(t is o for t in node.outputs for o in graph.outputs)
-    readers = [n for t in node.outputs for n in t.outputs]
-    return node.op == "Shape" or not seen_by_caller and bool(readers) and all(_only_measured(n, graph) for n in readers)
+def _only_measured(graph: gs.Graph) -> set[int]:
+    """Nodes of which all that they make ends in a Shape."""
+    outputs = {id(t) for t in graph.outputs}
+    found: set[int] = set()
+    for node in reversed(graph.nodes):  # readers before makers
+        readers = [n for t in node.outputs for n in t.outputs]
+        unseen = not any(id(t) in outputs for t in node.outputs)
+        if node.op == "Shape" or (unseen and readers and all(id(n) in found for n in readers)):
+            found.add(id(node))
+    return found
 
 
 def _rename(tensors: Sequence[gs.Tensor], before: set[str], blocks: int, copies: Mapping[str, tuple[str, int]]) -> None:
