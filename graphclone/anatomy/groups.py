@@ -51,6 +51,7 @@ class Grouping:
     groups: list[Group]
     group_of: Ids
     neuron_of: Ids
+    _same: dict[bytes, Ids] = field(default_factory=dict)  # the residual's members stand along hundreds of axes
 
     @cached_property
     def of_value(self) -> dict[str, frozenset[int]]:
@@ -82,12 +83,14 @@ class Grouping:
         for factor in self.trace.ids.resolve(factors):
             held = self.group_of[factor]
             for index in np.unique(held[held != NONE]).tolist():
-                found.setdefault(index, np.where(held == index, self.neuron_of[factor], NONE))
+                here = np.where(held == index, self.neuron_of[factor], NONE)
+                found.setdefault(index, self._same.setdefault(here.tobytes(), here))
         return found
 
 
 def grouping(trace: Trace) -> Grouping:
     """Group the classes of a finished trace; pins and graph outputs are noted on the groups."""
+    trace.ids.trim()
     signature, where = _signatures(trace)
     group_of = np.full(trace.ids.size, NONE, np.int64)
     neuron_of = np.full(trace.ids.size, NONE, np.int64)

@@ -44,6 +44,12 @@ class IdSpace:
         self._parent[ids] = ids
         return ids
 
+    def trim(self) -> None:
+        """Give back the room that was made for more: a trace is kept as long as its anatomy."""
+        self._parent = self._parent[: self.size].copy()  # one at a time, as each is large
+        self._left = self._left[: self.size].copy()
+        self._right = self._right[: self.size].copy()
+
     def find(self, ids: Ids) -> Ids:
         """The representative of each id (pointer jumping, with path compression)."""
         root = self._parent[ids]

@@ -12,7 +12,7 @@ from graphclone.anatomy.flows import TABLE
 from graphclone.anatomy.groups import Grouping
 from graphclone.anatomy.ids import Factors
 from graphclone.anatomy.parts import Ids, Site
-from graphclone.anatomy.trace import Slot, Trace
+from graphclone.anatomy.trace import Slot
 from graphclone.anatomy.tracing import run
 from graphclone.anatomy.vocabulary import TRIMMED
 from graphclone.errors import InvalidTarget
@@ -116,10 +116,11 @@ class Cut:
         return frozenset(self.trace.model.graph.tensors())
 
     @cached_property
-    def other(self) -> Trace:
-        """The parent traced on another batch and length."""
-        return run(self.trace.model, tiny_feeds(self.trace.model, OTHER_BATCH, OTHER_LENGTH), TABLE)
+    def other(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the parent's tensors on another batch and length."""
+        found = run(self.trace.model, tiny_feeds(self.trace.model, OTHER_BATCH, OTHER_LENGTH), TABLE)
+        return {name: value.shape for name, value in found.values.items()}
 
     def varies(self, name: str, axis: int) -> bool:
         """Does the size of a tensor's axis depend on the batch?"""
-        return self.other.values[name].shape[axis] != self.trace.values[name].shape[axis]
+        return self.other[name][axis] != self.trace.values[name].shape[axis]
