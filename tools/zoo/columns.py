@@ -68,14 +68,6 @@ def _cached_torchscript(row: Row, sizes: Sizes, file: Path) -> None:
     exporters.torchscript(exporters.with_cache(row, sizes), file, TORCHSCRIPT_OPSET)
 
 
-def _bfloat16(row: Row, sizes: Sizes, file: Path) -> None:
-    import torch
-
-    parent = row.load(sizes)
-    inputs = {n: t.bfloat16() if t.dtype == torch.float32 else t for n, t in parent.inputs.items()}
-    exporters.dynamo(replace(parent, module=parent.module.bfloat16(), inputs=inputs), file, DYNAMO_OPSET)
-
-
 def _eager(build: Build) -> Build:
     def run(row: Row, sizes: Sizes, file: Path) -> None:
         build(replace(row, attention="eager"), sizes, file)
@@ -134,7 +126,7 @@ _TABLE = (
     _after("onnxsim", "TorchScript, then onnxsim", "onnxsim", "torchscript"),
     _after("onnxslim", "TorchScript, then onnxslim", "onnxslim", "torchscript"),
     _after("float16", "TorchScript, then float16", "float16", "torchscript"),
-    Column("bfloat16", "dynamo of a bfloat16 module", _bfloat16),
+    _after("bfloat16", "TorchScript, weights in bfloat16 behind a Cast", "bfloat16", "torchscript"),
     Column("merged", "TorchScript, equal tensors merged", _merged),
     Column("keras", "Keras 3, TensorFlow, tf2onnx", _keras, lambda row: False),
 )

@@ -60,6 +60,26 @@ def _float16(job: Job) -> None:
     onnx.save(convert_float_to_float16(onnx.load(job.source), keep_io_types=False, op_block_list=["Range"]), job.target)
 
 
+def _bfloat16(job: Job) -> None:
+    """Weights stored in bfloat16, each behind a Cast: ONNX Runtime's CPU has no arithmetic in bfloat16."""
+    import ml_dtypes
+
+    model = onnx.load(job.source)
+    casts = []
+    for tensor in model.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) > 1:
+            stored = onnx.numpy_helper.to_array(tensor).astype(ml_dtypes.bfloat16)
+            name = tensor.name
+            tensor.CopyFrom(onnx.numpy_helper.from_array(stored, f"{name}_bfloat16"))
+            casts.append(
+                onnx.helper.make_node("Cast", [tensor.name], [name], f"{name}_cast", to=onnx.TensorProto.FLOAT)
+            )
+    nodes = onnx.GraphProto(node=[*casts, *model.graph.node])
+    model.graph.ClearField("node")
+    model.graph.node.extend(nodes.node)
+    onnx.save(model, job.target)
+
+
 def _onnxsim(job: Job) -> None:
     import onnxsim
 
@@ -93,6 +113,7 @@ def _ort(level: str) -> Callable[[Job], None]:
 TRANSFORMS: dict[str, Callable[[Job], None]] = {
     "fused": _fused,
     "float16": _float16,
+    "bfloat16": _bfloat16,
     "onnxsim": _onnxsim,
     "onnxslim": _onnxslim,
     "ort-basic": _ort("ORT_ENABLE_BASIC"),
