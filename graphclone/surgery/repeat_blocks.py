@@ -37,7 +37,6 @@ def repeat_blocks(made: Model, anatomy: Anatomy, plan: Plan, slices: Slices) -> 
             for copy in range(counts[index], 0, -1):
                 new |= _repeat(made.graph, block, copy, slices)
     if any(plan.repeat_blocks.values()):  # a graph without copies keeps its order
-        if any(plan.repeat_blocks.values()):
         made.graph.toposort()
     return new
 
