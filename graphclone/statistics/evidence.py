@@ -49,8 +49,12 @@ class Evidence:
         return self.statistics is not None and statistic in self.statistics.sites.get(site.name, {})
 
     def readers(self, site: Site) -> list[Linear]:
-        """The products that read what the site measures."""
-        return [p for p in self.anatomy.linears if p.input == site.value and p.in_axis >= 0]
+        """The products that read what the site measures, along one axis of their weight (Keras may use two)."""
+        found = [p for p in self.anatomy.linears if p.input == site.value and p.in_axis >= 0]
+        held = self.weights
+        if held is None:
+            return found
+        return [p for p in found if p.weight in held and held[p.weight].shape[p.in_axis] == site.width]
 
     def readers_in(self, block: int | None, stack: int, group: NeuronGroup) -> list[Linear]:
         """The products of a block (None: of no block) of a stack that read a group."""
