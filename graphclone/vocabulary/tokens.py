@@ -62,6 +62,7 @@ def choose_tokens(
     """
     found = vocabulary.find(model, anatomy)
     listed = _listed(spec)
+    pieces = iter(()) if listed is not None else _texts(spec, column)
     try:
         file: Path | None = tokenizer_file(tokenizer, model)
     except BadData:
@@ -71,7 +72,7 @@ def choose_tokens(
     declared = set(found.needed) | {i for i in _configured(model, folder) if i < found.size}
     if file is None:
         assert listed is not None
-        kept = _inside(listed | declared, found.size, spec)
+        kept = _inside(listed, found.size, spec, declared)
         return Tokens(kept, found.size, len(listed), spec)
     loaded = load_tokenizer(file)
     loaded.no_truncation()
@@ -79,11 +80,13 @@ def choose_tokens(
     held = read(file.read_text(encoding="utf-8"))
     kind = kind_of(held["model"], str(file))
     names = loaded.get_vocab(with_added_tokens=True)
-    used, lost = (listed, set[str]()) if listed is not None else _used(loaded, _texts(spec, column), held)
+    if 2 * len(names) < found.size:  # tables are rounded up, never to the double
+        raise BadData(f"{file}: {len(names)} tokens, the graph's embedding has {found.size} rows: another model's?")
+    used, lost = (listed, set[str]()) if listed is not None else _used(loaded, pieces, held)
     tokens = {token for token, number in names.items() if number in used}
     added = {entry["content"] for entry in held.get("added_tokens") or ()}
     stay = {names[token] for token in kind.needs(held["model"], tokens, lost) | added if token in names}
-    kept = _inside(used | declared, found.size, spec, beside={number for number in stay if number < found.size})
+    kept = _inside(used, found.size, spec, declared | {number for number in stay if number < found.size})
     trimmed = trim(held, {old: new for new, old in enumerate(kept)}, names, str(file))
     return Tokens(kept, found.size, len(used), spec, trimmed)
 
@@ -107,7 +110,7 @@ def planned_tokens(model: Model, anatomy: Anatomy, plan: Plan, *, tokenizer: Pat
     return Tokens(kept, group.size, len(kept), "the plan", trimmed)
 
 
-def _inside(used: set[int], size: int, spec: str, beside: Sequence[int] | set[int] = ()) -> tuple[int, ...]:
+def _inside(used: set[int], size: int, spec: str, beside: set[int]) -> tuple[int, ...]:
     if outside := sorted(number for number in used if not 0 <= number < size):
         raise BadData(f"{spec}: the token {outside[0]}, where the graph's embedding has {size} rows")
     if not used:
