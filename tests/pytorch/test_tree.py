@@ -7,6 +7,8 @@ import subprocess
 import sys
 
 import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
 import onnxruntime
 import pytest
 import torch
@@ -151,6 +153,36 @@ def test_dropout_is_put_back_and_sleeps_in_evaluation(parent_file):
 def test_dropout_is_a_share(parent_file, share):
     with pytest.raises(InvalidTarget, match="dropout is a share"):
         to_torch(graph.load(parent_file("llama", exporter="dynamo")), dropout=share)
+
+
+def widened(model):
+    """The graph in float64, its constants as they were rounded."""
+    result = model.copy()
+    result.path = None
+    wide = {}
+    for node in result.graph.nodes:
+        for i, tensor in enumerate(node.inputs):
+            if isinstance(tensor, gs.Constant) and tensor.values.dtype == np.float32:
+                node.inputs[i] = wide.setdefault(
+                    tensor.name, gs.Constant(tensor.name, tensor.values.astype(np.float64))
+                )
+        if node.op == "Cast" and node.attrs["to"] == F32:
+            node.attrs["to"] = onnx.TensorProto.DOUBLE
+    for tensor in result.graph.tensors().values():
+        if isinstance(tensor, gs.Variable) and tensor.dtype == np.float32:
+            tensor.dtype = np.dtype(np.float64)
+    return result
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])  # ONNX Runtime has no Erf and no Conv in float64
+def test_in_float64_nothing_is_replaced_by_what_is_nearly_equal(parent_file, tmp_path, name):
+    model = widened(graph.load(parent_file(name, exporter="torchscript")))
+    gc.save(model, tmp_path / "wide.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "wide.onnx", providers=["CPUExecutionProvider"])
+    given = feeds(session, 2, 7)
+    found = outputs(to_torch(model).eval(), given)["logits"].numpy()
+    assert found.dtype == np.float64
+    assert_close(found, session.run(["logits"], given)[0])
 
 
 def merged():

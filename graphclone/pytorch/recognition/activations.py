@@ -28,7 +28,8 @@ ELEMENTWISE = (
     *(operator.truediv, torch.div, operator.add, operator.mul, operator.sub, "to", *CURVED),
 )
 LARGEST = 14  # nodes in the widest form seen, with room
-RANGE, POINTS, EXACT = 12.0, 4001, 2e-6  # constants such as sqrt(2/pi) arrive rounded to float32
+RANGE, POINTS = 12.0, 4001
+EXACT, IN_FULL = 2e-6, 1e-12  # constants such as sqrt(2/pi) arrive rounded to float32, but not in float64 graphs
 
 
 def recognise_activations(rewriter: Rewriter) -> None:
@@ -78,6 +79,7 @@ def _function(end: fx.Node, source: fx.Node) -> tuple[Any, dict[str, Any]] | Non
     if not isinstance(found, torch.Tensor) or found.shape != x.shape:
         return None
     for function, options in KNOWN:
-        if bool(((found - function(x, **options)).abs() <= EXACT * x.abs().clamp(min=0.1)).all()):
+        near = IN_FULL if dtype(end) == torch.float64 else EXACT
+        if bool(((found - function(x, **options)).abs() <= near * x.abs().clamp(min=0.1)).all()):
             return function, options
     return None

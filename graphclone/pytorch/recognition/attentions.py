@@ -18,7 +18,9 @@ from torch import fx
 from graphclone.pytorch.recognition.rewriting import Rewriter, behind_casts, calls, dtype, each, extents, pair, rank
 
 HIDDEN = -1e9  # beside a score added to it, or instead of it: the same after a softmax in float32
-SAME_SCALE = 1e-6
+SAME_SCALE = 1e-6  # of a root that was rounded to float32; a float64 graph has to say it in full
+
+EXACT_SCALE = 1e-12
 
 
 @dataclass
@@ -142,7 +144,8 @@ def _replace(rewriter: Rewriter, context: fx.Node, scores: _Scores, guarded: boo
         k, v = k_few, v_few
         options["enable_gqa"] = True
     width = (extents(q) or [None])[-1]
-    if not isinstance(width, int) or not math.isclose(scores.scale, 1 / math.sqrt(width), rel_tol=SAME_SCALE):
+    near = SAME_SCALE if dtype(context) != torch.float64 else EXACT_SCALE
+    if not isinstance(width, int) or not math.isclose(scores.scale, 1 / math.sqrt(width), rel_tol=near):
         options["scale"] = scores.scale
     if len({dtype(n) for n in (q, k, v, context)}) == 1:
         rewriter.replace(context, rewriter.insert(context, F.scaled_dot_product_attention, q, k, v, **options))

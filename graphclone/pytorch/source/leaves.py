@@ -47,12 +47,12 @@ def _embedding(node: fx.Node, ids: Any, weight: Any) -> Leaf:
 
 
 def _layer_norm(node: fx.Node, x: Any, sizes: Any, weight: Any = None, bias: Any = None, eps: Any = 1e-5) -> Leaf:
-    text = f"nn.LayerNorm({sizes[0]}, eps={short(eps)}" + (")" if bias is not None else ", bias=False)")
+    text = f"nn.LayerNorm({sizes[0]}, eps={short(eps, node)}" + (")" if bias is not None else ", bias=False)")
     return Leaf("norm", text, {"weight": weight, "bias": bias}, (x,))
 
 
 def _rms_norm(node: fx.Node, x: Any, sizes: Any, weight: Any = None, eps: Any = None) -> Leaf:
-    return Leaf("norm", f"nn.RMSNorm({sizes[0]}, eps={short(eps)})", {"weight": weight}, (x,))
+    return Leaf("norm", f"nn.RMSNorm({sizes[0]}, eps={short(eps, node)})", {"weight": weight}, (x,))
 
 
 def _convolution(dimensions: int) -> Callable[..., Leaf]:
@@ -81,10 +81,11 @@ def _sizes(value: Any) -> Any:
     return tuple(value) if isinstance(value, (list, tuple)) else value
 
 
-def short(number: float) -> str:
+def short(number: float, node: fx.Node) -> str:
     """1e-06 for what float32 made of it, where nothing but rounding is lost."""
     rounded = float(f"{number:.7g}")
-    return repr(rounded if torch.tensor(rounded) == torch.tensor(number) else number)
+    same = torch.tensor(rounded) == torch.tensor(number) and node.meta["example"].dtype != torch.float64
+    return repr(rounded if same else number)
 
 
 ROWS: Mapping[Any, Callable[..., Leaf]] = {
