@@ -149,6 +149,15 @@ class IdSpace:
         """Two aligned axes live and die together. Returns the factors of each that found no counterpart.
 
         Factors pair up when they divide the positions alike; one factor against several becomes their conjunction.
+
+        Six columns of a weight meet an axis of 2 heads x 3 dimensions: column 4 is head 1 and dimension 1.
+
+        >>> space = IdSpace()
+        >>> columns, heads, dims = space.fresh(6), space.fresh(2), space.fresh(3)
+        >>> space.same([columns], [np.repeat(heads, 3), np.tile(dims, 2)])
+        ((), ())
+        >>> [int(factor[4]) for factor in space.resolve([columns])] == [heads[1], dims[1]]
+        True
         """
         left, right = list(self.resolve(first)), list(self.resolve(second))
         by_partition = {partition(f): f for f in reversed(right)}

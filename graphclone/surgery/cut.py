@@ -54,7 +54,10 @@ class Cut:
         return alive
 
     def take(self, factors: Factors, full: int) -> Ids | None:
-        """For each position of the clone's axis the parent's position, or None where the axis stays as it is."""
+        """For each position of the clone's axis the parent's position, or None where the axis stays as it is.
+
+        Of 3 heads x 2 dimensions, heads 0 and 2 kept: positions 0, 1, 4, 5. Heads kept in the order 2, 0: 4, 5, 0, 1.
+        """
         resolved = self.trace.ids.resolve(factors)
         places = np.flatnonzero(self.living(factors, full))
         if places.size == full and all((self.source[f] == f).all() for f in resolved):
