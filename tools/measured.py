@@ -77,7 +77,8 @@ def reference(place: Place, given: Sequence[Array]) -> dict[str, tuple[Array, Ar
     x = given[0]
     terms: dict[str, Array] = {}
     if place.kind == "block":
-        before, after = (np.linalg.norm(v, axis=1, keepdims=True) for v in given)
+        tiny = np.finfo(np.float32).tiny  # a token that is zero has no direction: its cosine counts as 0
+        before, after = (np.maximum(np.linalg.norm(v, axis=1, keepdims=True), tiny) for v in given)
         terms["cosine"] = (given[0] * given[1]).sum(1, keepdims=True) / (before * after)
         terms["ratio"] = np.linalg.norm(given[1] - given[0], axis=1, keepdims=True) / after
     elif place.kind == "kept":
@@ -133,7 +134,8 @@ def differences(found: Mapping[str, Mapping[str, Array]], sums: Sums, sizes: Sum
         for name, size in sizes[site].items():
             floor = np.finfo(np.float32).tiny  # float32 has nothing below
             relative = np.abs(held[name] - sums[site][name]) / np.maximum(size, floor)
-            worst[name] = max(worst.get(name, 0.0), float(relative[size > floor].max(initial=0.0)))
+            largest = float(relative[size > floor].max(initial=0.0))
+            worst[name] = max(worst.get(name, 0.0), largest if np.isfinite(largest) else np.inf)
     return worst
 
 
