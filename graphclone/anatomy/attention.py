@@ -153,7 +153,8 @@ def _count_heads(trace: Trace, axes: Sequence[Factors]) -> int:
 def feeding(
     trace: Trace, name: str, producer: dict[str, gs.Node], by_output: dict[str, Projection]
 ) -> list[Projection]:
-    """The projections from which a value is made, nearest first; what merely tells sizes is not followed."""
+    """The projections from which a value is made, nearest first; sizes and scales, which carry no neurons, are not
+    followed."""
     found: list[Projection] = []
     stack, seen = [name], set()
     while stack:
@@ -165,7 +166,8 @@ def feeding(
             found.append(by_output[current])
         elif current in producer:
             read = [t.name for t in producer[current].inputs if isinstance(t, gs.Variable)]
-            stack.extend(n for n in read if n not in trace.values or trace.values[n].data is None)
+            made = [(n, trace.values.get(n)) for n in read]
+            stack.extend(n for n, value in made if value is None or (value.labelled and value.data is None))
     return found
 
 
