@@ -24,9 +24,10 @@ from graphclone.graph import Model
 from graphclone.statistics import run, written
 from graphclone.statistics.assembly import show_sums
 from graphclone.statistics.masks import Layout
+from graphclone.statistics.moments import STEP
 from graphclone.statistics.places import Keeping, first_pass, lay_out, second_pass
 from graphclone.statistics.probe import UNSEEN
-from graphclone.statistics.reductions import Place
+from graphclone.statistics.reductions import Place, is_sampled
 from graphclone.statistics.runtime import PROVIDERS, open_session
 from graphclone.statistics.widening import needed, widened
 
@@ -54,14 +55,17 @@ def dump(model: Model, places: Sequence[Place], batch: Mapping[str, Array]) -> d
     return {name: array.astype(np.float64) for name, array in zip(names, found, strict=True)}
 
 
-def rows(value: Array, axis: int, width: int, layout: Layout, batch: Mapping[str, Array]) -> Array:
-    """The positions that count, [positions, width]."""
+def rows(value: Array, axis: int, width: int, layout: Layout, batch: Mapping[str, Array], step: int = 1) -> Array:
+    """The positions that count, [positions, width]; every ``step``-th of each sequence."""
     if layout.mask is None:
-        return np.asarray(np.moveaxis(value, axis, -1).reshape(-1, width))
+        value = np.moveaxis(value, axis, -1)
+        return np.asarray((value[:, ::step] if step > 1 else value).reshape(-1, width))
     mask = batch[layout.mask].astype(bool)
     if layout.flat:
         value = value.reshape(*mask.shape, *value.shape[1:])
     value = np.moveaxis(value, axis, -1)
+    if step > 1:
+        value, mask = value[:, ::step], mask[:, ::step]
     return np.asarray(value[mask.T if layout.turned else mask].reshape(-1, width))
 
 
@@ -71,9 +75,9 @@ def normalised(norm: Norm, x: Array) -> Array:
     return np.asarray(centred / np.sqrt((centred**2).mean(-1, keepdims=True) + norm.epsilon))
 
 
-def reference(place: Place, given: Sequence[Array]) -> dict[str, tuple[Array, Array]]:
-    """By statistic its sum and the magnitude to compare by, from the rows of the place's values: the sum of its terms'
-    magnitudes, of a second moment |a_i| |a_j|."""
+def reference(place: Place, given: Sequence[Array], sampled: Array) -> dict[str, tuple[Array, Array]]:
+    """By statistic its sum and the magnitude to compare by, from the rows of the place's values (``sampled``: those
+    that second moments are of): the sum of its terms' magnitudes, of a second moment |a_i| |a_j|."""
     x = given[0]
     terms: dict[str, Array] = {}
     if place.kind == "block":
@@ -92,8 +96,10 @@ def reference(place: Place, given: Sequence[Array]) -> dict[str, tuple[Array, Ar
         terms |= {"abs": np.abs(x), "sum": x, "square": x * x}
     found = {name: (each.sum(0), np.abs(each).sum(0)) for name, each in terms.items()}
     if place.moment:
-        lengths = np.linalg.norm(x, axis=0)  # an entry is small where two neurons have nothing in common
-        found["moment"] = (x.T @ x, np.outer(lengths, lengths))
+        lengths = np.linalg.norm(sampled, axis=0)  # an entry is small where two neurons have nothing in common
+        found["moment"] = (sampled.T @ sampled, np.outer(lengths, lengths))
+        found["moment_sum"] = (sampled.sum(0), np.abs(sampled).sum(0))
+        found["moment_count"] = (np.array([len(sampled)], np.float64), np.ones(1))
     return found
 
 
@@ -108,7 +114,10 @@ def expected(model: Model, places: Sequence[Place], batches: Sequence[Mapping[st
                 rows(values[v], place.axis, place.width, layout, batch)
                 for v, layout in zip(place.values, place.layouts, strict=True)
             ]
-            for name, (total, size) in reference(place, given).items():
+            layout = place.layouts[0]
+            step = STEP if is_sampled(place, layout.rank) else 1
+            sampled = rows(values[place.values[0]], place.axis, place.width, layout, batch, step)
+            for name, (total, size) in reference(place, given, sampled).items():
                 for into, array in ((sums, total), (sizes, size)):
                     held = into.setdefault(place.name, {})
                     held[name] = held[name] + array if name in held else array

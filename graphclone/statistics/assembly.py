@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 from graphclone.anatomy.normalisations import SUMMING, show_sum, sum_name
 from graphclone.graph import Model
 from graphclone.statistics.masks import Layout
-from graphclone.statistics.moments import MOMENT, tile_shapes
+from graphclone.statistics.moments import MOMENT, MOMENT_COUNT, tile_shapes
 from graphclone.statistics.nodes import Builder, Row
 from graphclone.statistics.reductions import RECIPES, Bench, Place
 
@@ -77,7 +77,7 @@ def reduce_places(model: Model, places: Sequence[Place], *, guard: bool = False)
                 pieces += [(place.name, statistic, shape) for shape in tile_shapes(place.width)]
             else:
                 vectors += made_here
-                slots.append((place.name, statistic, _size(place)))
+                slots.append((place.name, statistic, 1 if statistic == MOMENT_COUNT else _size(place)))
         counts.append(builder.reshape(bench.count(), [1], np.int64))
         behind.setdefault(place.values[-1], []).extend(builder.taken())
     joined = [builder.add("Concat", vectors, axis=0)] if vectors else []

@@ -11,6 +11,8 @@ import onnx_graphsurgeon as gs
 from graphclone.statistics.nodes import Array, Builder
 
 MOMENT = "moment"
+MOMENT_SUM, MOMENT_COUNT = "moment_sum", "moment_count"  # of the positions that the moment is of
+STEP = 2  # every second position of a sequence: the multiplications are most of what second moments cost
 TILE = 192  # columns at least: narrower products are slow
 AT_ONCE = 1 << 30  # bytes of sums in one run of the data
 MOST_TILES = 8  # of n tiles (n + 1) / 2n is computed: 9/16 here

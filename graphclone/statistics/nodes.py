@@ -67,6 +67,11 @@ class Builder:
         bounds = [self.constant([start]), self.constant([stop]), self.constant([1])]
         return self.add("Slice", [tensor, *bounds])
 
+    def every(self, tensor: gs.Variable, axis: int, step: int) -> gs.Variable:
+        """Every ``step``-th position along an axis, from the first on."""
+        bounds = map(self.constant, ([0], [np.iinfo(np.int64).max], [axis], [step]))
+        return self.add("Slice", [tensor, *bounds])
+
     def take(self, tensor: gs.Tensor, places: Array) -> gs.Variable:
         """Places along the last axis."""
         return self.add("Gather", [tensor, self.constant(places.astype(np.int64))], axis=-1)

@@ -19,7 +19,7 @@ from graphclone.statistics import adders, widening
 from graphclone.statistics import moments as second
 from graphclone.statistics.adders import Adder, Device, Host, Pieces
 from graphclone.statistics.assembly import Reduced, reduce_places
-from graphclone.statistics.moments import MOMENT
+from graphclone.statistics.moments import MOMENT, MOMENT_COUNT, MOMENT_SUM
 from graphclone.statistics.places import first_pass, lay_out
 from graphclone.statistics.reductions import Place
 from graphclone.statistics.runtime import PROVIDERS, Session
@@ -29,7 +29,7 @@ from graphclone.statistics.store import COUNT
 Array = np.ndarray[Any, Any]
 Sums = dict[str, dict[str, Array]]
 UNSEEN = "unseen_"  # of batches that are set apart
-APART = (MOMENT, "sum", COUNT)
+APART = (MOMENT, MOMENT_SUM, MOMENT_COUNT)
 
 
 @dataclass
@@ -114,9 +114,7 @@ class Probe:
         if self.judged:
             for place, held in self._unpacked(pieces, adders.UNSEEN).items():
                 if place in self.judged:
-                    apart = {UNSEEN + name: held[name] for name in APART if name in held}
-                    apart[UNSEEN + COUNT] = np.atleast_1d(held[COUNT]).astype(np.float64)
-                    found[place] |= apart
+                    found[place] |= {UNSEEN + name: held[name] for name in APART if name in held}
         return found
 
     def _unpacked(self, pieces: Pieces, prefix: str) -> Sums:

@@ -15,8 +15,8 @@ import onnx_graphsurgeon as gs
 
 from graphclone.anatomy.parts import Norm
 from graphclone.statistics.masks import Layout
-from graphclone.statistics.moments import MOMENT, products
-from graphclone.statistics.nodes import Builder, Row
+from graphclone.statistics.moments import MOMENT, MOMENT_COUNT, MOMENT_SUM, STEP, products
+from graphclone.statistics.nodes import SLICE_BY_INPUTS, Builder, Row
 
 # both run at any opset: ONNX Runtime has them in the standard domain from its first version on
 NORMALISE = {"LayerNorm": "LayerNormalization", "RMSNorm": "SimplifiedLayerNormalization"}
@@ -127,22 +127,39 @@ def _activations(bench: Bench) -> Sums:
     """A writer's or inner site: sums of |x|, x and x^2, and of the outer product where it is asked."""
     (value,) = bench.values
     found = _vectors(bench, value, bench.axis)
-    if bench.place.moment:
-        found[MOMENT] = _moment(bench, value)
-    return found
+    return found | _moments(bench) if bench.place.moment else found
 
 
 def _moments(bench: Bench) -> Sums:
-    """The outer product alone."""
-    return {MOMENT: _moment(bench, bench.values[0])}
+    """The outer product, of every ``STEP``-th position of a sequence: its multiplications cost as much as the model's
+    own where the site is wide. With it the sum and the number of the same positions. Values that are not laid out as
+    [batch, length, width] are taken whole."""
+    builder, value = bench.builder, bench.last(bench.values[0])
+    column = None if bench.row is None else bench.row.column
+    sampled = is_sampled(bench.place, bench.rank) and builder.opset >= SLICE_BY_INPUTS
+    if sampled:
+        value = builder.every(value, 1, STEP)
+        column = None if column is None else builder.every(column, 1, STEP)
+    if column is not None:
+        value = bench.product(value, builder.reshape(column, [0, 0] + [1] * (bench.rank - 2)))
+    rows = builder.reshape(value, [-1, bench.place.width])
+    if not sampled:
+        count = builder.cast(bench.count(), np.float32)
+    elif column is not None:
+        count = builder.sum(column, [0, 1])
+    else:
+        shape = builder.add("Shape", [rows], np.int64)
+        count = builder.cast(builder.add("Gather", [shape, builder.constant([0])], np.int64, axis=0), np.float32)
+    return {
+        MOMENT: products(builder, rows, bench.place.width),
+        MOMENT_SUM: [builder.sum(rows, [0])],
+        MOMENT_COUNT: [builder.reshape(count, [1])],
+    }
 
 
-def _moment(bench: Bench, value: gs.Variable) -> list[gs.Variable]:
-    if bench.row is not None:
-        column = bench.builder.reshape(bench.row.column, [0, 0] + [1] * (bench.rank - 2))
-        value = bench.product(value, column)
-    rows = bench.builder.reshape(bench.last(value), [-1, bench.place.width])
-    return products(bench.builder, rows, bench.place.width)
+def is_sampled(place: Place, rank: int) -> bool:
+    """Whether second moments are of some positions of a sequence alone."""
+    return rank == 3 and not place.layouts[0].turned
 
 
 def _norm(bench: Bench) -> Sums:

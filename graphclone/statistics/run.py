@@ -29,7 +29,7 @@ from graphclone.version import __version__
 Array = np.ndarray[Any, Any]
 Progress = Callable[[int, int | None], None]
 # one batch in so many is set apart where second moments are measured: it counts like all others, and its sums are kept
-# once more (``unseen_moment``, ``unseen_sum``, ``unseen_count``), so that a fit can be judged on what it has not seen
+# once more (``unseen_moment``, with its sum and count), so that a fit can be judged on what it has not seen
 APART_EVERY = 5
 
 

@@ -45,9 +45,11 @@ class Statistics:
         return max((int(held[COUNT]) for held in self.sites.values()), default=0)
 
     def mean(self, site: str, statistic: str) -> Array:
-        """float64 [width]: the mean of a statistic over the positions of a site."""
+        """float64, of the sum's shape: the mean over the positions that were summed: those of the site, or fewer where
+        the statistic has a count of its own (``moment_count``)."""
         held = self.sites[site]
-        return np.asarray(held[statistic] / max(int(held[COUNT]), 1), dtype=np.float64)
+        count = held.get(f"{statistic}_{COUNT}", held[COUNT])
+        return np.asarray(held[statistic] / max(float(np.ravel(count)[0]), 1.0), dtype=np.float64)
 
     def merge(self, other: Statistics) -> Statistics:
         """The statistics of both runs together. Raises BadData for what does not add up, or has data in common."""

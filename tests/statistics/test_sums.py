@@ -39,10 +39,14 @@ def test_second_moments_are_sums_of_outer_products(hands, batches, flat):
     hand = hands(flat=flat)
     model = hand.model()
     found = run.measure(model, hand.anatomy(model), batches, provider="cpu", moments=True)
-    a = concatenated(hand, batches)["blocks.0.ffn.in"]
-    made = found.sites["blocks.0.ffn.in"]["moment"]
-    close(made, a.T @ a, np.abs(a).T @ np.abs(a))
-    np.testing.assert_array_equal(made, made.T)
+    second = [{name: array[:, :: moments.STEP] for name, array in batch.items()} for batch in batches]
+    a = concatenated(hand, second)["blocks.0.ffn.in"]
+    held = found.sites["blocks.0.ffn.in"]
+    close(held["moment"], a.T @ a, np.abs(a).T @ np.abs(a))
+    np.testing.assert_array_equal(held["moment"], held["moment"].T)
+    close(held["moment_sum"], a.sum(0), np.abs(a).sum(0))
+    assert held["moment_count"].tolist() == [len(a)]
+    close(found.mean("blocks.0.ffn.in", "moment"), a.T @ a / len(a), np.abs(a).T @ np.abs(a) / len(a))
     assert "moment" not in found.sites["blocks.0.ffn.out"]
 
 

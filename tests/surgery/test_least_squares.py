@@ -114,7 +114,7 @@ def test_a_clone_equals_its_parent_where_dropped_neurons_repeat_kept_ones(recipe
     size = whole.anatomy.groups[whole.anatomy.stacks[0].blocks[0].feed_forward[0].group].size
     dropped, kept = np.arange(5, 25), np.arange(size - 20, size)
     found = repeated(whole, kept, dropped)
-    statistics = measured(found, 16, moments=True)
+    statistics = measured(found, 32, moments=True)
     left = np.setdiff1d(np.arange(size), dropped)
     plan, made = cut_ffn(found, left, METHOD, statistics)
     fed = feeds(found.model, 2, 9)
@@ -131,7 +131,7 @@ def test_a_clone_equals_its_parent_where_dropped_neurons_repeat_kept_ones(recipe
 
 def test_heads_are_made_up_for_too():
     found = parent("gpt2", "torchscript")
-    statistics = measured(found, 16, moments=True)
+    statistics = measured(found, 32, moments=True)
     heads = {
         g.name: range(g.size - 1) for g in found.anatomy.groups.values() if g.kind == "head" and g.block is not None
     }

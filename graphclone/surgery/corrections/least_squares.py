@@ -22,7 +22,7 @@ from graphclone.anatomy.parts import Site
 from graphclone.anatomy.projections import Projection
 from graphclone.anatomy.trace import node_key
 from graphclone.errors import InvalidTarget
-from graphclone.statistics.store import COUNT, Statistics
+from graphclone.statistics.store import Statistics
 from graphclone.surgery.corrections.evidence import Array, Evidence
 from graphclone.surgery.corrections.paper import uses_of
 from graphclone.surgery.slice_weights import Correction, Use
@@ -77,9 +77,9 @@ def _unfit(evidence: Evidence, p: Projection, site: Site, statistics: Statistics
         raise InvalidTarget(
             f"method {NAME} needs second moments, which the statistics lack at {site.name}: measure with --moments"
         )
-    tokens = int(held[COUNT])
+    tokens = int(held["moment_count"][0])
     if tokens < ENOUGH * site.width:
-        return f"{tokens} tokens measured, {ENOUGH * site.width} are needed ({ENOUGH} a neuron)"
+        return f"moments of {tokens} tokens, {ENOUGH * site.width} are needed ({ENOUGH} a neuron)"
     reason = unlike_a_matrix(evidence, p)
     if reason is None and p.weight in evidence.cut.trace.shared:
         return "its weight is shared with another product"
@@ -126,15 +126,16 @@ def _repaired(
 def _moments(statistics: Statistics, site: str) -> Moments:
     """Of the tokens fitted: all but those that were set apart."""
     held = statistics.sites[site]
-    unseen = int(held["unseen_count"][0]) if "unseen_count" in held else 0
-    fitted = int(held[COUNT]) - unseen
+    whole, total = float(held["moment_count"][0]), held["moment_sum"]
+    unseen = float(held["unseen_moment_count"][0]) if "unseen_moment_count" in held else 0.0
+    fitted = whole - unseen
     if not unseen or not fitted:
-        return Moments(statistics.mean(site, "moment"), statistics.mean(site, "sum"), None, None)
+        return Moments(held["moment"] / whole, total / whole, None, None)
     return Moments(
         (held["moment"] - held["unseen_moment"]) / fitted,
-        (held["sum"] - held["unseen_sum"]) / fitted,
+        (total - held["unseen_moment_sum"]) / fitted,
         held["unseen_moment"] / unseen,
-        held["unseen_sum"] / unseen,
+        held["unseen_moment_sum"] / unseen,
     )
 
 
