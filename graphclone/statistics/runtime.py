@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -137,6 +138,25 @@ def open_session(model: Model, chosen: str, threads: int | None, *, optimise: bo
     if chosen not in opened.get_providers():
         raise InvalidTarget(f"{chosen} was asked for and did not start (driver or CUDA libraries): use --provider cpu")
     return Session(opened, chosen, (whole, values), _placed(opened, chosen))
+
+
+def open_file(path: Path, chosen: str, threads: int | None) -> onnxruntime.InferenceSession:
+    """A file as those who deploy it open it, with ONNX Runtime's own defaults.
+
+    Raises UnsupportedGraph where ONNX Runtime refuses it, InvalidTarget where the provider does not start.
+    """
+    ort = runtime()
+    options = ort.SessionOptions()
+    options.log_severity_level = QUIET
+    options.intra_op_num_threads = threads or 0
+    options.add_session_config_entry("session.force_spinning_stop", "1")  # between runs the cores are another's
+    try:
+        opened = ort.InferenceSession(str(path), options, providers=[chosen])
+    except Exception as reason:  # noqa: BLE001  (as above)
+        raise UnsupportedGraph(f"{path}: ONNX Runtime refuses it: {' '.join(str(reason).split())[:300]}") from None
+    if chosen not in opened.get_providers():
+        raise InvalidTarget(f"{chosen} was asked for and did not start (driver or CUDA libraries): use --provider cpu")
+    return opened
 
 
 def _placed(opened: onnxruntime.InferenceSession, chosen: str) -> dict[str, dict[str, int]]:
