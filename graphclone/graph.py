@@ -1,15 +1,15 @@
 """Load: an onnx-graphsurgeon graph whose weights are views on the file.
 
-The graph is onnx-graphsurgeon's, never wrapped. External data is memory-mapped, so opening a model of any size costs
-only its structure. Constant nodes become initializers and local functions are inlined on the way in, so that every room
-behind this one meets a single form.
+The graph is onnx-graphsurgeon's, never wrapped. Weights are memory-mapped, beside the file or inside it, so opening a
+model of any size costs only its structure. Constant nodes become initializers and local functions are inlined on the
+way in, so that every room behind this one meets a single form.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +23,7 @@ import onnx_graphsurgeon as gs
 from google.protobuf.message import DecodeError
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
+from graphclone import inside
 from graphclone.errors import BadModel
 from graphclone.fingerprint import Fingerprint
 from graphclone.normal_form import normalise
@@ -93,20 +94,23 @@ def load(path: str | Path) -> Model:
     if not path.is_file():
         raise BadModel(f"{path}: no such file" if not path.exists() else f"{path}: a folder, not an ONNX file")
     try:
-        proto = onnx.load(str(path), load_external_data=False)
+        proto, mapped = inside.read(path)
     except (DecodeError, ValueError, OSError) as reason:
         raise BadModel(f"{path}: not an ONNX file, or truncated ({type(reason).__name__})") from None
     if not proto.graph.node or not proto.opset_import:
         raise BadModel(f"{path}: holds no ONNX graph (no node or no opset): not an ONNX file, or an empty one")
-    return from_proto(proto, path)
+    return from_proto(proto, path, mapped)
 
 
-def from_proto(proto: onnx.ModelProto, path: Path | None = None) -> Model:
-    """A Model from a protobuf in memory; ``path`` says where its external data lies."""
+def from_proto(
+    proto: onnx.ModelProto, path: Path | None = None, mapped: Mapping[str, np.ndarray[Any, Any]] | None = None
+) -> Model:
+    """A Model from a protobuf in memory; ``path`` says where its external data lies, ``mapped`` initializers are not in
+    it."""
     if proto.functions:
         proto = onnx.inliner.inline_local_functions(proto)
     where = path or Path("<memory>")
-    reader = _TensorReader(where)
+    reader = _TensorReader(where, mapped or {})
     try:
         graph = gs.import_onnx(proto)
     except BadModel:
@@ -116,7 +120,7 @@ def from_proto(proto: onnx.ModelProto, path: Path | None = None) -> Model:
     for part in _with_subgraphs(graph):
         for tensor in part.tensors().values():
             if isinstance(tensor, gs.Constant) and isinstance(tensor._values, LazyValues):
-                tensor._values = reader.array(tensor._values.tensor, tensor.name)
+                tensor._values = reader.array(tensor._values.tensor, tensor.name, of_model=part is graph)
                 tensor.data_location = None
         _absorb_constant_nodes(part, reader)
         part.inputs = [t for t in part.inputs if isinstance(t, gs.Variable)]  # before IR 4 initializers were inputs too
@@ -167,12 +171,15 @@ def _absorb_constant_nodes(graph: gs.Graph, reader: _TensorReader) -> None:
 class _TensorReader:
     """TensorProto -> array, mapping external data after checking that it may be read."""
 
-    def __init__(self, model: Path) -> None:
+    def __init__(self, model: Path, mapped: Mapping[str, np.ndarray[Any, Any]]) -> None:
         self.model = model
+        self.mapped = mapped
         self.files: set[Path] = set()
         self._maps: dict[Path, np.ndarray[Any, Any]] = {}
 
-    def array(self, tensor: onnx.TensorProto, name: str) -> np.ndarray[Any, Any]:
+    def array(self, tensor: onnx.TensorProto, name: str, of_model: bool = False) -> np.ndarray[Any, Any]:
+        if of_model and name in self.mapped:
+            return self.mapped[name]
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             return self._external(tensor, name)
         try:
@@ -221,10 +228,11 @@ class _TensorReader:
 def to_proto(model: Model, location: str = "weights") -> tuple[onnx.ModelProto, dict[str, np.ndarray[Any, Any]]]:
     """The protobuf with large initializers left as external references, and their arrays by name.
 
-    Nothing large is copied: hand the arrays to ONNX Runtime (``SessionOptions.add_external_initializers``).
+    Hand the arrays to ONNX Runtime (``SessionOptions.add_external_initializers``). Nothing large is copied, but what
+    lies in a file where processors do not read numbers from.
     """
     proto, tensors = skeleton(model, location)
-    return proto, {name: tensor.values for name, tensor in tensors.items()}
+    return proto, {name: np.require(tensor.values, requirements=["ALIGNED"]) for name, tensor in tensors.items()}
 
 
 def skeleton(model: Model, location: str = "weights") -> tuple[onnx.ModelProto, dict[str, gs.Constant]]:

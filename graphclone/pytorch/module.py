@@ -127,8 +127,7 @@ def _load(module: nn.Module, found: Layout, model: Model) -> None:
 def values_of(weight: Weight, constants: dict[str, gs.Constant]) -> torch.Tensor:
     """A weight as the module holds it."""
     initializer, turned = weight.initializers[0]
-    values = constants[initializer].values
-    return to_tensor((values.T if turned else values).reshape(weight.shape), initializer)
+    return to_tensor(constants[initializer].values, initializer, turned).reshape(weight.shape)
 
 
 __all__ = ["Layout", "layout", "to_torch", "values_of", "weights"]

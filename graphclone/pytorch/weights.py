@@ -32,6 +32,7 @@ from graphclone.errors import UnsupportedGraph
 from graphclone.graph import Model
 from graphclone.pytorch.operators import Lookup
 from graphclone.pytorch.usage import Usage, uses
+from graphclone.recipes import PIECE, release
 
 MASKED = 1e4
 FLOATS = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64), np.dtype(ml_dtypes.bfloat16))
@@ -66,9 +67,20 @@ class WeightMap:
         return {name: (weight, turned) for weight in self.weights for name, turned in weight.initializers}
 
 
-def to_tensor(array: Array, where: str) -> torch.Tensor:
-    """A tensor with its own memory; bfloat16 stays bfloat16."""
-    copied = np.array(array, order="C", copy=True)
+def to_tensor(array: Array, where: str, turned: bool = False) -> torch.Tensor:
+    """A tensor with its own memory, transposed where asked; bfloat16 stays bfloat16.
+
+    Read in pieces, after each of which no page of a mapped file is held: the tensor is all that stays in memory.
+    """
+    shape = array.shape[::-1] if turned else array.shape
+    copied = np.empty(shape, array.dtype)
+    into = copied.T if turned else copied
+    step = max(1, PIECE * len(array) // max(array.nbytes, 1)) if array.ndim else 1
+    for start in range(0, len(array) if array.ndim else 0, step):
+        into[start : start + step] = array[start : start + step]
+        release(array[start : start + step])
+    if not array.ndim:
+        into[...] = array
     if copied.dtype == ml_dtypes.bfloat16:
         return torch.from_numpy(copied.view(np.int16)).view(torch.bfloat16)
     try:
@@ -98,7 +110,9 @@ def weight_map(model: Model) -> WeightMap:
 def _is_mask(values: Array) -> bool:
     if values.dtype == ml_dtypes.bfloat16:
         values = values.astype(np.float32)
-    return not (values.min() > -MASKED and values.max() < MASKED)  # a NaN makes both comparisons false
+    small = values.min() > -MASKED and values.max() < MASKED  # a NaN makes both comparisons false
+    release(values)
+    return not small
 
 
 def _angle_tables(arrays: dict[str, Array]) -> set[str]:
@@ -153,7 +167,10 @@ def _same_bytes(a: Array, b: Array) -> bool:
     if a.shape != b.shape:
         return False
     width = np.dtype(f"u{a.dtype.itemsize}")
-    return bool(np.array_equal(np.asarray(a).view(width), np.ascontiguousarray(b).view(width)))
+    same = bool(np.array_equal(np.asarray(a).view(width), np.ascontiguousarray(b).view(width)))
+    release(a)
+    release(b)
+    return same
 
 
 ANONYMOUS = re.compile(r"^(onnx::.*|_?val_?\d*|_?\d+|initializer_\d+|constant_\d+|.*_output_\d+)$")
