@@ -23,7 +23,7 @@ import onnx_graphsurgeon as gs
 from google.protobuf.message import DecodeError
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
-from graphclone import inside
+from graphclone import folders, inside
 from graphclone.errors import BadModel
 from graphclone.fingerprint import Fingerprint
 from graphclone.normal_form import normalise
@@ -85,14 +85,14 @@ class Model:
 
 
 def load(path: str | Path) -> Model:
-    """Read an ONNX file; weights in external data stay on disk.
+    """Read an ONNX file, or the one of a folder; weights in external data stay on disk.
 
     Raises BadModel for a file that is missing, truncated or not ONNX, and for external data that is missing, too
     short, or outside the model's folder.
     """
-    path = Path(path)
+    path = folders.model_in(Path(path)) if Path(path).is_dir() else Path(path)
     if not path.is_file():
-        raise BadModel(f"{path}: no such file" if not path.exists() else f"{path}: a folder, not an ONNX file")
+        raise BadModel(f"{path}: no such file")
     try:
         proto, mapped = inside.read(path)
     except (DecodeError, ValueError, OSError) as reason:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from graphclone import folders
 from graphclone.errors import BadData
 from graphclone.feeds import Input
 from graphclone.graph import Model
@@ -142,7 +143,7 @@ def _decoder_start(model: Model, tokenizer: Tokenizer) -> tuple[int, str]:
     for name in CONFIGURATIONS if model.path is not None else ():
         assert model.path is not None
         try:
-            found = json.loads(model.path.with_name(name).read_bytes()).get("decoder_start_token_id")
+            found = json.loads(folders.beside(model.path, name).read_bytes()).get("decoder_start_token_id")
         except (OSError, ValueError, AttributeError):
             continue
         if isinstance(found, int):
@@ -215,7 +216,7 @@ def tokenizer_file(given: Path | None, model: Model) -> Path:
 def _beside(model: Model) -> list[Path]:
     if model.path is None:
         return []
-    return [model.path.with_suffix(".tokenizer.json"), model.path.with_name("tokenizer.json")]
+    return [model.path.with_suffix(".tokenizer.json"), folders.beside(model.path, "tokenizer.json")]
 
 
 def load_tokenizer(file: Path) -> Tokenizer:

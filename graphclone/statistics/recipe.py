@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from graphclone import folders
 from graphclone.errors import BadData, InvalidTarget
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def find(asked: str | None, model: Path | None) -> Recipe:
     if asked is not None and "=" in asked:
         return _asked(asked)
     file = Path(asked) if asked is not None else None
-    if file is None and model is not None and (beside := model.with_name("preprocessor_config.json")).is_file():
+    if file is None and model is not None and (beside := folders.beside(model, "preprocessor_config.json")).is_file():
         file = beside
     if file is None:
         raise BadData(
