@@ -61,12 +61,16 @@ class Row:
 
 @dataclass(frozen=True)
 class Seen:
-    """A file as it was when its sha256 was taken: as long as size, time and inode are the same, so is the digest."""
+    """A file as it was when its sha256 was taken: as long as size, time and inode are the same, so is the digest.
+
+    parts: other files that the digest is of too (external data); they have entries of their own.
+    """
 
     size: int
     modified: int  # nanoseconds
     inode: int
     sha256: str
+    parts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -131,5 +135,5 @@ class Record:
         if stray:
             raise ValueError(f"unknown key {min(stray)!r}")
         rows = tuple(Row(**{**row, "state": State(row["state"])}) for row in held["rows"])
-        files = {path: Seen(**seen) for path, seen in held["files"].items()}
+        files = {path: Seen(**{**seen, "parts": tuple(seen["parts"])}) for path, seen in held["files"].items()}
         return cls(**{**held, "rows": rows, "files": files})
