@@ -56,7 +56,7 @@ def write(model: Model, draft: Path, shard_size: int | None = None) -> None:
     free = shutil.disk_usage(draft.parent).free
     if total > free:
         raise OSError(errno.ENOSPC, f"{total:,} bytes of weights, {free:,} are free on the disk")
-    if total > EXTERNAL_ABOVE or shard_size is not None:
+    if _lies_beside(values, shard_size):
         _write_beside(proto, values, draft, shard_size)
         values = {}
     try:
@@ -65,8 +65,35 @@ def write(model: Model, draft: Path, shard_size: int | None = None) -> None:
         raise BadModel(f"{draft.name}: cannot be written ({reason})") from None
 
 
+def size(model: Model, name: str = "model.onnx", shard_size: int | None = None) -> int:
+    """Bytes that ``save`` would write to a file of that name and beside it; no weight is read."""
+    proto, tensors = skeleton(model)
+    values = {key: held(tensor) for key, tensor in tensors.items()}
+    beside = 0
+    if _lies_beside(values, shard_size):
+        for number, shard, offsets in (layout := _layout(proto, values, shard_size)):
+            _point(shard, offsets, values, data_name(name, "0" * 64, _of(number, layout)))
+            beside += offsets[-1] + values[shard[-1].name].nbytes if shard else 0
+        values = {}
+    before, heads = _framed(proto, values)
+    return beside + len(before) + sum(len(head) + values[key].nbytes for key, head in heads.items())
+
+
+def _lies_beside(values: Mapping[str, Values], shard_size: int | None) -> bool:
+    return shard_size is not None or sum(v.nbytes for v in values.values()) > EXTERNAL_ABOVE
+
+
 def _write(proto: onnx.ModelProto, values: Mapping[str, Values], file: Path) -> None:
     """The model with ``values`` inside: all of it but the large tensors, then each of those."""
+    before, heads = _framed(proto, values)
+    with file.open("wb") as stream:
+        stream.write(before)
+        for piece in _in_order(_prefixed(heads.values(), [values[name] for name in heads])):
+            stream.write(piece.data)
+
+
+def _framed(proto: onnx.ModelProto, values: Mapping[str, Values]) -> tuple[bytes, dict[str, bytes]]:
+    """(all of the model but ``values``, what stands before the bytes of each of them)."""
     graph = onnx.GraphProto()
     graph.CopyFrom(proto.graph)
     proto.ClearField("graph")
@@ -75,17 +102,14 @@ def _write(proto: onnx.ModelProto, values: Mapping[str, Values], file: Path) -> 
     heads = {}
     for tensor in large:
         head = onnx.TensorProto(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type)
-        size = values[tensor.name].nbytes
-        inside = head.SerializeToString(deterministic=True) + _field(onnx.TensorProto, "raw_data", size)
-        heads[tensor.name] = _field(onnx.GraphProto, "initializer", len(inside) + size) + inside
+        length = values[tensor.name].nbytes
+        inside = head.SerializeToString(deterministic=True) + _field(onnx.TensorProto, "raw_data", length)
+        heads[tensor.name] = _field(onnx.GraphProto, "initializer", len(inside) + length) + inside
     del graph.initializer[:]
     graph.initializer.extend(small)
     rest = graph.SerializeToString(deterministic=True)
     whole = len(rest) + sum(len(head) + values[name].nbytes for name, head in heads.items())
-    with file.open("wb") as stream:
-        stream.write(proto.SerializeToString(deterministic=True) + _field(onnx.ModelProto, "graph", whole) + rest)
-        for piece in _in_order(_prefixed(heads.values(), [values[name] for name in heads])):
-            stream.write(piece.data)
+    return proto.SerializeToString(deterministic=True) + _field(onnx.ModelProto, "graph", whole) + rest, heads
 
 
 def _field(message: Any, name: str, size: int) -> bytes:
@@ -104,26 +128,43 @@ def _varint(number: int) -> bytes:
 
 def _write_beside(proto: onnx.ModelProto, values: Mapping[str, Values], draft: Path, limit: int | None) -> None:
     """Stream the weights into files of their own, and the places where they are into the protobuf."""
-    shards: list[list[onnx.TensorProto]] = [[]]
-    filled = 0
-    for tensor in (t for t in proto.graph.initializer if t.name in values):
-        size = values[tensor.name].nbytes
-        if shards[-1] and limit is not None and filled + size > limit:
-            shards.append([])
-            filled = 0
-        shards[-1].append(tensor)
-        filled += size + -size % ALIGNMENT
-    for number, shard in enumerate(shards, 1):
+    for number, shard, offsets in (layout := _layout(proto, values, limit)):
         scratch = draft.with_name("weights")
         with _DataFile(scratch) as data:
-            offsets = data.write([values[tensor.name] for tensor in shard])
-        name = data_name(draft.name, data.digest.hexdigest(), f"{number}." if len(shards) > 1 else "")
+            data.write([values[tensor.name] for tensor in shard], offsets)
+        name = data_name(draft.name, data.digest.hexdigest(), _of(number, layout))
         os.replace(scratch, draft.with_name(name))
-        for tensor, offset in zip(shard, offsets, strict=True):
-            del tensor.external_data[:]
-            where = {"location": name, "offset": offset, "length": values[tensor.name].nbytes}
-            for key, value in where.items():
-                tensor.external_data.add(key=key, value=str(value))
+        _point(shard, offsets, values, name)
+
+
+Shard = tuple[int, list[onnx.TensorProto], list[int]]  # number from 1, tensors, where each begins
+
+
+def _layout(proto: onnx.ModelProto, values: Mapping[str, Values], limit: int | None) -> list[Shard]:
+    """Which tensors share a file, in their order, each on a page of its own."""
+    shards: list[Shard] = [(1, [], [])]
+    end = 0
+    for tensor in (t for t in proto.graph.initializer if t.name in values):
+        length = values[tensor.name].nbytes
+        if shards[-1][1] and limit is not None and end + -end % ALIGNMENT + length > limit:
+            shards.append((len(shards) + 1, [], []))
+            end = 0
+        shards[-1][1].append(tensor)
+        shards[-1][2].append(end + -end % ALIGNMENT)
+        end = shards[-1][2][-1] + length
+    return shards
+
+
+def _of(number: int, layout: Sequence[Shard]) -> str:
+    return f"{number}." if len(layout) > 1 else ""
+
+
+def _point(shard: Sequence[onnx.TensorProto], offsets: Sequence[int], values: Mapping[str, Values], name: str) -> None:
+    for tensor, offset in zip(shard, offsets, strict=True):
+        del tensor.external_data[:]
+        where = {"location": name, "offset": offset, "length": values[tensor.name].nbytes}
+        for key, value in where.items():
+            tensor.external_data.add(key=key, value=str(value))
 
 
 class _DataFile:
@@ -145,19 +186,14 @@ class _DataFile:
         finally:
             self._stream.close()
 
-    def write(self, values: Sequence[Values]) -> list[int]:
-        """The arrays one after the other, each on a page of its own; where they begin."""
-        offsets, prefixes, end = [], [], 0
-        for value in values:
-            prefixes.append(bytes(-end % ALIGNMENT))
-            offsets.append(end + len(prefixes[-1]))
-            end = offsets[-1] + value.nbytes
-        for piece in _in_order(_prefixed(prefixes, values)):
+    def write(self, values: Sequence[Values], offsets: Sequence[int]) -> None:
+        """The arrays one after the other, from where each begins."""
+        ends = [0, *(offset + value.nbytes for offset, value in zip(offsets, values, strict=True))]
+        for piece in _in_order(_prefixed([bytes(o - e) for o, e in zip(offsets, ends, strict=False)], values)):
             self._put(piece)
         self._stream.flush()
         for flush in self._flushes:
             flush.result()
-        return offsets
 
     def _put(self, piece: Array) -> None:
         self._stream.write(piece.data)

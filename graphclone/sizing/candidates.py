@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from graphclone.anatomy.parts import Anatomy, Stack
+from graphclone.anatomy.vocabulary import KIND as VOCABULARY
 from graphclone.errors import InvalidTarget
 from graphclone.sizing.census import Census, Weight
 from graphclone.statistics.store import Statistics
@@ -17,6 +18,12 @@ Array = np.ndarray[Any, Any]
 STEP = 32  # channels and neurons come in multiples of it, as vector units like them
 MOST = 48  # sizes of one kind at most: the step grows with the parent
 NEAR = 0.9  # a clone that leaves more of a budget unused is worth no look
+NEAREST = 3  # shapes that are named where none meets a budget
+AMOUNTS: Mapping[str, Callable[[float], str]] = {
+    "params": lambda n: f"{n:,.0f} parameters",
+    "size": lambda n: f"{n:,.0f} bytes",
+    "latency": lambda t: f"{t * 1e3:.3g} ms",
+}
 KINDS = {"residual": "hidden", "tail": "hidden", "ffn": "ffn", "head": "kv_heads", "kv_head": "kv_heads"}
 
 
@@ -33,6 +40,14 @@ class Shape:
         """Query heads."""
         part = next(a for b in anatomy.stacks[0].blocks for a in b.attention)
         return self.kv_heads * (part.heads // part.kv_heads)
+
+    def words(self, anatomy: Anatomy) -> str:
+        """In one line.
+
+        ``hidden 384, heads 6/2, ffn 1024, layers 20``
+        """
+        heads = f"{self.heads(anatomy)}/{self.kv_heads}"
+        return f"hidden {self.hidden}, heads {heads}, ffn {self.ffn}, layers {self.layers}"
 
 
 @dataclass(frozen=True)
@@ -98,10 +113,12 @@ def enumerate_shapes(anatomy: Anatomy) -> Shapes:
     return Shapes(*(axis.reshape(-1) for axis in grid))
 
 
-def parameters(census: Census, shapes: Shapes) -> Array:
-    """Of each shape, int64 [n]. Blocks are equal, so one stands for all."""
+def parameters(census: Census, shapes: Shapes, tokens: int | None = None) -> Array:
+    """Of each shape, int64 [n]. Blocks are equal, so one stands for all. tokens: how many stay, None for all."""
     anatomy, full = census.anatomy, whole(census.anatomy)
-    shares = {
+    rows = next((g.size for g in anatomy.groups.values() if g.kind == VOCABULARY), 0)
+    shares: dict[str, Array | float] = {
+        VOCABULARY: 1.0 if tokens is None or not rows else tokens / rows,
         "hidden": shapes.hidden / full.hidden,
         "kv_heads": shapes.kv_heads / full.kv_heads,
         "ffn": shapes.ffn / full.ffn,
@@ -124,12 +141,11 @@ def parameters(census: Census, shapes: Shapes) -> Array:
     return np.round(total).astype(np.int64)
 
 
-def _share(anatomy: Anatomy, names: tuple[str, ...], shares: Mapping[str, Array]) -> Array | float:
+def _share(anatomy: Anatomy, names: tuple[str, ...], shares: Mapping[str, Array | float]) -> Array | float:
     found: Array | float = 1.0
     for name in names:
-        kind = KINDS.get(anatomy.groups[name].kind)
-        if kind is not None:
-            found = found * shares[kind]
+        kind = anatomy.groups[name].kind
+        found = found * shares.get(KINDS.get(kind, kind), 1.0)
     return found
 
 
@@ -173,13 +189,25 @@ def _dropped_blocks(stack: Stack, statistics: Statistics | None) -> Array:
     return np.array(lost)
 
 
-def shortlist(shapes: Shapes, predicted: Array, used: Array, count: int) -> list[int]:
-    """The best predicted of each depth among those that use most of the budget (``used``: share of it, above 1 too
-    much), best first; then the next of each depth. Raises InvalidTarget where nothing fits, naming the smallest."""
+def shortlist(
+    shapes: Shapes,
+    predicted: Array,
+    amounts: Mapping[str, Array],
+    limits: Mapping[str, float],
+    count: int,
+    anatomy: Anatomy,
+) -> list[int]:
+    """The best predicted of each depth among those that use most of the budget, best first; then the next of each
+    depth. amounts: what each shape takes, [n] for each limit. Raises InvalidTarget where nothing fits, naming what is
+    nearest."""
+    used = np.max([amounts[name] / limits[name] for name in limits], axis=0)
     fits = used <= 1.0
     if not fits.any():
-        k = int(np.argmin(used))
-        raise InvalidTarget(f"no shape meets the budget: the smallest, {shapes[k]}, takes {used[k]:.3g} times of it")
+        asked = ", ".join(AMOUNTS[name](limits[name]) for name in limits)
+        near = np.argsort(used, kind="stable")[:NEAREST]
+        have = (", ".join(AMOUNTS[name](float(amounts[name][k])) for name in limits) for k in near)
+        named = "; ".join(f"{shapes[int(k)].words(anatomy)} with {has}" for k, has in zip(near, have, strict=True))
+        raise InvalidTarget(f"no shape meets the budget of {asked}; nearest: {named}")
     close = np.flatnonzero(fits & (used >= min(NEAR, float(used[fits].max()))))
     order = close[np.argsort(predicted[close], kind="stable")]
     rank = np.empty(order.size, np.int64)

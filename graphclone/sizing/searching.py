@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from graphclone import saving
 from graphclone.anatomy.parts import Anatomy
 from graphclone.errors import InvalidTarget
 from graphclone.graph import Model
@@ -17,35 +18,44 @@ from graphclone.sizing import candidates
 from graphclone.sizing.budget import Budget
 from graphclone.sizing.candidates import Shape, Shapes
 from graphclone.sizing.census import Census
+from graphclone.sizing.clock import Clock
+from graphclone.sizing.prediction import size_of
 from graphclone.sizing.scoring import Judge
 from graphclone.statistics.importance import score
 from graphclone.statistics.store import Statistics
 from graphclone.surgery.operate import clone as cut
 from graphclone.target import Target
-from graphclone.verification.sessions import latency
+from graphclone.vocabulary import keep
 
 Array = np.ndarray[Any, Any]
 FINALISTS = 8
-ROUNDS = 3  # of looking again at smaller shapes, where a prediction of the latency was too kind
+ROUNDS = 3  # of looking again at smaller shapes, where a prediction of bytes or latency was too kind
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Finalist:
-    """A shape that was looked at. size: bytes of its weights. score: of its clone before training, None where there was
-    no data to judge it on; latency: seconds, None where it was not asked for."""
+    """A shape that was looked at. size: bytes of its clone's files, None where it was not cut. score: of its clone
+    before training, None where there was no data to judge it on; latency: seconds, None where it was not asked for."""
 
     shape: Shape
     heads: int
     parameters: int
-    size: int
     predicted: float
+    size: int | None = None
     score: float | None = None
     latency: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {**asdict(self.shape), **{k: v for k, v in asdict(self).items() if k != "shape"}}
+
+    def within(self, limits: Mapping[str, float]) -> bool:
+        """Does what was measured of it meet the budget?"""
+        return all(
+            value is None or value <= limits.get(name, value)
+            for name, value in (("params", self.parameters), ("size", self.size), ("latency", self.latency))
+        )
 
 
 @dataclass(frozen=True)
@@ -61,11 +71,13 @@ class Found:
 
 @dataclass(frozen=True)
 class How:
-    """How neurons, corrections and blocks are chosen, as in ``planner.plan``."""
+    """How neurons, corrections and blocks are chosen, as in ``planner.plan``. tokens: ids of the vocabulary that stay,
+    None for all; clones are judged with all of them, as a shorter table alone changes no ranking."""
 
     importance: str = "equal-vote"
     method: str = "best"
     depth: str = "paper"
+    tokens: Sequence[int] | None = None
 
 
 def search(
@@ -76,37 +88,35 @@ def search(
     *,
     how: How | None = None,
     held_out: Iterable[Mapping[str, Array]] = (),
-    timed: Mapping[str, Array] | None = None,
+    clock: Clock | None = None,
     finalists: int = FINALISTS,
     say: Say = lambda text: None,
 ) -> Found:
     """The shape within the budget whose clone is best before training.
 
-    held_out: batches that judge the finalists; without any the prediction decides. timed: the batch that latency is of.
+    held_out: batches that judge the finalists; without any the prediction decides. clock: what latency is of.
     Raises InvalidTarget for a budget that no shape meets, and for models whose blocks or stacks differ.
     """
-    found = _Search(model, anatomy, budget, statistics, how or How(), Census.of(model, anatomy))
+    found = _Search(model, anatomy, budget, statistics, how or How(), clock or Clock(), Census.of(model, anatomy))
     judged = list(held_out)
     judge = Judge(model, judged) if judged else None
-    timed = timed if timed is not None else (judged[0] if judged else None)
-    if budget.latency is not None and timed is None:
-        raise InvalidTarget("a latency budget needs a batch to time: give --data")
-    limits = found.limits(timed)
-    factor = 1.0
-    for _ in range(ROUNDS if "latency" in limits else 1):
-        chosen = found.looked_at(limits, factor, timed, judge, finalists, say)
-        meeting = [f for f in chosen if f.latency is None or f.latency <= limits["latency"]]
+    limits = found.limits()
+    goals = dict(limits)
+    for _ in range(ROUNDS):
+        chosen = found.looked_at(goals, judge, finalists, say)
+        meeting = [f for f in chosen if f.within(limits)]
         if meeting:
             best = meeting[0]
             others = [f for f in chosen if f is not best]
-            target = found.target(best.shape)
-            plan = found.plan(best.shape)
             parent = None if judge is None else judge.parent()
-            return Found(target, plan, (best, *others), judge.unit if judge else "predicted", parent)
-        factor *= limits["latency"] / min(f.latency or limits["latency"] for f in chosen)
+            unit = judge.unit if judge else "predicted"
+            return Found(found.target(best.shape), found.plan(best.shape), (best, *others), unit, parent)
+        for name in goals.keys() - {"params"}:
+            goals[name] *= min(1.0, limits[name] / min(getattr(f, name) or limits[name] for f in chosen))
+    near = sorted(chosen, key=lambda f: (f.latency or 0.0, f.size or 0))[: candidates.NEAREST]
     raise InvalidTarget(
-        f"no shape that was tried meets the latency of {limits['latency'] * 1e3:.3g} ms: the fastest took "
-        f"{min(f.latency or 0.0 for f in chosen) * 1e3:.3g} ms"
+        f"no shape that was tried meets {found.said(limits)}; nearest: "
+        + "; ".join(f"{f.shape.words(anatomy)} with {found.said(f.__dict__, limits)}" for f in near)
     )
 
 
@@ -117,79 +127,110 @@ class _Search:
     budget: Budget
     statistics: Statistics | None
     how: How
+    clock: Clock
     census: Census
 
-    def limits(self, timed: Mapping[str, Array] | None) -> dict[str, float]:
-        """Of the budget, in numbers."""
+    def limits(self) -> dict[str, float]:
+        """Of the budget, in numbers; shares are of the parent as it is."""
         own: dict[str, Callable[[], float]] = {
             "params": lambda: float(self.anatomy.parameters),
-            "size": lambda: float(self._bytes(np.array([self.anatomy.parameters]))[0]),
-            "latency": lambda: latency(self.model, timed or {}),
+            "size": lambda: float(size_of(self.model)),
+            "latency": lambda: self.clock.seconds(self.model),
         }
         asked = {name for name in own if getattr(self.budget, name) is not None}
         if not asked:
             raise InvalidTarget("no budget: give at least one of params, size and latency")
         return {name: self.budget.limit(name, own[name]()) or 0.0 for name in sorted(asked)}
 
-    def _bytes(self, parameters: Array) -> Array:
-        """Of the weights: every clone stores its numbers as the parent does."""
-        held = sum(w.itemsize * int(np.prod(w.shape)) for w in self.census.weights)
-        return np.asarray(parameters * (held / self.anatomy.parameters))
+    def said(self, amounts: Mapping[str, Any], names: Iterable[str] | None = None) -> str:
+        """Amounts of a budget in words."""
+        return ", ".join(
+            candidates.AMOUNTS[name](amounts[name]) for name in sorted(names or amounts) if amounts.get(name)
+        )
 
-    def looked_at(
-        self,
-        limits: Mapping[str, float],
-        factor: float,
-        timed: Mapping[str, Array] | None,
-        judge: Judge | None,
-        count: int,
-        say: Say,
-    ) -> list[Finalist]:
-        """The finalists, best first. ``factor``: of the latency budget that predictions are held against."""
+    def looked_at(self, goals: Mapping[str, float], judge: Judge | None, count: int, say: Say) -> list[Finalist]:
+        """The finalists, best first. goals: what predictions are held against."""
         shapes = candidates.enumerate_shapes(self.anatomy)
-        parameters = candidates.parameters(self.census, shapes)
+        parameters = candidates.parameters(self.census, shapes, self._tokens)
         scores = score(self.how.importance, self.anatomy, self.statistics, self.model.constants())
         predicted = candidates.predicted_loss(self.anatomy, scores, self.statistics, shapes)
-        used = np.zeros(len(shapes))
-        if "params" in limits:
-            used = np.maximum(used, parameters / limits["params"])
-        if "size" in limits:
-            used = np.maximum(used, self._bytes(parameters) / limits["size"])
-        if "latency" in limits and timed is not None:
-            used = np.maximum(used, self._seconds(shapes, parameters, timed) / (limits["latency"] * factor))
+        amounts = {"params": parameters}
+        if "size" in goals:
+            amounts["size"] = self._bytes(shapes, parameters)
+        if "latency" in goals:
+            amounts["latency"] = self._seconds(shapes)
         found = []
-        for index in candidates.shortlist(shapes, predicted, used, count):
+        for index in candidates.shortlist(shapes, predicted, amounts, goals, count, self.anatomy):
             shape = shapes[index]
-            size = int(self._bytes(parameters[index : index + 1])[0])
-            one = Finalist(shape, shape.heads(self.anatomy), int(parameters[index]), size, float(predicted[index]))
-            found.append(self._examined(one, timed if "latency" in limits else None, judge))
-            say(f"looked at {len(found)} of {count}: {found[-1].shape}")
+            one = Finalist(shape, shape.heads(self.anatomy), int(parameters[index]), float(predicted[index]))
+            found.append(self._examined(one, goals, judge))
+            say(f"looked at {len(found)} of {count}: {shape.words(self.anatomy)}")
         return sorted(found, key=lambda f: (0.0 if f.score is None else f.score, f.predicted))
 
-    def _examined(self, one: Finalist, timed: Mapping[str, Array] | None, judge: Judge | None) -> Finalist:
-        if timed is None and judge is None:
-            return one
-        clone = cut(self.model, self.anatomy, self.plan(one.shape), self.statistics)
-        seconds = None if timed is None else latency(clone, timed)
-        return replace(one, score=None if judge is None else judge.score(clone), latency=seconds)
+    @property
+    def _tokens(self) -> int | None:
+        return None if self.how.tokens is None else len(self.how.tokens)
 
-    def _seconds(self, shapes: Shapes, parameters: Array, timed: Mapping[str, Array]) -> Array:
-        """Predicted latency: a cost a run, one a layer, one a parameter, fitted on shapes that ONNX Runtime ran.
+    def _examined(self, one: Finalist, goals: Mapping[str, float], judge: Judge | None) -> Finalist:
+        """Cut, as far as that tells more. With fewer tokens than the parent it is judged with all."""
+        if judge is None and not goals.keys() - {"params"}:
+            return one
+        plan = self.plan(one.shape)
+        clone = cut(self.model, self.anatomy, plan, self.statistics)
+        seconds = self.clock.clone(self.model, self.anatomy, plan, clone) if "latency" in goals else None
+        size = saving.size(clone)
+        if judge is not None and self.how.tokens is not None:
+            clone = cut(self.model, self.anatomy, self.plan(one.shape, tokens=False), self.statistics)
+        return replace(one, size=size, score=None if judge is None else judge.score(clone), latency=seconds)
+
+    def _bytes(self, shapes: Shapes, parameters: Array) -> Array:
+        """Predicted bytes of the files: every clone stores its numbers as the parent does, beside a graph that is much
+        the same. The finalists' own are exact."""
+        each = sum(w.itemsize * int(np.prod(w.shape)) for w in self.census.weights) / self.anatomy.parameters
+        layers = (1, candidates.whole(self.anatomy).layers)
+        beside = []
+        for count in layers:
+            plain = self._plain(replace(self._tried(shapes)[-1], layers=count))
+            beside.append(
+                saving.size(cut(self.model, self.anatomy, plain)) - each * (self.census.parameters(plain) or 0)
+            )
+        return np.asarray(parameters * each + np.interp(shapes.layers, layers, beside))
+
+    def _seconds(self, shapes: Shapes) -> Array:
+        """Predicted latency: what the ends take and what a block takes, each a constant and a cost a parameter, fitted
+        on one block of a few shapes that ONNX Runtime ran.
 
         The finalists are timed themselves: this only has to be near.
         """
-        full = candidates.whole(self.anatomy)
-        half = Shape(max(full.hidden // 64 * 32, 1), full.kv_heads, full.ffn, full.layers)
-        tried = [replace(full, layers=1), replace(full, layers=max(2, full.layers // 2)), half, replace(half, layers=1)]
-        plans = [self.plan(shape, Target(**self._sizes(shape))) for shape in tried]
-        times = [latency(cut(self.model, self.anatomy, p, None), timed, runs=3) for p in plans]
-        columns = Shapes(*(np.array([getattr(s, f) for s in tried]) for f in ("hidden", "kv_heads", "ffn", "layers")))
-        counts = candidates.parameters(self.census, columns)
-        system = np.stack([np.ones(len(tried)), columns.layers, counts], axis=1)
+        tried = self._tried(shapes)
+        rows, times = [], []
+        for shape in tried:
+            ends, blocks = self._split(replace(shape, layers=1))
+            for layers in (1, min(3, candidates.whole(self.anatomy).layers)):
+                rows.append([1.0, ends, layers, layers * blocks])
+                plain = self._plain(replace(shape, layers=layers))
+                times.append(self.clock.seconds(cut(self.model, self.anatomy, plain)))
+        system = np.array(rows)
         scale = np.abs(system).max(axis=0)
-        cost = np.linalg.lstsq(system / scale, np.array(times), rcond=None)[0] / scale
-        predicted = np.stack([np.ones(len(shapes)), shapes.layers, parameters], axis=1) @ np.maximum(cost, 0.0)
-        return np.asarray(predicted)
+        cost = np.maximum(np.linalg.lstsq(system / scale, np.array(times), rcond=None)[0], 0.0) / scale
+        single = Shapes(shapes.hidden, shapes.kv_heads, shapes.ffn, np.ones_like(shapes.layers))
+        one = candidates.parameters(self.census, single, self._tokens)
+        two = candidates.parameters(self.census, replace(single, layers=2 * single.layers), self._tokens)
+        columns = [np.ones(len(shapes)), 2 * one - two, shapes.layers, shapes.layers * (two - one)]
+        return np.asarray(np.stack(columns, axis=1) @ cost)
+
+    def _split(self, shape: Shape) -> tuple[float, float]:
+        """Parameters of the ends, and of a block."""
+        hidden, kv_heads, ffn = (np.array([size] * 2) for size in (shape.hidden, shape.kv_heads, shape.ffn))
+        pair = Shapes(hidden, kv_heads, ffn, np.array([1, 2]))
+        one, two = candidates.parameters(self.census, pair, self._tokens)
+        return float(2 * one - two), float(two - one)
+
+    def _tried(self, shapes: Shapes) -> list[Shape]:
+        """Shapes that tell ends and blocks apart: the parent's, and it with fewer neurons, or narrower."""
+        full = candidates.whole(self.anatomy)
+        ffn, hidden = (int(sizes[sizes.size // 2]) for sizes in (np.unique(shapes.ffn), np.unique(shapes.hidden)))
+        return [full, replace(full, ffn=ffn), replace(full, hidden=hidden)]
 
     def _sizes(self, shape: Shape) -> dict[str, Any]:
         sizes: dict[str, Any] = {**asdict(shape), "heads": shape.heads(self.anatomy)}
@@ -204,11 +245,17 @@ class _Search:
         """A shape as a target: what is as the parent has it is left out."""
         return Target(**self._sizes(shape))
 
-    def plan(self, shape: Shape, plain: Target | None = None) -> Plan:
-        """The plan of a shape; ``plain``: of a target without regard to what matters."""
-        if plain is not None:
-            return make_plan(self.anatomy, None, plain, importance="first", method="none")
-        return make_plan(
+    def _plain(self, shape: Shape) -> Plan:
+        """The plan of a shape without regard to what matters."""
+        made = make_plan(self.anatomy, None, self.target(shape), importance="first", method="none")
+        return self._with_tokens(made)
+
+    def _with_tokens(self, plan: Plan) -> Plan:
+        return plan if self.how.tokens is None else keep(plan, self.anatomy, self.how.tokens)
+
+    def plan(self, shape: Shape, *, tokens: bool = True) -> Plan:
+        """The plan of a shape; ``tokens``: of those asked for alone, where any were."""
+        made = make_plan(
             self.anatomy,
             self.statistics,
             self.target(shape),
@@ -217,3 +264,4 @@ class _Search:
             depth=self.how.depth,
             weights=self.model.constants(),
         )
+        return self._with_tokens(made) if tokens else made

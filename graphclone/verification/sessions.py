@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+MOST_RUNS = 200  # that a latency is the median of
 _FATAL_ONLY = 4  # ONNX Runtime's log level: what it would print is in the exception it raises as well
 
 
@@ -136,12 +137,21 @@ def _one_line(reason: Exception) -> str:
     return " ".join(str(reason).split())[:300]
 
 
-def latency(model: Model, feeds: Mapping[str, Array], *, runs: int = 7, threads: int | None = None) -> float:
-    """Median seconds of one run on the CPU, after one run that does not count."""
-    session = open_session(model, threads=threads)
+def latency(
+    model: Model,
+    feeds: Mapping[str, Array],
+    *,
+    runs: int = 7,
+    threads: int | None = None,
+    gpu: int | None = None,
+    at_least: float = 0.5,
+) -> float:
+    """Median seconds of a run, after one that does not count: of ``runs`` runs, or of all that ``at_least`` seconds
+    hold, where those are more. gpu: its number; None for the CPU."""
+    session = open_session(model, threads=threads, gpu=gpu)
     session.run(feeds)
-    taken = []
-    for _ in range(runs):
+    taken: list[float] = []
+    while len(taken) < runs or (sum(taken) < at_least and len(taken) < MOST_RUNS):
         start = time.perf_counter()
         session.run(feeds)
         taken.append(time.perf_counter() - start)
