@@ -1,8 +1,8 @@
-"""Folders that hold a model with its configuration and tokenizer, as Hugging Face's tools and onnxruntime-genai lay them.
+"""Folders of a model, its configuration and its tokenizer, as Hugging Face's tools and onnxruntime-genai lay them out.
 
-    folder/model.onnx, folder/config.json                 Optimum
-    folder/onnx/model.onnx, folder/config.json, ...       sentence-transformers, transformers.js
-    folder/<decoder.filename>, folder/genai_config.json   onnxruntime-genai
+folder/model.onnx, folder/config.json                 Optimum
+folder/onnx/model.onnx, folder/config.json, ...       sentence-transformers, transformers.js
+folder/<decoder.filename>, folder/genai_config.json   onnxruntime-genai
 """
 
 from __future__ import annotations
@@ -58,7 +58,9 @@ def _named(folder: Path) -> list[str]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise BadModel(f"{file}: says no model.decoder.filename: not a configuration of onnxruntime-genai") from None
     if len(set(names)) > 1:
-        raise BadModel(f"{file}: a model of {len(set(names))} files ({', '.join(map(str, names))}): name the one to cut")
+        raise BadModel(
+            f"{file}: a model of {len(set(names))} files ({', '.join(map(str, names))}): name the one to cut"
+        )
     if any(not isinstance(name, str) or Path(name).is_absolute() or ".." in Path(name).parts for name in names):
         raise BadModel(f"{file}: its model.decoder.filename points outside the folder")
     return names

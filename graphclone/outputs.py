@@ -35,25 +35,59 @@ def staged(path: str | Path) -> Iterator[Path]:
     Raises BadModel where it cannot be written or the disk is full, leaving nothing behind.
     """
     path = Path(path)
-    if not path.parent.is_dir():
-        raise BadModel(f"{path.parent}: no such folder to write {path.name} into")
     if path.is_dir():
         raise BadModel(f"{path}: a folder, not a file to write")
+    with _room(path) as folder:
+        yield folder / path.name
+        with _alone(path.parent):
+            _commit(folder, path)
+
+
+@contextmanager
+def staged_folder(path: str | Path) -> Iterator[Path]:
+    """The same for a folder, new or empty so far: it appears with all that was written into it, or not at all.
+
+    Raises InvalidTarget where something else lies there, BadModel where it cannot be written.
+    """
+    path = Path(path)
+    refuse_full(path)
+    with _room(path) as folder:
+        inside = folder / path.name
+        inside.mkdir()
+        yield inside
+        for file in (*sorted(inside.rglob("*"), reverse=True), inside):
+            _flush(file)
+        with _alone(path.parent):
+            refuse_full(path)
+            os.replace(inside, path)
+            _flush(path.parent)
+
+
+@contextmanager
+def _room(path: Path) -> Iterator[Path]:
+    """A temporary folder beside ``path``, gone in the end."""
+    if not path.parent.is_dir():
+        raise BadModel(f"{path.parent}: no such folder to write {path.name} into")
     _sweep(path)
     try:
         folder = Path(tempfile.mkdtemp(SUFFIX, f".{path.name}.{_here()}-{os.getpid()}.", path.parent))
     except OSError as reason:
         raise BadModel(f"{path}: cannot be written ({reason.strerror})") from None
     try:
-        yield folder / path.name
-        with _alone(path.parent):
-            _commit(folder, path)
+        yield folder
     except OSError as reason:
         if reason.errno not in CANNOT_WRITE and str(folder) not in str(reason.filename):
             raise
         raise BadModel(f"{path}: cannot be written ({reason.strerror})") from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def refuse_full(path: Path) -> None:
+    """An output folder is a new one, or an empty one. Raises InvalidTarget."""
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        what = "holds files already" if path.is_dir() else "a file, not a folder"
+        raise InvalidTarget(f"{path}: {what}: write into a new folder, or remove it first")
 
 
 def _commit(folder: Path, path: Path) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from graphclone import pipeline
+from graphclone import outputs, pipeline
 from graphclone.cli import describe, show
 from graphclone.statistics import request
 
@@ -165,7 +166,7 @@ def _with_moments(wish: Wish, method: str | None) -> request.Calibration | None:
     if wish.calibration is None:
         return None
     inside = (wish.target.heads, wish.target.kv_heads, wish.target.head_dim, wish.target.ffn)
-    asked = wish.method == "best" or "least-squares" in wish.method
+    asked = not {"best", "least-squares"}.isdisjoint(wish.method.split("+"))
     cuts_inside = wish.budget is not None or any(size is not None for size in inside)
     wanted = "least-squares" in method if method else asked and cuts_inside
     return replace(wish.calibration, moments=wanted)
@@ -189,40 +190,68 @@ def _measured_kept(model: Model, anatomy: Anatomy, plan: Plan, calibration: requ
 
 @dataclass(frozen=True)
 class Files:
-    """Where the parent's side files lie, if they are asked for."""
+    """The parent's file, the clone's, and where the parent's side files lie, if they are asked for.
+
+    root: of the clone's folder, where a folder is made.
+    """
 
     model: Path
+    out: Path
     folder: Path | None
     asked: bool
+    root: Path | None = None
 
-    def checked(self, out: Path) -> Files:
-        """These, after saying what can be said before anything is done. Raises InvalidTarget, BadData."""
-        from graphclone import side_files
+    @classmethod
+    def of(cls, model: Path, out: Path, folder: Path | None, *, asked: bool) -> Files:
+        """Of a file, or of a folder that becomes one; what can be said before anything is done, is.
 
-        if self.asked:
-            side_files.refuse(self.model, out, self.folder)
-        return self
+        Raises InvalidTarget, BadData, BadModel.
+        """
+        from graphclone import folders, side_files
 
-    def write(self, out: Path, tokens: Tokens | None, parent: Anatomy, clone: Anatomy, plan: Plan) -> Beside:
+        file = folders.model_in(model) if model.is_dir() else model
+        if model.is_dir() and out.suffix != ".onnx":
+            outputs.refuse_full(out)
+            side_files.refuse(file, out / file.name, folder or model)
+            return cls(file, out / file.relative_to(model), folder or model, asked=True, root=out)
+        if asked or folder:
+            side_files.refuse(file, out, folder)
+        return cls(file, out, folder, asked=asked or folder is not None)
+
+    @contextmanager
+    def staged(self) -> Iterator[Files]:
+        """These, where they are to be written; a folder gets its name when the block ends well."""
+        if self.root is None:
+            yield self
+            return
+        with outputs.staged_folder(self.root) as draft:
+            out = draft / self.out.relative_to(self.root)
+            out.parent.mkdir(exist_ok=True)
+            yield replace(self, out=out, root=draft)
+
+    def write(self, tokens: Tokens | None, parent: Anatomy, clone: Anatomy, plan: Plan) -> Beside:
         """The files that belong to the clone."""
         from graphclone import side_files, vocabulary
 
-        written, warnings = vocabulary.write(tokens, out) if tokens else [], list[str]()
+        written = vocabulary.write(tokens, self.out) if tokens else []
+        made = side_files.Written()
         if self.asked:
             tokenizer = tokens.tokenizer if tokens else None
-            more, warnings = side_files.write(
-                self.model, out, parent, clone, plan, given=self.folder, tokenizer=tokenizer
+            made = side_files.write(
+                self.model, self.out, parent, clone, plan, given=self.folder, to=self.root, tokenizer=tokenizer
             )
-            written += more
-        return Beside([str(path) for path in written], warnings, tokens)
+        names = [str(path.relative_to(self.root) if self.root else path) for path in (*written, *made.files)]
+        return Beside(names, made.warnings, made.left if self.root else [], tokens)
 
 
 @dataclass(frozen=True)
 class Beside:
-    """What was written beside the clone; ``warnings``: what in it is not up to date."""
+    """What was written beside the clone; ``warnings``: what in it is not up to date; ``left``: what the clone's folder
+    does not have."""
 
     files: list[str]
     warnings: list[str]
+    left: list[str]
     tokens: Tokens | None
 
     def print(self) -> None:
@@ -232,6 +261,8 @@ class Beside:
             print(f"\nvocabulary: {kept}, {self.tokens.used:,} of them in {self.tokens.source}")
         if self.files:
             print(f"\nbeside it: {', '.join(self.files)}")
+        if self.left:
+            print(f"\nleft behind, as the parent's: {', '.join(self.left)}")
         for line in self.warnings:
             show.say(f"graphclone: warning: {line}")
 

@@ -25,7 +25,7 @@ CLONE_EXAMPLES = (
     " --ffn 0-9:1024,20-29:50% --importance magnitude"
     "\n\n  graphclone clone smollm2.onnx small.onnx --params 50M --data corpus.jsonl --tokenizer tokenizer.json"
     "\n\n  graphclone clone smollm2.onnx small.onnx --vocab corpus.txt --tokenizer tokenizer.json"
-    "\n\n  graphclone clone smollm2/model.onnx small/model.onnx --layers 50% --importance first --with-config"
+    "\n\n  graphclone clone smollm2-folder small-folder --layers 50% --importance first"
     "\n\n  graphclone clone smollm2.onnx small.onnx --plan plan.json"
 )
 
@@ -130,11 +130,11 @@ def clone(
 ) -> None:
     """Write a smaller model of exactly the asked shape, examined before it gets its name."""
     outputs.refuse_same_file(out, model, stats, plan)
-    files = cloning.Files(model, side_files, asked=with_config or side_files is not None).checked(out)
+    files = cloning.Files.of(model, out, side_files, asked=with_config)
     sizes = (hidden, heads, kv_heads, head_dim, ffn, layers, keep_blocks, drop_attention, drop_ffn)
     target = _target(*sizes, deeper=deeper)
     _refuse_two_sources(plan, target, data, stats, vocab)
-    parent = _opened(model, out)
+    parent = _opened(files.model, out)
     anatomy = pipeline.inspect(parent)
     read = (data or "", tokenizer, length, batch_size, limit, seed, provider, threads, column, images)
     asked, budget = request.Calibration(*read), cloning.budget(target, plan, params, size, latency)
@@ -142,11 +142,12 @@ def clone(
     tokens = cloning.tokens(parent, anatomy, vocab, wish, tokenizer, side_files)
     chosen = cloning.choose(parent, anatomy, wish, tokens)
     made = pipeline.clone(parent, chosen.plan, chosen.statistics, anatomy=anatomy, affine=chosen.affine)
-    report = pipeline.save_verified(parent, made, out, chosen.plan, shard_size=shard_size)
-    after = pipeline.inspect(pipeline.load(out))
-    beside = files.write(out, tokens, anatomy, after, chosen.plan)
+    with files.staged() as draft:
+        report = pipeline.save_verified(parent, made, draft.out, chosen.plan, shard_size=shard_size)
+        after = pipeline.inspect(pipeline.load(draft.out))
+        beside = draft.write(tokens, anatomy, after, chosen.plan)
     if json:
-        held = {"output": str(out), "beside": beside.files, "not_updated": beside.warnings}
+        held = {"output": str(out), "beside": beside.files, "not_updated": beside.warnings, "left": beside.left}
         return show.as_json({**held, "verification": report.to_dict(), **describe.compared(anatomy, after)})
     cloning.print_result((str(model), anatomy), (str(out), after), beside, report.summary)
 

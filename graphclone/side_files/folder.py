@@ -6,35 +6,44 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from graphclone.anatomy.parts import Anatomy
 from graphclone.anatomy.vocabulary import KIND
 from graphclone.errors import BadData, InvalidTarget
+from graphclone.folders import CONFIGURATIONS, home
 from graphclone.outputs import staged
 from graphclone.plan import Plan
+from graphclone.side_files import sentence
 from graphclone.side_files.sizes import changes, left_over
 from graphclone.side_files.update import Update
 
-CONFIGURATIONS = ("config.json", "genai_config.json", "generation_config.json")
 # as they are: none says a size
 COPIED = (
     "tokenizer_config.json", "special_tokens_map.json", "preprocessor_config.json", "processor_config.json",
     "chat_template.jinja", "chat_template.json", "modules.json", "sentence_bert_config.json",
-    "config_sentence_transformers.json", "1_Pooling/config.json",
+    "config_sentence_transformers.json", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt",
 )  # fmt: skip
 TOKENIZERS = ("tokenizer.json", "vocab.json", "merges.txt", "vocab.txt", "added_tokens.json", "spiece.model",
               "sentencepiece.bpe.model", "tokenizer.model")  # fmt: skip
 MINE = "tokenizer.json"  # what is written anew where tokens were dropped; the others are older forms of the same
 
 
+@dataclass(frozen=True)
+class Written:
+    """files: what was written. warnings: a line for each thing in them that is not up to date. left: what else the
+    parent's folder holds, by names inside it."""
+
+    files: list[Path] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+
+
 def source(model: Path, given: Path | None) -> Path:
     """The folder given, or the parent's; of a file in a folder ``onnx``, the one above where its config.json lies."""
-    beside = given or model.parent
-    above = beside.resolve().parent
-    if given is None and beside.resolve().name == "onnx" and not any((beside / n).is_file() for n in CONFIGURATIONS):
-        beside = above
+    beside = given or home(model)
     if not any((beside / name).is_file() for name in CONFIGURATIONS):
         raise BadData(f"{beside}: no {' or '.join(CONFIGURATIONS)} to bring up to date: name the folder (--side-files)")
     return beside
@@ -57,30 +66,55 @@ def write(
     plan: Plan,
     *,
     given: Path | None = None,
+    to: Path | None = None,
     tokenizer: Mapping[str, Any] | None = None,
-) -> tuple[list[Path], list[str]]:
-    """Write the side files into ``out``'s folder; the files, and a line for each thing that is not up to date.
+) -> Written:
+    """Write the side files that belong to the clone ``out`` into ``to``, or ``out``'s folder.
 
     tokenizer: the clone's, where tokens were dropped. Raises BadData for a configuration that is not JSON.
     """
-    refuse(model, out, given)
+    to = out.parent if to is None else to
+    refuse(model, to / out.name, given)
     folder = source(model, given)
-    kept = next((plan.keep[g.name] for g in parent.groups.values() if g.kind == KIND and g.name in plan.keep), None)
-    update = Update(changes(parent, clone, plan), kept, out.name)
-    written, warnings = [], []
+    kept = _kept(parent, plan, KIND)
+    known = changes(parent, clone, plan)
+    update = Update(known, kept, out.relative_to(to).as_posix())
+    written, warnings = [], list[str]()
     for name in CONFIGURATIONS:
         if (folder / name).is_file():
             made = update.scope(_read(folder / name), "")
             lines = update.warnings + (left_over(parent, clone) if name == "config.json" else [])
             warnings += [f"{name}: {line}" for line in lines]
             update.warnings.clear()
-            written.append(_write(out.parent / name, json.dumps(made, indent=2) + "\n"))
+            written.append(_write(to / name, json.dumps(made, indent=2) + "\n"))
     for name, text in _tokenizers(folder, kept, tokenizer, warnings):
-        written.append(_write(out.parent / name, text))
+        written.append(_write(to / name, text))
     for name in (*COPIED, *(TOKENIZERS if kept is None else ())):
-        if (folder / name).is_file() and out.parent / name not in written:
-            written.append(_copied(folder / name, out.parent / name))
-    return sorted(written), warnings
+        if (folder / name).is_file() and to / name not in written:
+            written.append(_copied(folder / name, to / name))
+    if (folder / sentence.LIST).is_file() and known:
+        more, lines = sentence.write(folder, to, _kept(parent, plan, "residual"), parent.stacks[-1].hidden)
+        written += more
+        warnings += lines
+    return Written(sorted(written), warnings, _left(folder, model, {str(file.relative_to(to)) for file in written}))
+
+
+def _kept(parent: Anatomy, plan: Plan, kind: str) -> Sequence[int] | None:
+    """What the plan keeps of the group of a kind, None for all."""
+    found = (plan.keep[g.name] for g in parent.groups.values() if g.kind == kind and g.name in plan.keep)
+    return next(found, None)
+
+
+def _left(folder: Path, model: Path, written: set[str]) -> list[str]:
+    """What the folder holds beside the model, its data and what has a counterpart; other folders by their names."""
+    tops = {name.partition("/")[0] for name in written}
+    mine = {model.resolve(), *model.resolve().parent.glob(f"{model.name}*data")}
+    found = [f for f in sorted(folder.iterdir()) if f.name not in tops and not f.name.startswith(".")]
+    inside = [f for f in sorted(model.parent.iterdir()) if f.is_file()] if model.parent != folder else []
+    names = [
+        f.relative_to(folder).as_posix() for f in (*found, *inside) if f.resolve() not in mine and f != model.parent
+    ]
+    return [name for name in names if name not in written]
 
 
 def _tokenizers(
