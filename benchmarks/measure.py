@@ -5,7 +5,8 @@
     python -m benchmarks.measure --peer-python P   a Python that has onnxsim
 
 Time: plain inference, the probe with sums and the probe with second moments take turns on the same batch in one
-process with the same session options; the medians of each round's ratios. Peak memory and the peers: a process each.
+process with the same session options, each twice, of which the second counts; the medians of each round's ratios. Peak
+memory and the peers: a process each.
 Prints a table and writes benchmarks/results/measure.json.
 """
 
@@ -67,6 +68,7 @@ def times(parent: str, repeats: int, threads: int) -> Row:
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(repeats + 1):
         for name, way in ways.items():
+            way()  # the other sessions' memory and threads have cooled this one's
             start = time.perf_counter()
             way()
             if turn:  # the first round warms up

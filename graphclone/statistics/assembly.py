@@ -4,16 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphclone.anatomy.normalisations import SUMMING, show_sum, sum_name
 from graphclone.graph import Model
+from graphclone.statistics import nan_guards
 from graphclone.statistics.masks import Layout
 from graphclone.statistics.moments import MOMENT, MOMENT_COUNT, tile_shapes
 from graphclone.statistics.nodes import Builder, Row
 from graphclone.statistics.reductions import RECIPES, Bench, Place
+
+
+class Care(IntEnum):
+    """How a probe treats rows that are not numbers; the next one costs more.
+
+    TRUSTING: the exporter's own guards are left out. EXPORTED: as exported. GUARDED: padded positions become 0 before
+    they are summed, too.
+    """
+
+    TRUSTING = 0
+    EXPORTED = 1
+    GUARDED = 2
 
 
 @dataclass(frozen=True)
@@ -22,12 +36,14 @@ class Reduced:
     the tiles of second moments.
 
     vectors: (place, statistic, size) in order. counts: places in order. tiles: (place, statistic, shape) in order.
+    care: the least that its graph takes, since it may have no guard to leave out.
     """
 
     model: Model
     vectors: tuple[tuple[str, str, int], ...]
     counts: tuple[str, ...]
     tiles: tuple[tuple[str, str, tuple[int, int]], ...]
+    care: Care = Care.EXPORTED
 
     @property
     def sizes(self) -> dict[str, tuple[int, ...]]:
@@ -42,13 +58,12 @@ class Reduced:
         return list(self.sizes)
 
 
-def reduce_places(model: Model, places: Sequence[Place], *, guard: bool = False) -> Reduced:
-    """A copy of the model whose outputs are the sums of each place's recipe and a count.
-
-    ``guard``: padded positions become 0 before they are summed, for padding that is not finite.
-    """
+def reduce_places(model: Model, places: Sequence[Place], care: Care = Care.EXPORTED) -> Reduced:
+    """A copy of the model whose outputs are the sums of each place's recipe and a count."""
     copy = model.copy()
     show_sums(copy, places)
+    if care is Care.TRUSTING and not nan_guards.leave_out(copy.graph, {v for place in places for v in place.values}):
+        care = Care.EXPORTED
     tensors = copy.graph.tensors()
     builder = Builder(copy.graph.opset)
     rows: dict[tuple[str, bool], Row] = {}
@@ -67,7 +82,7 @@ def reduce_places(model: Model, places: Sequence[Place], *, guard: bool = False)
         values = []
         for name, layout in zip(place.values, place.layouts, strict=True):
             if (name, layout) not in made:
-                made[name, layout] = _opened(builder, tensors[name], layout, place, row, guard)
+                made[name, layout] = _opened(builder, tensors[name], layout, place, row, care is Care.GUARDED)
                 behind.setdefault(name, []).extend(builder.taken())
             values.append(made[name, layout])
         bench = Bench(builder, place, values, place.layouts[0].rank, row, cached)
@@ -84,7 +99,7 @@ def reduce_places(model: Model, places: Sequence[Place], *, guard: bool = False)
     joined.append(builder.add("Concat", counts, np.int64, axis=0))
     copy.graph.nodes[:] = [*_interleaved(first, list(copy.graph.nodes), behind), *builder.taken()]
     copy.graph.outputs = [*joined, *tiles]
-    return Reduced(copy, tuple(slots), tuple(place.name for place in places), tuple(pieces))
+    return Reduced(copy, tuple(slots), tuple(place.name for place in places), tuple(pieces), care)
 
 
 def _size(place: Place) -> int:

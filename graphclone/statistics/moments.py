@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from itertools import combinations_with_replacement, pairwise
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -13,53 +13,51 @@ from graphclone.statistics.nodes import Array, Builder
 MOMENT = "moment"
 MOMENT_SUM, MOMENT_COUNT = "moment_sum", "moment_count"  # of the positions that the moment is of
 STEP = 2  # every second position of a sequence: the multiplications are most of what second moments cost
-TILE = 192  # columns at least: narrower products are slow
+PIECE = 192  # columns at least: narrower products are slow
 AT_ONCE = 1 << 30  # bytes of sums in one run of the data
-MOST_TILES = 8  # of n tiles (n + 1) / 2n is computed: 9/16 here
+MOST_PIECES = 8  # of n^2 tiles (n + 1) / 2n are computed: 9/16 here
 
 
 def bounds(width: int) -> list[tuple[int, int]]:
-    """First and last column of each tile; tile k holds its rows from column k on.
+    """First and last column of each piece; a tile is of two pieces, the first not behind the second.
 
     >>> bounds(500)
     [(0, 250), (250, 500)]
     """
-    number = max(1, min(MOST_TILES, width // TILE))
+    number = max(1, min(MOST_PIECES, width // PIECE))
     edges = [round(width * k / number) for k in range(number + 1)]
     return list(pairwise(edges))
 
 
+def _pairs(width: int) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    return list(combinations_with_replacement(bounds(width), 2))
+
+
 def products(builder: Builder, rows: gs.Variable, width: int) -> list[gs.Variable]:
     """The tiles of rows^T rows, rows [positions, width]."""
-    tiles = []
-    for start, stop in bounds(width):
-        whole = (start, stop) == (0, width)
-        left = rows if whole else builder.columns(rows, start, stop)
-        right = rows if start == 0 else builder.columns(rows, start, width)
-        tiles.append(builder.add("Gemm", [left, right], transA=1))
-    return tiles
+    pieces = dict(zip(bounds(width), builder.split(rows, [stop - start for start, stop in bounds(width)]), strict=True))
+    return [builder.add("Gemm", [pieces[one], pieces[other]], transA=1) for one, other in _pairs(width)]
 
 
-def matrix(tiles: Sequence[Array]) -> Array:
+def matrix(tiles: Sequence[Array], width: int) -> Array:
     """The whole matrix, float64 [width, width]."""
-    width = tiles[0].shape[1]
     made = np.empty((width, width))
-    for (start, stop), tile in zip(bounds(width), tiles, strict=True):
-        square = tile[:, : stop - start]
-        made[start:stop, start:stop] = np.triu(square) + np.triu(square, 1).T  # symmetric to the last bit
-        made[start:stop, stop:] = tile[:, stop - start :]
-        made[stop:, start:stop] = tile[:, stop - start :].T
+    for (one, other), tile in zip(_pairs(width), tiles, strict=True):
+        if one == other:
+            tile = np.triu(tile) + np.triu(tile, 1).T  # symmetric to the last bit
+        made[slice(*one), slice(*other)] = tile
+        made[slice(*other), slice(*one)] = tile.T
     return made
 
 
 def tiles(moment: Array) -> list[Array]:
     """The inverse of ``matrix``."""
-    return [moment[start:stop, start:].copy() for start, stop in bounds(moment.shape[0])]
+    return [moment[slice(*one), slice(*other)].copy() for one, other in _pairs(moment.shape[0])]
 
 
 def tile_shapes(width: int) -> list[tuple[int, int]]:
     """Of the tiles of one site, in order."""
-    return [(stop - start, width - start) for start, stop in bounds(width)]
+    return [(one[1] - one[0], other[1] - other[0]) for one, other in _pairs(width)]
 
 
 def tile_bytes(width: int) -> int:

@@ -12,7 +12,7 @@ import onnx_graphsurgeon as gs
 
 Array = np.ndarray[Any, Any]
 PREFIX = "graphclone_probe"
-AXES_AS_INPUT = 13  # the opset from which ReduceSum takes its axes as an input
+AXES_AS_INPUT = 13  # the opset from which ReduceSum takes its axes as an input, and Split its sizes
 SLICE_BY_INPUTS = 10  # and Slice its bounds
 
 
@@ -60,12 +60,17 @@ class Builder:
             return self.add("ReduceSum", [tensor], dtype, axes=list(axes), keepdims=0)
         return self.add("ReduceSum", [tensor, self.constant(axes)], dtype, keepdims=0)
 
-    def columns(self, tensor: gs.Tensor, start: int, stop: int) -> gs.Variable:
-        """Of a matrix, from ``start`` up to ``stop``."""
-        if self.opset < SLICE_BY_INPUTS:
-            return self.add("Slice", [tensor], starts=[start], ends=[stop], axes=[1])
-        bounds = [self.constant([start]), self.constant([stop]), self.constant([1])]
-        return self.add("Slice", [tensor, *bounds])
+    def split(self, tensor: gs.Variable, sizes: Sequence[int]) -> list[gs.Variable]:
+        """The columns of a matrix, in pieces."""
+        if len(sizes) == 1:
+            return [tensor]
+        pieces = [gs.Variable(f"{self.prefix}_{self.count + k}", np.float32) for k in range(len(sizes))]
+        self.count += len(sizes)
+        by_input = self.opset >= AXES_AS_INPUT
+        attributes = {"axis": 1} if by_input else {"axis": 1, "split": list(sizes)}
+        given = [tensor, self.constant(sizes)] if by_input else [tensor]
+        self.nodes.append(gs.Node("Split", pieces[0].name, attributes, given, pieces))
+        return pieces
 
     def every(self, tensor: gs.Variable, axis: int, step: int) -> gs.Variable:
         """Every ``step``-th position along an axis, from the first on."""

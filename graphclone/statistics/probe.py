@@ -18,7 +18,7 @@ from graphclone.graph import Model
 from graphclone.statistics import adders, widening
 from graphclone.statistics import moments as second
 from graphclone.statistics.adders import Adder, Device, Host, Pieces
-from graphclone.statistics.assembly import Reduced, reduce_places
+from graphclone.statistics.assembly import Care, Reduced, reduce_places
 from graphclone.statistics.moments import MOMENT, MOMENT_COUNT, MOMENT_SUM
 from graphclone.statistics.places import first_pass, lay_out
 from graphclone.statistics.reductions import Place
@@ -34,8 +34,11 @@ APART = (MOMENT, MOMENT_SUM, MOMENT_COUNT)
 
 @dataclass
 class Probe:
-    """An open probe and what it has summed so far. ``guarded`` is its twin that survives padding that is not a number,
-    opened when first needed. judged: places where batches set apart are summed once more."""
+    """An open probe and what it has summed so far.
+
+    judged: places where batches set apart are summed once more. care: how its session treats what is not a number; it
+    grows where a batch asks for it.
+    """
 
     model: Model
     places: tuple[Place, ...]
@@ -45,7 +48,7 @@ class Probe:
     adder: Adder
     session: Session
     judged: frozenset[str] = frozenset()
-    guarded: Session | None = None
+    care: Care = Care.EXPORTED
 
     @classmethod
     def open(
@@ -79,12 +82,12 @@ class Probe:
         if runs_on == PROVIDERS["cpu"] and widening.needed(model):
             model = widening.widened(model)
         laid_out = lay_out(model, places, mask, runs_on)
-        reduced = reduce_places(model, laid_out)
+        reduced = reduce_places(model, laid_out, Care.TRUSTING)
         if on_device is None:
             on_device = runs_on != PROVIDERS["cpu"]
         adder: Adder = Device(reduced, bool(judged), runs_on) if on_device else Host(reduced, bool(judged))
         session = adder.open(reduced, runs_on, threads)
-        return cls(model, tuple(laid_out), runs_on, threads, reduced, adder, session, frozenset(judged))
+        return cls(model, tuple(laid_out), runs_on, threads, reduced, adder, session, frozenset(judged), reduced.care)
 
     @property
     def providers(self) -> tuple[str, ...]:
@@ -95,12 +98,13 @@ class Probe:
         """Add a batch; ``unseen``: one that is set apart too. Raises BadData, the sums as before, where activations are
         not finite."""
         broken = self.adder.add(self.session, fed, where, unseen=unseen)
-        if broken is not None and self._padded(fed):
-            # a row of padding may attend to nothing and be NaN, which a product with 0 does not remove
-            if self.guarded is None:
-                twin = reduce_places(self.model, self.places, guard=True)
-                self.guarded = self.adder.open(twin, self.provider, self.threads)
-            broken = self.adder.add(self.guarded, fed, where, unseen=unseen)
+        # a row of padding may attend to nothing and be NaN, which a product with 0 does not remove
+        while broken is not None and self.care < (Care.GUARDED if self._padded(fed) else Care.EXPORTED):
+            self.care = Care(self.care + 1)  # and stays: the next batches are like this one
+            self.session = self.adder.open(
+                reduce_places(self.model, self.places, self.care), self.provider, self.threads
+            )
+            broken = self.adder.add(self.session, fed, where, unseen=unseen)
         if broken is not None:
             site = self._broken(broken)
             raise BadData(f"{where}: the activations at {site} are not finite (NaN or infinite): is the input sound?")
@@ -128,8 +132,9 @@ class Probe:
         tiles: dict[str, list[Array]] = {}
         for number, (place, _, _) in enumerate(self.reduced.tiles):
             tiles.setdefault(place, []).append(whole[f"tile.{number}"])
+        widths = {place.name: place.width for place in self.places}
         for place, made in tiles.items():
-            found[place][MOMENT] = second.matrix(made)
+            found[place][MOMENT] = second.matrix(made, widths[place])
         for place, count in zip(self.reduced.counts, whole["counts"], strict=True):
             found[place][COUNT] = np.asarray(count)
         return found

@@ -57,7 +57,7 @@ def test_tiles_are_the_upper_triangle_of_a_matrix(width):
     whole = (whole + whole.T) / 2
     tiles = moments.tiles(whole)
     assert [tile.shape for tile in tiles] == moments.tile_shapes(width)
-    np.testing.assert_array_equal(moments.matrix(tiles), whole)
+    np.testing.assert_array_equal(moments.matrix(tiles, width), whole)
 
 
 def test_second_moments_too_large_for_one_run_are_read_in_several(batches, monkeypatch, parent_file):
