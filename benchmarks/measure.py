@@ -3,6 +3,7 @@
     python -m benchmarks.measure                 all of it, on quiet cores: about ten minutes
     python -m benchmarks.measure --quick         small parents and few repeats: does it run?
     python -m benchmarks.measure --peer-python P   a Python that has onnxsim
+    python -m benchmarks.measure --provider cuda   the same on a GPU, written to measure-cuda.json
 
 Time: plain inference, the probe with sums and the probe with second moments take turns on the same batch in one
 process with the same session options, each twice, of which the second counts; the medians of each round's ratios. Peak
@@ -53,14 +54,14 @@ def batch(parent: str) -> dict[str, Any]:
     return feeds.tiny_feeds(graph.load(models.cached(parent)), SEQUENCES, 32 if parent in QUICK else LENGTH)
 
 
-def times(parent: str, repeats: int, threads: int) -> Row:
+def times(parent: str, repeats: int, threads: int, provider: str) -> Row:
     """Seconds a batch of each, taking turns, and the medians of the ratios of each round."""
     fed = batch(parent)
     anatomy = inspect(graph.load(models.cached(parent)))
     inner = [s.name for s in anatomy.sites if s.kind == "inner"]
-    session = open_session(graph.load(models.cached(parent)), PROVIDERS["cpu"], threads)
+    session = open_session(graph.load(models.cached(parent)), PROVIDERS[provider], threads)
     probes = {
-        name: Probe.open(graph.load(models.cached(parent)), anatomy, provider="cpu", threads=threads, moments=sites)
+        name: Probe.open(graph.load(models.cached(parent)), anatomy, provider=provider, threads=threads, moments=sites)
         for name, sites in (("vectors", []), ("moments", inner))
     }
     ways: dict[str, Callable[[], Any]] = {"plain": partial(session.run, fed, "plain")}
@@ -80,14 +81,14 @@ def times(parent: str, repeats: int, threads: int) -> Row:
     return row
 
 
-def alone(way: str, parent: str, batches: int, threads: int, python: str = sys.executable) -> Row:
+def alone(way: str, parent: str, batches: int, threads: int, provider: str, python: str = sys.executable) -> Row:
     """What a way takes in a process of its own (see benchmarks/measuring.py); its error where it fails."""
     model = parent if way == "hooks" else str(models.cached(parent))
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "feeds.npz")
         np.savez(file, **batch(parent))
         done = subprocess.run(
-            [python, "-m", "benchmarks.measuring", way, model, str(file), str(batches), str(threads)],
+            [python, "-m", "benchmarks.measuring", way, model, str(file), str(batches), str(threads), provider],
             capture_output=True,
             text=True,
             check=False,
@@ -98,33 +99,33 @@ def alone(way: str, parent: str, batches: int, threads: int, python: str = sys.e
     return {"way": way, "parent": parent, "batches": batches, **json.loads(done.stdout.splitlines()[-1])}
 
 
-def peak(way: str, parent: str, batches: int, threads: int) -> float:
+def peak(way: str, parent: str, batches: int, threads: int, provider: str) -> float:
     """Peak memory, MB, of a way that has to run."""
-    row = alone(way, parent, batches, threads)
+    row = alone(way, parent, batches, threads, provider)
     if "failed" in row:
         raise SystemExit(f"{way} on {parent}: {' '.join(row['failed'])}")
     return float(row["peak_mb"])
 
 
-def memory(parent: str, threads: int) -> Row:
+def memory(parent: str, threads: int, provider: str) -> Row:
     """Peak memory of plain inference and of the probe."""
-    held = {way: peak(way, parent, 3, threads) for way in ("plain", "vectors", "moments")}
+    held = {way: peak(way, parent, 3, threads, provider) for way in ("plain", "vectors", "moments")}
     limit = held["plain"] * FACTOR + SPARE_MB
     return {"parent": parent, **held, "limit": limit, "met": held["vectors"] <= limit}
 
 
-def flat(parent: str, threads: int, batches: tuple[int, int]) -> Row:
+def flat(parent: str, threads: int, provider: str, batches: tuple[int, int]) -> Row:
     """Peak memory after few batches and after many."""
-    few, many = (peak("vectors", parent, count, threads) for count in batches)
+    few, many = (peak("vectors", parent, count, threads, provider) for count in batches)
     return {"parent": parent, "batches": batches, "peak_mb": [few, many], "met": many - few <= NOISE_MB}
 
 
-def peers(parent: str, threads: int, python: str) -> list[Row]:
+def peers(parent: str, threads: int, provider: str, python: str) -> list[Row]:
     """Each of the others by itself; what cannot run says so."""
     found = []
     for way in ("plain", "vectors", "moments", "minmax", "entropy", "hooks", "wanda"):
         for batches in PEER_BATCHES:
-            row = alone(way, parent, batches, threads, python if way == "wanda" else sys.executable)
+            row = alone(way, parent, batches, threads, provider, python if way == "wanda" else sys.executable)
             if "failed" in row:
                 print(f"SKIPPED {way} on {parent}: {' '.join(row['failed'])}", file=sys.stderr)
             found.append(row)
@@ -164,6 +165,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--provider", choices=sorted(PROVIDERS), default="cpu")
     parser.add_argument("--peer-python", default=sys.executable)
     asked = parser.parse_args()
     parents = QUICK if asked.quick else PARENTS
@@ -172,18 +174,20 @@ def main() -> int:
             "processor": platform.processor() or platform.machine(),
             "cores": os.cpu_count(),
             "threads": asked.threads,
+            "provider": asked.provider,
         },
         "batch": [SEQUENCES, LENGTH],
-        "times": [times(parent, FEW if asked.quick else REPEATS, asked.threads) for parent in parents],
-        "memory": [memory(parent, asked.threads) for parent in parents],
-        "flat": flat(QUICK[0], asked.threads, (2, 20) if asked.quick else FLAT),
-        "peers": peers(QUICK[1] if asked.quick else PEER_PARENT, asked.threads, asked.peer_python),
+        "times": [times(parent, FEW if asked.quick else REPEATS, asked.threads, asked.provider) for parent in parents],
+        "memory": [memory(parent, asked.threads, asked.provider) for parent in parents],
+        "flat": flat(QUICK[0], asked.threads, asked.provider, (2, 20) if asked.quick else FLAT),
+        "peers": peers(QUICK[1] if asked.quick else PEER_PARENT, asked.threads, asked.provider, asked.peer_python),
     }
     shown(results)
     if asked.quick:
         return 0
-    RESULTS.parent.mkdir(exist_ok=True)
-    with outputs.staged(RESULTS) as draft:
+    results_file = RESULTS if asked.provider == "cpu" else RESULTS.with_stem(f"{RESULTS.stem}-{asked.provider}")
+    results_file.parent.mkdir(exist_ok=True)
+    with outputs.staged(results_file) as draft:
         draft.write_text(json.dumps(results, indent=1) + "\n")
     met = [r[name]["met"] for r in results["times"] for name in LIMITS]
     return int(not all([*met, *(r["met"] for r in results["memory"]), results["flat"]["met"]]))

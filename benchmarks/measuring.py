@@ -1,6 +1,6 @@
 """One way of collecting activation statistics, alone in a process: what it took is printed as JSON.
 
-    python -m benchmarks.measuring WAY MODEL FEEDS BATCHES THREADS
+    python -m benchmarks.measuring WAY MODEL FEEDS BATCHES THREADS PROVIDER
 
 FEEDS: a .npz of one batch's inputs, by name, run BATCHES times. Imports only what the way needs, so that peak memory is
 its own.
@@ -33,16 +33,16 @@ def _timed(run: Callable[[], Any], times: int) -> Seconds:
     return found
 
 
-def plain(model: Path, fed: Batch, batches: int, threads: int) -> Seconds:
+def plain(model: Path, fed: Batch, batches: int, threads: int, provider: str) -> Seconds:
     """The parent itself, with the probe's session options."""
     from graphclone import graph
     from graphclone.statistics.runtime import PROVIDERS, open_session
 
-    session = open_session(graph.load(model), PROVIDERS["cpu"], threads)
+    session = open_session(graph.load(model), PROVIDERS[provider], threads)
     return _timed(lambda: session.run(fed, "plain"), batches)
 
 
-def _probe(model: Path, fed: Batch, batches: int, threads: int, moments: bool) -> Seconds:
+def _probe(model: Path, fed: Batch, batches: int, threads: int, provider: str, moments: bool) -> Seconds:
     from graphclone import graph
     from graphclone.anatomy import inspect
     from graphclone.statistics.probe import Probe
@@ -50,25 +50,27 @@ def _probe(model: Path, fed: Batch, batches: int, threads: int, moments: bool) -
     held = graph.load(model)
     anatomy = inspect(held)
     inner = [s.name for s in anatomy.sites if s.kind == "inner"] if moments else []
-    probe = Probe.open(held, anatomy, provider="cpu", threads=threads, moments=inner)
+    probe = Probe.open(held, anatomy, provider=provider, threads=threads, moments=inner)
     return _timed(lambda: probe.add(fed, "batch"), batches)
 
 
-def vectors(model: Path, fed: Batch, batches: int, threads: int) -> Seconds:
+def vectors(model: Path, fed: Batch, batches: int, threads: int, provider: str) -> Seconds:
     """graphclone: |x|, x and x^2 at every writer, inner and norm site, cosine and ratio of every block."""
-    return _probe(model, fed, batches, threads, moments=False)
+    return _probe(model, fed, batches, threads, provider, moments=False)
 
 
-def moments(model: Path, fed: Batch, batches: int, threads: int) -> Seconds:
+def moments(model: Path, fed: Batch, batches: int, threads: int, provider: str) -> Seconds:
     """graphclone: the same and second moments at every inner site."""
-    return _probe(model, fed, batches, threads, moments=True)
+    return _probe(model, fed, batches, threads, provider, moments=True)
 
 
-def _calibrator(model: Path, fed: Batch, batches: int, method: str) -> Seconds:
+def _calibrator(model: Path, fed: Batch, batches: int, provider: str, method: str) -> Seconds:
     from tempfile import TemporaryDirectory
 
     from onnxruntime.quantization import CalibrationMethod, create_calibrator
     from onnxruntime.quantization.calibrate import CalibrationDataReader
+
+    from graphclone.statistics.runtime import PROVIDERS
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
         """The same batch again and again."""
@@ -85,7 +87,7 @@ def _calibrator(model: Path, fed: Batch, batches: int, method: str) -> Seconds:
             None,
             str(Path(folder, "augmented.onnx")),
             CalibrationMethod[method],
-            providers=["CPUExecutionProvider"],
+            providers=[PROVIDERS[provider]],
         )
 
         def run() -> None:
@@ -95,17 +97,17 @@ def _calibrator(model: Path, fed: Batch, batches: int, method: str) -> Seconds:
         return [second / batches for second in _timed(run, 1)]
 
 
-def minmax(model: Path, fed: Batch, batches: int, threads: int) -> Seconds:
+def minmax(model: Path, fed: Batch, batches: int, threads: int, provider: str) -> Seconds:
     """ONNX Runtime's MinMax calibrator."""
-    return _calibrator(model, fed, batches, "MinMax")
+    return _calibrator(model, fed, batches, provider, "MinMax")
 
 
-def entropy(model: Path, fed: Batch, batches: int, threads: int) -> Seconds:
+def entropy(model: Path, fed: Batch, batches: int, threads: int, provider: str) -> Seconds:
     """ONNX Runtime's Entropy calibrator."""
-    return _calibrator(model, fed, batches, "Entropy")
+    return _calibrator(model, fed, batches, provider, "Entropy")
 
 
-def wanda(model: Path, fed: Batch, batches: int, threads: int) -> Seconds:
+def wanda(model: Path, fed: Batch, batches: int, threads: int, provider: str) -> Seconds:
     """onnxsim's Wanda: calibration and the pruning that it cannot be had without."""
     import onnx
     from onnxsim.pruning import apply_wanda_pruning
@@ -115,7 +117,7 @@ def wanda(model: Path, fed: Batch, batches: int, threads: int) -> Seconds:
     return [second / batches for second in _timed(lambda: apply_wanda_pruning(held, data), 1)]
 
 
-def hooks(recipe: Path, fed: Batch, batches: int, threads: int) -> Seconds:
+def hooks(recipe: Path, fed: Batch, batches: int, threads: int, provider: str) -> Seconds:
     """torch: the PyTorch parent, a forward hook on every Linear that sums |x|, x and x^2 of its input."""
     import torch
 
@@ -125,7 +127,7 @@ def hooks(recipe: Path, fed: Batch, batches: int, threads: int) -> Seconds:
     torch.set_num_threads(threads)
     load = models.TABLE[recipe.name].load
     assert load is not None
-    parent = load(Options())
+    parent = load(Options(shape=models.TABLE[recipe.name].shape))
     sums: dict[str, torch.Tensor] = {}
 
     def summing(name: str) -> Callable[..., None]:
@@ -158,10 +160,10 @@ def _peak() -> float:
 
 def main() -> None:
     """Run one way and print what it took."""
-    way, model, feeds, batches, threads = sys.argv[1:]
+    way, model, feeds, batches, threads, provider = sys.argv[1:]
     with np.load(feeds) as held:
         fed = {name: held[name] for name in held.files}
-    seconds = WAYS[way](Path(model), fed, int(batches), int(threads))
+    seconds = WAYS[way](Path(model), fed, int(batches), int(threads), provider)
     print(json.dumps({"seconds": median(seconds), "peak_mb": _peak()}))
 
 
