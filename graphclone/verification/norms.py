@@ -1,47 +1,235 @@
-"""Norms that average over what was cut: dropping heads changes what is left where queries are normed across heads."""
+"""Norms over the channels that were kept: the parent's norms, told to leave the others out.
+
+In the zeroed parent a dropped channel is zero, but it still counts: a mean over d channels of which k are kept is k/d
+of the mean over those, and a centred channel that was dropped is minus the mean. So each mean takes the kept alone:
+mean(x) becomes mean(x * mask) * d / k, and norms that are one operator are written out so.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 import onnx
+import onnx_graphsurgeon as gs
 
-from graphclone.errors import GraphCloneError
+from graphclone.errors import GraphCloneError, UnsupportedGraph
 from graphclone.graph import Model, to_proto
+from graphclone.verification.claims import Claims
 
-MEANS = (
-    "LayerNormalization",
-    "RMSNormalization",
-    "SimplifiedLayerNormalization",
-    "SkipLayerNormalization",
-    "SkipSimplifiedLayerNormalization",
-    "ReduceMean",
-    "LpNormalization",
-)
+Array = np.ndarray[Any, Any]
+REACH = 12  # nodes from a mean to the gain behind it
+EPSILON = 1e-5  # the operators' own default
+FLOATS = {np.dtype(np.float64): onnx.TensorProto.DOUBLE}
 
 
-def narrowed(parent: Model, clone: Model) -> str | None:
-    """The first output of a norm of the clone whose mean is over fewer channels than the parent's, or None."""
+@dataclass(frozen=True)
+class Form:
+    """A norm that is one operator: where its parts stand. sums: inputs added up before; whole: output of that sum."""
+
+    centred: bool
+    gain: int
+    bias: int | None = None
+    sums: tuple[int, ...] = (0,)
+    whole: int | None = None
+
+
+FORMS = {  # onnx/docs/Operators.md, onnxruntime/docs/ContribOperators.md
+    "LayerNormalization": Form(True, 1, 2),
+    "RMSNormalization": Form(False, 1),
+    "SimplifiedLayerNormalization": Form(False, 1),
+    "SkipLayerNormalization": Form(True, 2, 3, (0, 1, 4), 3),
+    "SkipSimplifiedLayerNormalization": Form(False, 2, None, (0, 1, 3), 3),
+}
+OTHERS = ("EmbedLayerNormalization", "GroupNormalization", "InstanceNormalization", "GroupNorm", "LRN")
+
+
+def narrowed(parent: Model, clone: Model) -> dict[str, tuple[int, int]]:
+    """Norms of the clone whose mean is over fewer channels than the parent's: first output -> (the parent's, its)."""
     before, after = _widths(parent), _widths(clone)
-    return next((name for name, width in after.items() if name in before and width < before[name]), None)
+    return {n: (before[n], width) for n, width in after.items() if n in before and width < before[n]}
 
 
 def _widths(model: Model) -> dict[str, int]:
     """Channels over which each norm averages, by its output: the last axis of its input, where that is known."""
+    values = _values(model)
+    found: dict[str, int] = {}
+    for node in model.graph.nodes:
+        dims = values.get(node.inputs[0].name, Known()).dims if node.inputs else ()
+        if node.op in FORMS:
+            gain = node.inputs[FORMS[node.op].gain]
+            found[node.outputs[0].name] = int(gain.shape[-1]) if isinstance(gain, gs.Constant) else 0
+        elif node.op == "ReduceMean" and dims and _axes(node) in ([-1], [len(dims) - 1]):
+            found[node.outputs[0].name] = dims[-1]
+    return {name: width for name, width in found.items() if width}
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a value: its sizes, 0 for one that is not, and its type."""
+
+    dims: tuple[int, ...] = ()
+    dtype: Any = np.float32
+
+
+def _values(model: Model) -> dict[str, Known]:
+    """Of every value whose shape is declared or inferred."""
     try:
-        inferred = onnx.shape_inference.infer_shapes(to_proto(model)[0])
+        graph = onnx.shape_inference.infer_shapes(to_proto(model)[0]).graph
     except (GraphCloneError, onnx.shape_inference.InferenceError, RuntimeError):
         return {}
-    graph = inferred.graph
-    last: dict[str, int] = {}
+    found = {}
     for value in (*graph.input, *graph.value_info, *graph.output):
-        dims = value.type.tensor_type.shape.dim
-        if dims and dims[-1].HasField("dim_value"):
-            last[value.name] = dims[-1].dim_value
-    gains = {t.name: t.dims[-1] for t in graph.initializer if len(t.dims) == 1}
-    found: dict[str, int] = {}
-    for node in graph.node:
-        if node.op_type in MEANS:
-            widths = [gains[name] for name in node.input[1:] if name in gains] if node.op_type != "ReduceMean" else []
-            width = (widths or [last.get(node.input[0], 0)])[0]
-            if width:
-                found[node.output[0]] = width
+        held = value.type.tensor_type
+        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(held.elem_type)) if held.elem_type else Known.dtype
+        found[value.name] = Known(tuple(dim.dim_value for dim in held.shape.dim), dtype)
     return found
+
+
+def _axes(node: gs.Node) -> list[int]:
+    """Of a ReduceMean, by attribute or, from opset 18 on, by its second input."""
+    given = node.attrs.get("axes")
+    if given is None and len(node.inputs) > 1 and isinstance(node.inputs[1], gs.Constant):
+        given = node.inputs[1].values
+    return [] if given is None else [int(axis) for axis in given]
+
+
+def leave_out(model: Model, clone: Model, claims: Claims) -> None:
+    """Make the norms of the (zeroed) parent that the clone has narrower average over the kept channels, in place.
+
+    Raises UnsupportedGraph where it is not told which those are.
+    """
+    thinner = narrowed(model, clone)
+    if thinner and (other := next((n for n in model.graph.nodes if n.op in OTHERS), None)):
+        raise UnsupportedGraph(f"{other.op} node {other.name!r} may average over channels that were cut")
+    made: list[gs.Node] = []
+    values = _values(model) if thinner else {}
+    for node in model.graph.nodes:
+        name = node.outputs[0].name
+        if name not in thinner:
+            made.append(node)
+            continue
+        width, left = thinner[name]
+        writer = _Writer(name, _mask(node, width, left, claims), width / left)
+        if node.op == "ReduceMean":
+            made += writer.mean(node, np.dtype(values[node.inputs[0].name].dtype))
+        else:
+            made += writer.norm(node, FORMS[node.op])
+    model.graph.nodes[:] = made
+
+
+def _mask(node: gs.Node, width: int, left: int, claims: Claims) -> Array:
+    """1 for the channels kept: those that the gain keeps; without a gain, those of the one kept set that fits."""
+    sets = [claim.take[0] for t in _gains(node, width) for claim in _cuts(t.name, claims) if len(claim.take) == 1]
+    sets = [take for take in sets if take is not None and take.size == left]
+    planned = [np.asarray(kept, np.int64) for kept in claims.plan.keep.values()]
+    sets = sets or [kept for kept in planned if kept.size == left and kept.max() < width]
+    if not sets or any(set(kept.tolist()) != set(sets[0].tolist()) for kept in sets):
+        raise UnsupportedGraph(
+            f"it is not told over which {left} of {width} channels the norm that makes {name_of(node)} averages"
+        )
+    mask: Array = np.zeros(width, np.float32)
+    mask[sets[0]] = 1.0
+    return mask
+
+
+def name_of(node: gs.Node) -> str:
+    """What a node is called in messages: its first output."""
+    return str(node.outputs[0].name)
+
+
+def _cuts(parent: str, claims: Claims) -> Iterator[Any]:
+    yield from (claim for claim in claims.slices.values() if claim.parent == parent)
+
+
+def _gains(node: gs.Node, width: int) -> list[gs.Constant]:
+    """Vectors of that width among the norm's inputs, or the nearest behind a mean."""
+    if node.op in FORMS:
+        return [t for t in node.inputs if isinstance(t, gs.Constant) and t.shape == (width,)]
+    layer, seen = [node], {id(node)}
+    for _ in range(REACH):
+        layer = [n for one in layer for t in one.outputs for n in t.outputs if id(n) not in seen]
+        seen |= {id(n) for n in layer}
+        found = [t for n in layer for t in n.inputs if isinstance(t, gs.Constant) and tuple(t.shape) == (width,)]
+        if found:
+            return found[:1]
+    return []
+
+
+@dataclass
+class _Writer:
+    """Writes nodes that take the place of one norm; their names begin with its output's."""
+
+    stem: str
+    mask: Array
+    factor: float
+    count: int = 0
+
+    def mean(self, node: gs.Node, dtype: np.dtype[Any]) -> list[gs.Node]:
+        """ReduceMean of the kept alone."""
+        masked, first = self._op("Mul", node.inputs[0], self._constant(self.mask, dtype))
+        (out,) = node.outputs
+        whole = gs.Variable(f"{self.stem}@of_all", out.dtype)
+        reduce = gs.Node("ReduceMean", f"{self.stem}@all", dict(node.attrs), [masked, *node.inputs[1:]], [whole])
+        scaled = gs.Node("Mul", f"{self.stem}@kept", {}, [whole, self._constant(self.factor, dtype)], [out])
+        node.outputs.clear()
+        return [first, reduce, scaled]
+
+    def norm(self, node: gs.Node, form: Form) -> list[gs.Node]:
+        """The operator, written out in float32 (float64 for float64)."""
+        if int(node.attrs.get("axis", -1)) > 0 or len([t for t in node.outputs[1:3] if t.name]) > 0:
+            raise UnsupportedGraph(f"{node.op} node {node.name!r} hands out more than the norm of the last axis")
+        nodes: list[gs.Node] = []
+
+        def op(kind: str, *inputs: Any, **attributes: Any) -> gs.Variable:
+            made, new = self._op(kind, *inputs, **attributes)
+            nodes.append(new)
+            return made
+
+        terms = [node.inputs[k] for k in form.sums if k < len(node.inputs) and not node.inputs[k].is_empty()]
+        whole = terms[0]
+        for term in terms[1:]:
+            whole = op("Add", whole, term)
+        gain = node.inputs[form.gain]
+        own = np.dtype(gain.dtype)
+        wide = np.dtype(np.float64 if own == np.float64 else np.float32)
+        normed = self._normed(op, op("Cast", whole, to=_code(wide)), form.centred, node, wide)
+        normed = op("Mul", op("Cast", normed, to=_code(own)), gain)
+        if form.bias is not None and form.bias < len(node.inputs) and not node.inputs[form.bias].is_empty():
+            normed = op("Add", normed, node.inputs[form.bias])
+        outputs = list(node.outputs)
+        node.outputs.clear()
+        nodes.append(gs.Node("Identity", f"{self.stem}@normed", {}, [normed], [outputs[0]]))
+        if form.whole is not None and form.whole < len(outputs) and outputs[form.whole].name:
+            nodes.append(gs.Node("Identity", f"{self.stem}@sum", {}, [whole], [outputs[form.whole]]))
+        return nodes
+
+    def _normed(
+        self, op: Callable[..., gs.Variable], x: gs.Variable, centred: bool, node: gs.Node, wide: np.dtype[Any]
+    ) -> gs.Variable:
+        mask, factor = self._constant(self.mask, wide), self._constant(self.factor / self.mask.size, wide)
+        last = self._constant(-1, np.dtype(np.int64))
+
+        def mean(value: gs.Variable) -> gs.Variable:
+            return op("Mul", op("ReduceSum", op("Mul", value, mask), last, keepdims=1), factor)
+
+        if centred:
+            x = op("Sub", x, mean(x))
+        epsilon = self._constant(float(node.attrs.get("epsilon", EPSILON)), wide)
+        return op("Div", x, op("Sqrt", op("Add", mean(op("Mul", x, x)), epsilon)))
+
+    def _op(self, kind: str, *inputs: Any, **attributes: Any) -> tuple[gs.Variable, gs.Node]:
+        self.count += 1
+        made = gs.Variable(f"{self.stem}@{self.count}")
+        return made, gs.Node(kind, made.name, attributes, list(inputs), [made])
+
+    def _constant(self, value: Any, dtype: np.dtype[Any]) -> gs.Constant:
+        self.count += 1
+        held: Mapping[bool, Any] = {True: np.asarray([value]), False: np.asarray(value)}
+        return gs.Constant(f"{self.stem}@{self.count}", held[np.ndim(value) == 0].astype(dtype))
+
+
+def _code(dtype: np.dtype[Any]) -> int:
+    return int(onnx.helper.np_dtype_to_tensor_dtype(dtype))

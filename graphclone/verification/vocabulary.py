@@ -18,10 +18,11 @@ from graphclone.errors import UnsupportedGraph
 from graphclone.graph import Model
 from graphclone.verification.claims import Claims, Indices, Slice
 from graphclone.verification.memory import too_large
-from graphclone.verification.oracle import TOLERANCE, difference
+from graphclone.verification.oracle import tolerance
 from graphclone.verification.report import Check
 from graphclone.verification.sessions import open_session
 from graphclone.verification.weights import recompute
+from graphclone.verification.zeroed import difference
 
 Array = np.ndarray[Any, Any]
 
@@ -85,14 +86,12 @@ def examine(whole: Model, clone: Model, claims: Claims) -> Check:
         return Check.skipped(NAME, "the clone was trained after the cut")
     if reason := too_large(whole, clone):
         return Check.skipped(NAME, reason)
-    types = {str(array.dtype) for array in clone.constants().values()}
-    tolerance = max([TOLERANCE[dtype] for dtype in types & TOLERANCE.keys()] or [TOLERANCE["float64"]])
     try:
         worst, where = max(_compared(whole, clone, claims.tokens))
     except UnsupportedGraph as problem:
         return Check.of(NAME, [str(problem)], "")
     said = f"{claims.tokens.size} tokens kept: largest relative difference from the clone with all, in output {where}"
-    return Check.measured(NAME, worst, tolerance, said)
+    return Check.measured(NAME, worst, tolerance(clone), said)
 
 
 def _compared(whole: Model, clone: Model, kept: Indices) -> Iterator[tuple[float, str]]:

@@ -1,4 +1,4 @@
-"""A norm over channels that were cut is found, a cut beside it is not taken for one."""
+"""A norm over channels that were cut is found, and made to leave them out; a cut beside it is not taken for one."""
 
 from __future__ import annotations
 
@@ -6,8 +6,13 @@ import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
 
+from graphclone.errors import UnsupportedGraph
 from graphclone.graph import Model
-from graphclone.verification.norms import narrowed
+from graphclone.plan import Plan
+from graphclone.verification.claims import Claims, Slice
+from graphclone.verification.norms import leave_out, narrowed
+from graphclone.verification.sessions import open_session
+from tests.tolerances import assert_close
 
 
 def normed(op, queries, inner=6):
@@ -32,5 +37,57 @@ def normed(op, queries, inner=6):
 
 @pytest.mark.parametrize("op", ["ReduceMean", "LayerNormalization"])
 def test_a_narrower_norm_is_named(op):
-    assert narrowed(normed(op, 8), normed(op, 4)) == "y"
-    assert narrowed(normed(op, 8), normed(op, 8, inner=3)) is None, "the inner width is no norm's"
+    assert narrowed(normed(op, 8), normed(op, 4)) == {"y": (8, 4)}
+    assert narrowed(normed(op, 8), normed(op, 8, inner=3)) == {}, "the inner width is no norm's"
+
+
+KEPT = np.array([0, 2, 3, 6])
+SHAPES = {  # operator -> (inputs after x: "x" another summand, "g" a gain, "b" a bias), outputs
+    "LayerNormalization": ("gb", 1),
+    "RMSNormalization": ("g", 1),
+    "SimplifiedLayerNormalization": ("g", 1),
+    "SkipLayerNormalization": ("xgb", 4),
+    "SkipSimplifiedLayerNormalization": ("xg", 4),
+}
+
+
+def norm_alone(op, width, rng):
+    """The operator over x [2, 3, width], with weights of its own."""
+    domain, opset = ("", 23) if op == "RMSNormalization" else ("", 17)
+    domain = "com.microsoft" if op.startswith("Skip") else domain
+    form, count = SHAPES[op]
+    inputs = [gs.Variable("x", np.float32, [2, 3, width])]
+    for k, kind in enumerate(form):
+        name = f"{kind}{k}"
+        weight = gs.Constant(name, rng.standard_normal(width).astype(np.float32))
+        inputs.append(gs.Variable("other", np.float32, [2, 3, width]) if kind == "x" else weight)
+    outputs = [gs.Variable("y", np.float32), *(gs.Variable("", np.float32) for _ in range(count - 2))]
+    outputs += [gs.Variable("sum", np.float32)] if count > 1 else []
+    node = gs.Node(op, "norm", {"epsilon": 1e-2}, inputs, outputs, domain=domain)
+    fed = [t for t in inputs if isinstance(t, gs.Variable)]
+    return Model(gs.Graph([node], fed, [t for t in outputs if t.name], opset=opset, ir_version=10))
+
+
+@pytest.mark.parametrize("op", SHAPES)
+def test_a_norm_that_leaves_channels_out_is_the_norm_over_the_others(op):
+    whole, narrow = norm_alone(op, 8, np.random.default_rng(1)), norm_alone(op, 4, np.random.default_rng(1))
+    for name, tensor in narrow.graph.tensors().items():
+        if isinstance(tensor, gs.Constant):
+            tensor.values = whole.constants()[name][KEPT]
+    slices = {name: Slice(name, (KEPT,)) for name in whole.constants()}
+    claims = Claims(Plan("00", {"residual": tuple(map(int, KEPT))}), "00", "none", "0", slices)
+    rng = np.random.default_rng(2)
+    fed = {t.name: np.zeros((2, 3, 8), np.float32) for t in whole.graph.inputs}
+    for array in fed.values():
+        array[..., KEPT] = rng.standard_normal((2, 3, 4)) + 1
+    leave_out(whole, narrow, claims)
+    wanted = open_session(narrow).run({name: array[..., KEPT] for name, array in fed.items()})
+    for name, array in open_session(whole).run(fed).items():
+        assert_close(array[..., KEPT], wanted[name])
+
+
+def test_where_no_gain_and_no_plan_says_which_channels_it_is_said():
+    parent, clone = normed("ReduceMean", 8), normed("ReduceMean", 4)
+    claims = Claims(Plan("00", {"a": (0, 1, 2, 3), "b": (4, 5, 6, 7)}), "00", "none", "0", {})
+    with pytest.raises(UnsupportedGraph, match="not told over which 4 of 8 channels"):
+        leave_out(parent, clone, claims)

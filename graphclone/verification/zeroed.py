@@ -1,0 +1,141 @@
+"""The zeroed parent: the parent's own graph, in which everything that the clone lacks is zero, and adds nothing.
+
+A weight keeps, of what each use of it has in the clone, the positions claimed, times what they were scaled by; where
+the clone's were computed anew (least squares, a norm's gain, training) it holds the clone's numbers at those positions.
+Weights that the clone has nothing of are zero: so are the branches of blocks that were dropped.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from graphclone.graph import Model
+from graphclone.verification.claims import Claims, Slice
+from graphclone.verification.weights import fits, recompute
+
+Array = np.ndarray[Any, Any]
+FLOATS = ("float64", "float32", "float16", "bfloat16")
+
+
+class Ambiguous(Exception):
+    """It cannot be told which of a weight's slices a use of it has."""
+
+
+def zeroed(parent: Model, clone: Model, claims: Claims) -> Model:
+    """A copy of the parent; its own arrays stay as they are. Raises Ambiguous."""
+    copy = parent.copy()
+    builder = _Builder(clone, claims)
+    made: dict[tuple[str, tuple[str, ...]], gs.Constant] = {}
+    for node in copy.graph.nodes:
+        twin = builder.twin(node)
+        for place, tensor in enumerate(node.inputs):
+            if not isinstance(tensor, gs.Constant) or str(tensor.dtype) not in FLOATS:
+                continue
+            names = builder.slices_of(tensor, twin, place)
+            if (tensor.name, names) not in made:
+                values = builder.values(tensor, names)
+                same = values is tensor.values
+                made[tensor.name, names] = tensor if same else gs.Constant(f"{tensor.name}_{len(made)}_zeroed", values)
+            node.inputs[place] = made[tensor.name, names]
+    return copy
+
+
+class _Builder:
+    def __init__(self, clone: Model, claims: Claims) -> None:
+        self.claims, self.after = claims, clone.constants()
+        self.twins = {t.name: node for node in clone.graph.nodes for t in node.outputs if t.name}
+        self.uses: dict[str, list[str]] = {}
+        for name, claim in sorted(claims.slices.items()):
+            if claim.parent is not None and name in self.after:
+                self.uses.setdefault(claim.parent, []).append(name)
+
+    def twin(self, node: gs.Node) -> gs.Node | None:
+        """The clone's node that does the same, by the names of what it makes."""
+        found = next((self.twins[t.name] for t in node.outputs if t.name in self.twins), None)
+        return found if found is not None and found.op == node.op else None
+
+    def slices_of(self, tensor: gs.Constant, twin: gs.Node | None, place: int) -> tuple[str, ...]:
+        """The clone's initializers that a use of the parent's may be: the one in its place, or else all its slices."""
+        if twin is not None and place < len(twin.inputs) and isinstance(twin.inputs[place], gs.Constant):
+            name = str(twin.inputs[place].name)
+            claim = self.claims.slices.get(name)
+            if claim is not None and (claim.parent == tensor.name or claim.shape_constant):
+                return (name,)
+        return tuple(self.uses.get(tensor.name, ()))
+
+    def values(self, tensor: gs.Constant, names: tuple[str, ...]) -> Array:
+        """What a weight of the parent holds for such a use."""
+        array: Array = tensor.values
+        claims = [self.claims.slices[name] for name in names]
+        if not claims:
+            return np.zeros_like(array) if array.size > 1 else array
+        first = claims[0]
+        if first.shape_constant:
+            return self.after[names[0]] if self.after[names[0]].shape == array.shape else array
+        if not all(fits(array, claim) for claim in claims):
+            raise Ambiguous(f"the indices claimed of {tensor.name} do not fit it")
+        if any(claim.scale != first.scale or claim.replaced != first.replaced for claim in claims):
+            raise Ambiguous(f"{tensor.name} is scaled differently by its several uses")
+        if not first.replaced and not self.claims.trained:
+            return _cleared(array, claims)
+        values: Array = np.zeros_like(array)
+        values[_places(array, first)] = self.after[names[0]]
+        return values
+
+
+def _places(array: Array, claim: Slice) -> tuple[Array, ...]:
+    return np.ix_(*(np.arange(n) if t is None else t for n, t in zip(array.shape, claim.take, strict=True)))
+
+
+def _cleared(array: Array, claims: list[Slice]) -> Array:
+    """Zero at the positions of each axis that none of the slices has, times their scale."""
+    values = array
+    for axis, size in enumerate(array.shape):
+        kept = np.zeros(size, bool)
+        for claim in claims:
+            indices = claim.take[axis]
+            kept[slice(None) if indices is None else indices] = True
+        if not kept.all():
+            values = np.array(values) if values is array else values
+            values[(slice(None),) * axis + (~kept,)] = 0
+    return recompute(values, Slice(claims[0].parent, (None,) * values.ndim, claims[0].scale))
+
+
+def read_less_often(parent: Model, clone: Model, claims: Claims) -> str | None:
+    """A weight of the parent that fewer nodes of the clone read, if not none at all."""
+    before, after = _reads(parent), Counter[str]()
+    for name, count in _reads(clone).items():
+        claim = claims.slices.get(name)
+        if claim is not None and claim.parent is not None:
+            after[claim.parent] += count
+    return next((name for name, count in sorted(after.items()) if count != before[name]), None)
+
+
+def _reads(model: Model) -> Counter[str]:
+    floats = {n for n, a in model.constants().items() if str(a.dtype) in FLOATS and a.size > 1}
+    return Counter(t.name for node in model.graph.nodes for t in node.inputs if t.name in floats)
+
+
+def difference(expected: Mapping[str, Array], actual: Mapping[str, Array]) -> tuple[float, str]:
+    """Largest |difference| / largest |expected| over the outputs that keep their shape, and the output it is in.
+
+    Outputs whose shape follows the cut (caches of dropped heads) are left out; infinity where none is left, or where
+    either is not finite.
+    """
+    worst, where = -1.0, ""
+    for name, wanted in expected.items():
+        found = actual.get(name)
+        if found is None or found.shape != wanted.shape:
+            continue
+        a, b = np.asarray(wanted, dtype=np.float64), np.asarray(found, dtype=np.float64)
+        if not (np.isfinite(a).all() and np.isfinite(b).all()):
+            return float("inf"), name
+        distance = float(np.abs(a - b).max(initial=0.0)) / max(float(np.abs(a).max(initial=0.0)), 1e-12)
+        if distance > worst:
+            worst, where = distance, name
+    return (worst, where) if worst >= 0 else (float("inf"), "(none kept its shape)")

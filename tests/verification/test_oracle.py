@@ -1,0 +1,70 @@
+"""The zeroed parent, held against what surgery makes of real graphs: right clones equal it, wrong ones do not."""
+
+from __future__ import annotations
+
+import onnx_graphsurgeon as gs
+import pytest
+
+from graphclone import feeds, pipeline
+from graphclone.planner import Target, plan
+from graphclone.surgery.operate import clone
+from graphclone.verification import Verdict, claims, oracle
+from tests.surgery.parents import parent, shuffled
+
+CELLS = [("llama", "torchscript"), ("gpt2", "dynamo"), ("bert", "dynamo"), ("vit-tiny", "torchscript")]
+HALF = {"hidden": "50%", "heads": "50%", "ffn": "50%"}
+
+
+def made(found, target, method="none", **more):
+    statistics = None
+    if method != "none":
+        fed = [feeds.tiny_feeds(found.model, 4, 24, seed=k) for k in range(3)]
+        statistics = pipeline.measure(found.model, fed, anatomy=found.anatomy, threads=1)
+    chosen = plan(found.anatomy, statistics, target, importance="uniform", method=method, **more)
+    return clone(found.model, found.anatomy, chosen, statistics)
+
+
+def examined(found, model):
+    return oracle.examine(found.model, model, claims.read(model))
+
+
+@pytest.mark.parametrize("method", ["none", "paper", "norm-gain"])
+@pytest.mark.parametrize("cell", CELLS, ids="-".join)
+def test_a_narrower_residual_is_the_parent_with_norms_over_the_channels_kept(cell, method):
+    found = parent(*cell)
+    check = examined(found, made(found, Target(**HALF), method))
+    assert check.verdict is Verdict.PASSED, check
+
+
+@pytest.mark.parametrize("cell", CELLS, ids="-".join)
+def test_a_shorter_stack_is_the_parent_with_zeroed_blocks_where_norms_stand_before_them(cell):
+    found = parent(*cell)
+    check = examined(found, made(found, Target(**HALF, layers=2)))
+    if cell[0] == "bert":  # its norms stand behind the sum, and would norm again
+        assert check.verdict is Verdict.NOT_APPLICABLE
+        assert "hands the stream on changed" in check.detail
+    else:
+        assert check.verdict is Verdict.PASSED, check
+
+
+@pytest.mark.parametrize("cell", CELLS, ids="-".join)
+def test_a_permutation_equals_its_parent(cell, rng):
+    found = parent(*cell)
+    check = examined(found, found.cut({n: shuffled(rng, found.anatomy.groups[n].size) for n in found.groups()}))
+    assert check.verdict is Verdict.PASSED, check
+
+
+@pytest.mark.parametrize("cell", CELLS, ids="-".join)
+def test_a_graph_that_computes_something_else_with_the_same_weights_is_found(cell):
+    """What no comparison of weights sees: a node that goes, and one that does another thing."""
+    found = parent(*cell)
+    model = made(found, Target(**HALF))
+    wrong = model.copy()
+    softmax = next(node for node in wrong.graph.nodes if node.op == "Softmax")
+    softmax.op = "Sigmoid"
+    softmax.attrs.clear()
+    assert examined(found, wrong).verdict is Verdict.FAILED
+    wrong = model.copy()
+    sums = [n for n in wrong.graph.nodes if n.op == "Add" and not any(isinstance(t, gs.Constant) for t in n.inputs)]
+    sums[-1].op = "Sub"
+    assert examined(found, wrong).verdict is Verdict.FAILED
