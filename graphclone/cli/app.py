@@ -45,7 +45,7 @@ def graphclone(
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code; whatever is refused becomes one line on standard error."""
-    from graphclone.cli import checkpoints, commands, measuring, train, training  # noqa: F401  (their decorators register the commands)
+    from graphclone.cli import checkpoints, commands, gates, measuring, running, train, training  # noqa: F401  (their decorators register the commands)
 
     try:
         code = app(args=None if arguments is None else list(arguments), prog_name="graphclone", standalone_mode=False)

@@ -41,21 +41,10 @@ def remarks(anatomy: Anatomy) -> list[str]:
 
 
 def shape(stack: Stack) -> dict[str, Any]:
-    """The sizes a target names; a list where blocks differ, None where there is no such part."""
-    attention = [a for block in stack.blocks for a in block.attention]
-    forward = [f for block in stack.blocks for f in block.feed_forward]
-    return {
-        "hidden": stack.hidden,
-        "layers": len(stack.blocks),
-        "heads": _one([a.heads for a in attention]),
-        "kv_heads": _one([a.kv_heads for a in attention]),
-        "head_dim": _one([a.head_dim for a in attention]),
-        "ffn": _one([f.ffn for f in forward]),
-    }
+    """The sizes a target names."""
+    from graphclone.anatomy.shapes import shape as sizes
 
-
-def _one(sizes: list[int]) -> int | list[int] | None:
-    return (sizes[0] if len(set(sizes)) == 1 else sizes) if sizes else None
+    return sizes(stack)
 
 
 def norms(stack: Stack) -> str:

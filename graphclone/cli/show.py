@@ -69,10 +69,10 @@ def _cell(cell: object) -> str:
     return f"{cell:.3g}" if isinstance(cell, float) else str(cell)
 
 
-def report(found: Report) -> None:
-    """The examiner's table."""
+def report(found: Report, title: str = "Verification") -> None:
+    """Checks as a table."""
     rows = [(c.name, c.value, c.tolerance, MARKS[c.verdict], c.detail) for c in found.checks]
-    table(("check", "value", "tolerance", "verdict", "detail"), rows, "Verification")
+    table(("check", "value", "tolerance", "verdict", "detail"), rows, title)
 
 
 def finalists(found: Found) -> None:

@@ -28,7 +28,7 @@ def open_named(spec: str, asked: Asked) -> Reading:
     inputs: the graph's, by name, each with ``dtype`` and ``shape`` (a number, or the name of a symbolic axis). It is
     called anew for each reading, and has to give the same batches for shards and for going on with a run.
     """
-    function, file = _function(spec)
+    function, file = find(spec)
     takes = len([p for p in _parameters(function, spec) if p.default is p.empty and p.kind not in (2, 4)])
     if takes > 1:
         raise BadData(f"{spec}: it wants {takes} arguments; it is called with none, or with the model's inputs")
@@ -57,7 +57,8 @@ def _parameters(function: Callable[..., Any], spec: str) -> list[inspect.Paramet
         raise BadData(f"{spec}: what it takes cannot be told: wrap it in a Python function") from None
 
 
-def _function(spec: str) -> tuple[Callable[..., Any], Path | None]:
+def find(spec: str) -> tuple[Callable[..., Any], Path | None]:
+    """The function that ``module:function`` or ``file.py:function`` names, and its source's file. Raises BadData."""
     found = _NAMED.fullmatch(spec)
     assert found is not None
     name = found["function"] or found["name"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from graphclone.errors import BadData, GraphCloneError, InvalidTarget, Unsupport
 from graphclone.graph import Model
 from graphclone.statistics import runtime
 from graphclone.timing.figures import Bench, Measured, Setting, Spread, Timing
+from graphclone.timing.machine import processor
 
 LENGTHS = (32, 128, 512)  # tokens, where nobody says which
 RUNS, WARMUP = 15, 3
@@ -60,7 +60,9 @@ def bench(
         ready = _reached(workers, asked, warmup, strict=bool(lengths))
         rounds = _in_turns(workers, ready, runs, progress)
         memory = [worker.ask({})["memory"] for worker in workers]
-        setting = Setting(chosen, threads, batch, warmup, runs, _unit(models[0]), runtime.runtime().__version__, _cpu())
+        setting = Setting(
+            chosen, threads, batch, warmup, runs, _unit(models[0]), runtime.runtime().__version__, processor()
+        )
         measured = [
             _measured(file, model, worker, held, setting, {asked[k]: rounds[k][n] for k in ready})
             for n, (file, model, worker, held) in enumerate(zip(files, models, workers, memory, strict=True))
@@ -208,12 +210,3 @@ def _gpu_memory() -> int | None:
     asked = [program, "--id=0", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
     done = subprocess.run(asked, capture_output=True, text=True, check=False)  # noqa: S603  (nothing of the user's)
     return int(done.stdout) << 20 if done.returncode == 0 and done.stdout.strip().isdecimal() else None
-
-
-def _cpu() -> str:
-    """The processor's name, and how many cores this process may use."""
-    table = Path("/proc/cpuinfo")
-    rows = table.read_text().splitlines() if table.exists() else []
-    names = [row.split(":", 1)[1].strip() for row in rows if row.startswith("model name")]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{names[0] if names else platform.processor() or platform.machine()}, {cores} cores"

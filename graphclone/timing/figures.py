@@ -31,8 +31,8 @@ class Spread:
 
 @dataclass(frozen=True)
 class Setting:
-    """provider: ONNX Runtime's. threads: None where ONNX Runtime chooses. warmup, runs: of each model and length, the first
-    not counted. unit: what ``Timing.throughput`` counts."""
+    """provider: ONNX Runtime's. threads: None where ONNX Runtime chooses. warmup, runs: of each model and length;
+    warm-up does not count. unit: what ``Timing.throughput`` counts."""
 
     provider: str
     threads: int | None

@@ -76,11 +76,11 @@ class Report:
         others = [f"{c.verdict}: {c.name} ({c.detail})" for c in self.checks if not c.passed]
         return "; ".join([f"{sum(c.passed for c in self.checks)} checks passed", *others])
 
-    def raise_if_failed(self) -> None:
+    def raise_if_failed(self, what: str = "verification") -> None:
         """Raise VerificationFailed naming the failed checks."""
         if not self.passed:
             said = "; ".join(f"{check.name}: {check.detail}" for check in self.failures) or "no check could be made"
-            raise VerificationFailed(f"the clone fails verification: {said}")
+            raise VerificationFailed(f"the clone fails {what}: {said}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""

@@ -40,7 +40,7 @@ class Contents:
         known = self.seen.get(key)
         if known is not None and self._same(path, known):
             return known.sha256
-        made = self._model(path) if path.suffix == ".onnx" else _noted(path, _sha256(path))
+        made = self._model(path) if path.suffix == ".onnx" else _read(path)
         self.seen[key] = made
         return made.sha256
 
@@ -49,8 +49,9 @@ class Contents:
 
         model = graph.load(path)
         for part in model.external_files:
-            self.seen[str(part.resolve())] = _noted(part, "")  # read with the model, never alone
-        return _noted(path, model.sha256, tuple(str(part.resolve()) for part in model.external_files))
+            self.seen[str(part.resolve())] = Seen(*_identity(part), "")  # read with the model, never alone
+        identity = _identity(path)
+        return Seen(*identity, model.sha256, tuple(str(part.resolve()) for part in model.external_files))
 
     def _same(self, path: Path, known: Seen) -> bool:
         if _identity(path) != (known.size, known.modified, known.inode):
@@ -91,21 +92,18 @@ def _files(folder: Path) -> Iterator[Path]:
     return (file for file in sorted(folder.rglob("*")) if file.is_file())
 
 
-def _sha256(path: Path) -> str:
+def _read(path: Path) -> Seen:
+    identity = _identity(path)  # before it is read: what changes meanwhile is read again next time
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while piece := stream.read(READ):
             digest.update(piece)
-    return digest.hexdigest()
+    return Seen(*identity, digest.hexdigest())
 
 
 def _identity(path: Path) -> tuple[int, int, int]:
     held = path.stat()
     return held.st_size, held.st_mtime_ns, held.st_ino
-
-
-def _noted(path: Path, sha256: str, parts: tuple[str, ...] = ()) -> Seen:
-    return Seen(*_identity(path), sha256, parts)
 
 
 def refuse_missing(what: str, path: Path) -> None:

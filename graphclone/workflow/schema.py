@@ -31,7 +31,7 @@ class Data(Section):
     """Where batches come from."""
 
     source: str
-    """A file or folder (.npz, text, .jsonl, .parquet, images), datasets:NAME, module:function, python-docs, random:N."""
+    """Files (.npz, text, .jsonl, .parquet, images), datasets:NAME, module:function, python-docs or random:N."""
     tokenizer: str | None = None
     """A tokenizer.json; by default the one beside the parent."""
     column: str | None = None

@@ -1,0 +1,94 @@
+"""train, and the twin that starts from nothing: ONNX at both ends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from graphclone import pipeline
+from graphclone.errors import InvalidTarget
+from graphclone.workflow.job import PARENT, Done, Job
+from graphclone.workflow.schema import Data, Training
+
+# how a run is watched, or what runs beside it: not what the updates are
+BESIDE = {"data", "teacher", "cache", "top", "twin", "read", "shuffle", "held_out", "evaluations"}
+
+
+def options(job: Job) -> dict[str, Any]:
+    """What a trained clone depends on, beside the clone and its teacher."""
+    asked = _asked(job)
+    return {**asked.model_dump(exclude={"data", "teacher", "twin", "cache"}), "drawn": job.drawn(_data(job))}
+
+
+def inputs(job: Job) -> dict[str, Path]:
+    """The clone and its teacher."""
+    teacher = _teacher(job)
+    return {"clone": job.found["clone"], **({"teacher": teacher} if teacher else {})}
+
+
+def train(job: Job) -> Done:
+    """The trained clone."""
+    out = job.folder / "trained.onnx"
+    return Done({"trained": out}, _trained(job, job.found["clone"], out))
+
+
+def twin(job: Job) -> Done:
+    """One of the clone's shape with weights drawn at random, trained alike."""
+    start, out = job.folder / "twin.start.onnx", job.folder / "twin.onnx"
+    pipeline.save(pipeline.reinitialised(pipeline.load(job.found["clone"]), _asked(job).seed), start)
+    return Done({"twin": out, "start": start}, _trained(job, start, out))
+
+
+def _trained(job: Job, clone: Path, out: Path) -> dict[str, Any]:
+    from graphclone.pytorch.training.files import Asked, train_file
+
+    asked = _asked(job)
+    wanted = Asked(
+        clone,
+        out,
+        job.calibration(_data(job)),
+        _updates(asked),
+        teacher=_teacher(job),
+        held_out=asked.held_out,
+        cache=job.folder / "teacher" if asked.cache else None,
+        top=asked.top,
+        read=asked.read,
+        shuffle=asked.shuffle,
+        resume=job.resume,
+    )
+    with job.progress("training") as tick:
+        result = train_file(wanted, progress=lambda done, total, _: tick(done, total), say=job.say)
+    history = result.history
+    best = None if history.best is None else list(history.best)
+    held = {"losses": history.losses, "held_out": [list(pair) for pair in history.evaluations], "best": best}
+    counts = {"steps": len(history.losses), "tokens": history.tokens, "seconds": history.seconds}
+    return {**counts, **held, "passed": result.report.passed, "in_runtime": result.in_runtime}
+
+
+def _updates(asked: Training) -> Any:
+    from graphclone.pytorch.training import TrainingOptions
+
+    return TrainingOptions(
+        **asked.model_dump(exclude=BESIDE),
+        evaluate_every=max(1, asked.steps // asked.evaluations),
+        checkpoint_every=max(1, asked.steps // 10),
+    )
+
+
+def _asked(job: Job) -> Training:
+    assert job.training is not None
+    return job.training
+
+
+def _data(job: Job) -> Data:
+    data = _asked(job).data or job.recipe.held.data
+    if data is None:
+        raise InvalidTarget("training takes data: give `data`, or `training.data`")
+    return data
+
+
+def _teacher(job: Job) -> Path | None:
+    named = _asked(job).teacher
+    if named is None:
+        return None
+    return job.opened.path if named == PARENT else job.path(named)
