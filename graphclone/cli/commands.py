@@ -33,11 +33,27 @@ CLONE_EXAMPLES = (
 @app.command(
     epilog="Examples:\n\n  graphclone inspect smollm2.onnx\n\n  graphclone inspect smollm2.onnx --json | jq .stacks"
 )
-def inspect(model: o.ModelPath, json: o.Json = False) -> None:
+def inspect(
+    model: o.ModelPath,
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", metavar="FILE", help="Draw it, as a page for a browser.", show_default=False),
+    ] = None,
+    stats: Annotated[
+        Path | None,
+        typer.Option("--stats", help="For --html: what `measure` wrote, else weights alone.", show_default=False),
+    ] = None,
+    json: o.Json = False,
+) -> None:
     """What is in a model: its stacks of blocks, what can be cut, and what is pinned and why."""
+    "\n\n  graphclone inspect smollm2.onnx --html smollm2.html --stats stats.safetensors"
     anatomy = pipeline.inspect(_opened(model) if json else pipeline.load(model))
     if json:
         return show.as_json({"model": str(model), **describe.as_dict(anatomy)})
+    if html is not None:
+        return reporting.drawn(model, html, stats, json=json)
+    if stats is not None:
+        raise typer.BadParameter("--stats is drawn into a page: give --html FILE too")
     describe.print_anatomy(str(model), anatomy)
 
 
