@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from graphclone import outputs, pipeline
-from graphclone.cli import cloning, describe, show
+from graphclone.cli import cloning, describe, reporting, show
 from graphclone.cli import options as o
 from graphclone.cli.app import app
 from graphclone.statistics import request
