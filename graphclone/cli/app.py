@@ -2,23 +2,62 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import os
+import signal
 import sys
-from collections.abc import Sequence
-from typing import Annotated, Any
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, TypeVar
 
 import typer
 
 from graphclone import __version__
+from graphclone.cli.options import Quiet
 from graphclone.errors import GraphCloneError
 
 # the usage errors of the parser under typer, which it does not export by name
 ParserError: Any = typer.BadParameter.__mro__[2]
 
 FAILED, USAGE, FILE_REFUSED = 1, 2, 5
-INTERRUPTED, BROKEN_PIPE = 128 + 2, 128 + 13  # what a shell reports for SIGINT and SIGPIPE
+INTERRUPTED, BROKEN_PIPE, TERMINATED = 128 + 2, 128 + 13, 128 + 15  # as a shell reports SIGINT, SIGPIPE, SIGTERM
 
-app = typer.Typer(
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Application(typer.Typer):
+    """Gives every command what all have: --quiet."""
+
+    def command(self, name: str | None = None, **more: Any) -> Callable[[Function], Function]:
+        """As Typer's."""
+        register = super().command(name, **more)
+
+        def decorate(function: Function) -> Function:
+            register(_hushed(function))
+            return function
+
+        return decorate
+
+
+def _hushed(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function with one more option, which it does not see."""
+    told = inspect.signature(function, eval_str=True)
+    if "quiet" in told.parameters:
+        return function
+
+    @functools.wraps(function)
+    def command(*arguments: Any, quiet: bool = False, **given: Any) -> Any:
+        return function(*arguments, **given)
+
+    more = inspect.Parameter("quiet", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Quiet)
+    signature = told.replace(parameters=[*told.parameters.values(), more])
+    command.__signature__ = signature  # type: ignore[attr-defined]
+    command.__annotations__ = {**function.__annotations__, "quiet": Quiet}
+    return command
+
+
+app = Application(
     name="graphclone",
     no_args_is_help=True,
     add_completion=True,
@@ -45,7 +84,7 @@ def graphclone(
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code; whatever is refused becomes one line on standard error."""
-    from graphclone.cli import checkpoints, commands, gates, measuring, running, train, training  # noqa: F401  (their decorators register the commands)
+    from graphclone.cli import checkpoints, commands, counterparts, gates, measuring, running, train, training  # noqa: F401  (their decorators register the commands)
 
     try:
         code = app(args=None if arguments is None else list(arguments), prog_name="graphclone", standalone_mode=False)
@@ -59,9 +98,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _refused(problem.format_message(), USAGE)
     except (KeyboardInterrupt, typer.Abort):  # outside of a command
         return _refused("interrupted", INTERRUPTED)
-    except (BrokenPipeError, SystemExit):  # typer turns a broken pipe into SystemExit, and nothing else
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more to say, not even at exit
-        return BROKEN_PIPE
+    except SystemExit as ended:
+        return _broken_pipe() if ended.code else 0  # typer turns a broken pipe into 1; 0 is shell completion
+    except BrokenPipeError:
+        return _broken_pipe()
     except ImportError as missing:
         return _refused(f"{missing}: install it with pip install 'graphclone[cpu,train,demo]'", FAILED)
     except OSError as problem:
@@ -70,11 +110,24 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _refused("out of memory: use a smaller batch (--batch-size) or length", FAILED)
 
 
+def _broken_pipe() -> int:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more to say, not even at exit
+    return BROKEN_PIPE
+
+
 def _refused(message: str, code: int) -> int:
     print(f"graphclone: {' '.join(message.split())}", file=sys.stderr)
     return code
 
 
 def main() -> None:
-    """Entry point of the ``graphclone`` command."""
-    sys.exit(run())
+    """Entry point of the ``graphclone`` command: SIGTERM ends it as Ctrl-C does, so that it cleans up after itself."""
+    ended = []
+
+    def terminate(number: int, frame: object) -> None:
+        ended.append(number)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, terminate)
+    code = run()
+    sys.exit(TERMINATED if ended and code == INTERRUPTED else code)

@@ -59,7 +59,6 @@ def measure(
     seed: o.Seed = 0,
     provider: o.Provider = "auto",
     threads: o.Threads = None,
-    quiet: o.Quiet = False,
     json: o.Json = False,
 ) -> None:
     """Which neurons and blocks matter on your data: run the parent on it and keep sums."""
@@ -78,7 +77,7 @@ def measure(
         return _rehearsed(files[0], asked, json)
     checkpoint = request.checkpoint(output, every=checkpoint_every, resume=resume)
     cluster = _cluster(engine, address, workers)
-    held, source = _measured(files[0], asked, checkpoint, cluster, quiet)
+    held, source = _measured(files[0], asked, checkpoint, cluster)
     _written(held, output, json, {"filled": source.filled})
     checkpoint.remove()
 
@@ -99,21 +98,20 @@ def _shard(asked: str | None) -> tuple[int, int]:
 
 
 def _measured(
-    file: Path, asked: request.Calibration, checkpoint: Checkpoint, cluster: request.Cluster | None, quiet: bool
+    file: Path, asked: request.Calibration, checkpoint: Checkpoint, cluster: request.Cluster | None
 ) -> tuple[Statistics, Source]:
     model = pipeline.load(file)
     model.prepare_sha256()
     anatomy = pipeline.inspect(model)
     asked = asked if cluster is None else asked.everywhere()
     source = request.open_data(model, asked)
-    if not quiet:
-        show.data("measuring", source)
+    show.data("measuring", source)
     try:
-        with show.progress("measuring", quiet=quiet) as tick:
+        with show.progress("measuring") as tick:
             made = request.calibrate(model, anatomy, asked, tick, source=source, checkpoint=checkpoint, cluster=cluster)
             return made, source
     except KeyboardInterrupt:
-        if checkpoint.batches and not quiet:
+        if checkpoint.batches:
             show.say(f"measuring: {checkpoint.batches} batches are kept in {checkpoint.path}, --resume goes on")
         raise
 

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from graphclone.cli import show
+
 
 def _size(flag: str, what: str) -> typer.models.OptionInfo:
     panel = "Target (a number, or a share of the parent's such as 50%)"
@@ -232,7 +234,7 @@ ShardSize = Annotated[
         show_default=False,
     ),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on standard error but errors.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on standard error but errors.", callback=show.hush)]
 Importance = Annotated[str, typer.Option("--importance", help="How neurons are ranked.", rich_help_panel="Method")]
 Method = Annotated[
     str,
@@ -248,5 +250,16 @@ Depth = Annotated[
         "--depth",
         help="Which blocks go: paper (the middle ones), uniform, block-influence, angular, greedy (by trying).",
         rich_help_panel="Method",
+    ),
+]
+Tournament = Annotated[
+    str | None,
+    typer.Option(
+        "--tournament",
+        metavar="STEPS[@RATE]",
+        help="Make the clone in several ways, train each for so many steps on --data, and keep the way that trains "
+        "best: 300, or 300@3e-3. What is written is the untrained clone.",
+        rich_help_panel="Method",
+        show_default=False,
     ),
 ]

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,6 +23,15 @@ PLAIN_INTERVAL = 5.0  # seconds between progress lines in a pipe
 MARKS = {"passed": "[green]passed[/]", "failed": "[bold red]failed[/]", "not applicable": "[yellow]not applicable[/]"}
 
 
+_quiet: ContextVar[bool] = ContextVar("quiet", default=False)
+
+
+def hush(asked: bool) -> bool:
+    """Whether the command that runs says nothing on standard error."""
+    _quiet.set(asked)
+    return asked
+
+
 def console() -> Console:
     """Standard output: coloured on a terminal (NO_COLOR is honoured), plain in a pipe."""
     from rich.console import Console
@@ -30,7 +40,9 @@ def console() -> Console:
 
 
 def say(message: str) -> None:
-    """A line about what is going on, on standard error."""
+    """A line about what is going on, on standard error; none with --quiet."""
+    if _quiet.get():
+        return
     print(message, file=sys.stderr, flush=True)
 
 
@@ -90,7 +102,7 @@ def finalists(found: Found) -> None:
 @contextmanager
 def progress(what: str, *, quiet: bool = False) -> Iterator[Callable[[int, int | None], None]]:
     """A bar on a terminal, a line every few seconds in a pipe; call it with (done, total or None)."""
-    if quiet:
+    if quiet or _quiet.get():
         yield lambda done, total: None
         return
     if not sys.stderr.isatty():
