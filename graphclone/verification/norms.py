@@ -59,8 +59,8 @@ def _widths(model: Model) -> dict[str, int]:
     for node in model.graph.nodes:
         dims = values.get(node.inputs[0].name, Known()).dims if node.inputs else ()
         if node.op in FORMS:
-            gain = node.inputs[FORMS[node.op].gain]
-            found[node.outputs[0].name] = int(gain.shape[-1]) if isinstance(gain, gs.Constant) else 0
+            gain = _constant(node.inputs[FORMS[node.op].gain])
+            found[node.outputs[0].name] = int(gain.shape[-1]) if gain is not None else dims[-1] if dims else 0
         elif node.op == "ReduceMean" and dims and _axes(node) in ([-1], [len(dims) - 1]):
             found[node.outputs[0].name] = dims[-1]
     return {name: width for name, width in found.items() if width}
@@ -96,27 +96,25 @@ def _axes(node: gs.Node) -> list[int]:
     return [] if given is None else [int(axis) for axis in given]
 
 
-def leave_out(model: Model, clone: Model, claims: Claims) -> None:
-    """Make the norms of the (zeroed) parent that the clone has narrower average over the kept channels, in place.
+def leave_out(model: Model, parent: Model, clone: Model, claims: Claims) -> None:
+    """Make the norms of the zeroed parent that the clone has narrower average over the kept channels, in place.
 
     Raises UnsupportedGraph where it is not told which those are.
     """
-    thinner = narrowed(model, clone)
-    if thinner and (other := next((n for n in model.graph.nodes if n.op in OTHERS), None)):
+    thinner = narrowed(parent, clone)
+    if thinner and (other := next((n for n in parent.graph.nodes if n.op in OTHERS), None)):
         raise UnsupportedGraph(f"{other.op} node {other.name!r} may average over channels that were cut")
-    made: list[gs.Node] = []
+    masks = {name_of(n): _mask(n, *thinner[name_of(n)], claims) for n in parent.graph.nodes if name_of(n) in thinner}
     values = _values(model) if thinner else {}
+    made: list[gs.Node] = []
     for node in model.graph.nodes:
-        name = node.outputs[0].name
-        if name not in thinner:
+        name = name_of(node)
+        if name not in masks:
             made.append(node)
             continue
-        width, left = thinner[name]
-        writer = _Writer(name, _mask(node, width, left, claims), width / left)
-        if node.op == "ReduceMean":
-            made += writer.mean(node, np.dtype(values[node.inputs[0].name].dtype))
-        else:
-            made += writer.norm(node, FORMS[node.op])
+        writer = _Writer(name, masks[name], thinner[name][0] / thinner[name][1])
+        dtype = np.dtype(values.get(node.inputs[0].name, Known()).dtype)
+        made += writer.mean(node, dtype) if node.op == "ReduceMean" else writer.norm(node, FORMS[node.op], dtype)
     model.graph.nodes[:] = made
 
 
@@ -135,9 +133,18 @@ def _mask(node: gs.Node, width: int, left: int, claims: Claims) -> Array:
     return mask
 
 
+def _constant(tensor: gs.Tensor) -> gs.Constant | None:
+    """The constant that a value is, however it is handed on."""
+    while not isinstance(tensor, gs.Constant):
+        if not tensor.inputs or tensor.inputs[0].op not in ("Identity", "Cast", "DequantizeLinear"):
+            return None
+        tensor = tensor.inputs[0].inputs[0]
+    return tensor
+
+
 def name_of(node: gs.Node) -> str:
-    """What a node is called in messages: its first output."""
-    return str(node.outputs[0].name)
+    """What a node is known by: its first output."""
+    return str(node.outputs[0].name) if node.outputs else ""
 
 
 def _cuts(parent: str, claims: Claims) -> Iterator[Any]:
@@ -146,13 +153,14 @@ def _cuts(parent: str, claims: Claims) -> Iterator[Any]:
 
 def _gains(node: gs.Node, width: int) -> list[gs.Constant]:
     """Vectors of that width among the norm's inputs, or the nearest behind a mean."""
-    if node.op in FORMS:
-        return [t for t in node.inputs if isinstance(t, gs.Constant) and t.shape == (width,)]
+    near = [c for t in node.inputs[1:] if (c := _constant(t)) is not None and tuple(c.shape) == (width,)]
+    if near or node.op in FORMS:
+        return near
     layer, seen = [node], {id(node)}
     for _ in range(REACH):
         layer = [n for one in layer for t in one.outputs for n in t.outputs if id(n) not in seen]
         seen |= {id(n) for n in layer}
-        found = [t for n in layer for t in n.inputs if isinstance(t, gs.Constant) and tuple(t.shape) == (width,)]
+        found = [c for n in layer for t in n.inputs if (c := _constant(t)) is not None and tuple(c.shape) == (width,)]
         if found:
             return found[:1]
     return []
@@ -177,7 +185,7 @@ class _Writer:
         node.outputs.clear()
         return [first, reduce, scaled]
 
-    def norm(self, node: gs.Node, form: Form) -> list[gs.Node]:
+    def norm(self, node: gs.Node, form: Form, own: np.dtype[Any]) -> list[gs.Node]:
         """The operator, written out in float32 (float64 for float64)."""
         if int(node.attrs.get("axis", -1)) > 0 or len([t for t in node.outputs[1:3] if t.name]) > 0:
             raise UnsupportedGraph(f"{node.op} node {node.name!r} hands out more than the norm of the last axis")
@@ -193,7 +201,6 @@ class _Writer:
         for term in terms[1:]:
             whole = op("Add", whole, term)
         gain = node.inputs[form.gain]
-        own = np.dtype(gain.dtype)
         wide = np.dtype(np.float64 if own == np.float64 else np.float32)
         normed = self._normed(op, op("Cast", whole, to=_code(wide)), form.centred, node, wide)
         normed = op("Mul", op("Cast", normed, to=_code(own)), gain)

@@ -46,7 +46,7 @@ def examine(parent: Model, clone: Model, claims: Claims, sizes: tuple[int, int] 
         return Check.skipped(NAME, reason)
     try:
         reference = zeroed(parent, clone, claims)
-        leave_out(reference, clone, claims)
+        leave_out(reference, parent, clone, claims)
     except (Ambiguous, UnsupportedGraph) as problem:
         return Check.skipped(NAME, str(problem))
     fed = tiny.tiny_feeds(parent, batch=sizes[0], length=sizes[1])

@@ -19,6 +19,7 @@ from graphclone.verification.claims import Claims, Slice
 from graphclone.verification.weights import fits, recompute
 
 Array = np.ndarray[Any, Any]
+FACTORS = ("alpha", "scale")
 FLOATS = ("float64", "float32", "float16", "bfloat16")
 
 
@@ -33,6 +34,7 @@ def zeroed(parent: Model, clone: Model, claims: Claims) -> Model:
     made: dict[tuple[str, tuple[str, ...]], gs.Constant] = {}
     for node in copy.graph.nodes:
         twin = builder.twin(node)
+        node.attrs.update(_factors(node, twin))
         for place, tensor in enumerate(node.inputs):
             if not isinstance(tensor, gs.Constant) or str(tensor.dtype) not in FLOATS:
                 continue
@@ -43,6 +45,12 @@ def zeroed(parent: Model, clone: Model, claims: Claims) -> Model:
                 made[tensor.name, names] = tensor if same else gs.Constant(f"{tensor.name}_{len(made)}_zeroed", values)
             node.inputs[place] = made[tensor.name, names]
     return copy
+
+
+def _factors(node: gs.Node, twin: gs.Node | None) -> dict[str, float]:
+    """Factors that are attributes, as the clone has them: a product may hold the root of a width (FusedMatMul)."""
+    held = {} if twin is None else twin.attrs
+    return {name: held[name] for name in FACTORS if name in held and name in node.attrs}
 
 
 class _Builder:

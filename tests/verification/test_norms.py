@@ -80,7 +80,7 @@ def test_a_norm_that_leaves_channels_out_is_the_norm_over_the_others(op):
     fed = {t.name: np.zeros((2, 3, 8), np.float32) for t in whole.graph.inputs}
     for array in fed.values():
         array[..., KEPT] = rng.standard_normal((2, 3, 4)) + 1
-    leave_out(whole, narrow, claims)
+    leave_out(whole, whole.copy(), narrow, claims)
     wanted = open_session(narrow).run({name: array[..., KEPT] for name, array in fed.items()})
     for name, array in open_session(whole).run(fed).items():
         assert_close(array[..., KEPT], wanted[name])
@@ -90,4 +90,4 @@ def test_where_no_gain_and_no_plan_says_which_channels_it_is_said():
     parent, clone = normed("ReduceMean", 8), normed("ReduceMean", 4)
     claims = Claims(Plan("00", {"a": (0, 1, 2, 3), "b": (4, 5, 6, 7)}), "00", "none", "0", {})
     with pytest.raises(UnsupportedGraph, match="not told over which 4 of 8 channels"):
-        leave_out(parent, clone, claims)
+        leave_out(parent.copy(), parent, clone, claims)
