@@ -69,6 +69,8 @@ class Feature:
 
 RUNTIME = Requirement("onnxruntime", "1.20", ("onnxruntime-gpu",))
 TORCH = Requirement("torch", "2.6")
+GENAI = Requirement("onnxruntime-genai", "0.9", ("onnxruntime-genai-cuda",))
+OPTIMUM = Requirement("optimum-onnx", "0.1")
 FEATURES: dict[str, Feature] = {
     row.extra: row
     for row in (
@@ -88,7 +90,20 @@ FEATURES: dict[str, Feature] = {
                 Requirement("gguf", "0.16"),
             ),
         ),
+        Feature(
+            "pages of runs and models (report, inspect --html)",
+            "report",
+            (Requirement("altair", "6"), Requirement("jinja2", "3.1"), Requirement("vl-convert-python", "1.9")),
+        ),
         Feature("the demo's picture", "demo", (Requirement("matplotlib", "3.9"),)),
+        Feature("a pass in Olive's workflows (olive-config)", "olive", (Requirement("olive-ai", "0.13"),)),
+        Feature("trying folders of onnxruntime-genai (try)", "genai", (GENAI,)),
+        Feature("trying folders of Optimum (try)", "optimum", (OPTIMUM,)),
+        Feature(
+            "trying folders of sentence-transformers (try)",
+            "sentence-transformers",
+            (OPTIMUM, Requirement("sentence-transformers", "5")),
+        ),
     )
 }
 

@@ -111,10 +111,12 @@ def _left(folder: Path, model: Path, written: set[str]) -> list[str]:
     mine = {model.resolve(), *model.resolve().parent.glob(f"{model.name}*data")}
     found = [f for f in sorted(folder.iterdir()) if f.name not in tops and not f.name.startswith(".")]
     inside = [f for f in sorted(model.parent.iterdir()) if f.is_file()] if model.parent != folder else []
-    names = [
-        f.relative_to(folder).as_posix() for f in (*found, *inside) if f.resolve() not in mine and f != model.parent
-    ]
-    return [name for name in names if name not in written]
+    others = [f for f in (*found, *inside) if f.resolve() not in mine and f != model.parent and not _empty(f)]
+    return [name for f in others if (name := f.relative_to(folder).as_posix()) not in written]
+
+
+def _empty(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
 
 
 def _tokenizers(
