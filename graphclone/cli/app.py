@@ -84,7 +84,18 @@ def graphclone(
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code; whatever is refused becomes one line on standard error."""
-    from graphclone.cli import checkpoints, commands, counterparts, gates, measuring, running, train, training  # noqa: F401  (their decorators register the commands)
+    from graphclone.cli import (  # noqa: F401  (their decorators register the commands)
+        checkpoints,
+        commands,
+        counterparts,
+        gates,
+        health,
+        measuring,
+        planning,
+        running,
+        train,
+        training,
+    )
 
     try:
         code = app(args=None if arguments is None else list(arguments), prog_name="graphclone", standalone_mode=False)
