@@ -270,7 +270,7 @@ def training(arms: Sequence[Curve], parent: float | None = None) -> Spec | None:
     data = {"points": points, "batches": batches}
     if batches:
         thin = alt.Chart(alt.NamedData("batches")).mark_line(clip=True, strokeWidth=0.8, opacity=0.35)
-        layers.append(thin.encode(x=x, y=y, color=alt.Color("arm:N", scale=colour, legend=None)))
+        layers.append(thin.encode(x=x, y=y, color=alt.Color("arm:N", scale=colour, legend=_symbols())))
     base = alt.Chart(alt.NamedData("points")).encode(
         x=x,
         y=y,

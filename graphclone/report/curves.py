@@ -10,6 +10,7 @@ from typing import Any
 
 from graphclone.errors import BadData
 from graphclone.report.facts import Curve
+from graphclone.requirements import FEATURES
 
 MOST_POINTS = 400  # of one arm's batch losses: neighbours are averaged beyond
 ARMS = ("clone", "twin")  # what a demo trains
@@ -69,10 +70,9 @@ def _demo(held: Mapping[str, Any], file: Path) -> tuple[Curve, ...]:
 
 def _logs(folder: Path, name: str) -> Curve:
     """TensorBoard's event files, which ``train --logs`` writes."""
-    try:
-        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    except ImportError:
-        raise BadData(f"{folder}: to read logs, pip install 'graphclone[logs]'") from None
+    FEATURES["logs"].require(f"{folder}, a folder of logs")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
     read = EventAccumulator(str(folder), size_guidance={"scalars": 0})
     read.Reload()
     there = read.Tags()["scalars"]

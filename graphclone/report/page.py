@@ -6,24 +6,21 @@ import base64
 import json
 import re
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from graphclone.errors import GraphCloneError
 from graphclone.outputs import staged
 from graphclone.report.facts import CloneFacts, Facts, Sheet
 from graphclone.report.words import count, duration, kind, ranges, short, size
+from graphclone.requirements import FEATURES
 
 TEMPLATES = Path(__file__).parent / "page"
 EMBEDDED_PLAN = 1 << 19  # bytes of a plan that the page carries for download
 
 
-class MissingReport(GraphCloneError):
-    """What draws the page is not installed."""
-
-
 def write(facts: Facts, path: str | Path) -> int:
-    """Write the page, whole or not at all, and give its size in bytes. Raises MissingReport, BadModel."""
+    """Write the page, whole or not at all, and give its size in bytes. Raises MissingPackage, BadModel."""
     made = render(facts).encode()
     with staged(path) as draft:
         draft.write_bytes(made)
@@ -31,13 +28,10 @@ def write(facts: Facts, path: str | Path) -> int:
 
 
 def render(facts: Facts) -> str:
-    """The page. Raises MissingReport where the libraries that draw are not installed."""
-    try:
-        import altair as alt
-        import jinja2
-        import vl_convert
-    except ImportError as missing:
-        raise MissingReport(f"{missing}: a report is drawn by pip install 'graphclone[report]'") from None
+    """The page. Raises MissingPackage where what draws is not installed."""
+    FEATURES["report"].require("the page of a report")
+    import jinja2
+
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -50,7 +44,6 @@ def render(facts: Facts) -> str:
         "b64": _base64,
     }  # fmt: skip
 
-    version = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
     charts, drawn = _Charts(), environment.get_template("report.html")
     body = drawn.render(
         facts=facts,
@@ -60,11 +53,20 @@ def render(facts: Facts) -> str:
         cards=cards,
         embedded_plan=EMBEDDED_PLAN,
     )
-    # after the template: it names the charts it wants while it is rendered
-    vega = vl_convert.javascript_bundle(vl_version=version)  # type: ignore[call-arg]  # its stub lacks a default
+    # the template names the charts it wants while it is rendered: they come after it
     held = json.dumps(charts.specs, separators=(",", ":")).replace("<", "\\u003c")  # no name ends the script element
-    library = re.sub("</(script)", r"<\\/\1", vega, flags=re.IGNORECASE)
-    return body.replace("/*vega*/", library).replace("/*charts*/", f"const charts = {held};")
+    return body.replace("/*vega*/", _vega()).replace("/*charts*/", f"const charts = {held};")
+
+
+@cache
+def _vega() -> str:
+    """Vega, Vega-Lite and what embeds them, as JavaScript that may stand in a page."""
+    import altair as alt
+    import vl_convert
+
+    version = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
+    made = vl_convert.javascript_bundle(vl_version=version)  # type: ignore[call-arg]  # its stub lacks a default
+    return re.sub("</(script)", r"<\\/\1", made, flags=re.IGNORECASE)
 
 
 class _Charts:

@@ -17,8 +17,6 @@ from graphclone.report.subject import Subject, clone_facts, parent_facts, verdic
 from graphclone.statistics.store import Statistics
 from graphclone.workflow.record import NAME, Record, Row, State
 
-TWIN = "twin"  # under a training's figures: the same of an arm that began at random
-
 
 def tell_run(folder: Path) -> Facts:
     """The facts of a run, whole or broken off. Raises BadData for a folder that holds none."""
@@ -59,12 +57,12 @@ def _clone(
     """One target: what was done of it, and why it went no further."""
     rows = [row for row in record.rows if row.target == name]
     problem = next((f"{row.step}: {row.error}" for row in rows if row.state is State.FAILED), "")
-    file = _output(record.find("clone", name), folder)
+    file = _output(record.find("clone", name), "clone", folder)
     if file is None or not file.is_file() or plan is None:
         return CloneFacts(name, (), problem=problem or "no clone was written")
     told = clone_facts(parent, Subject.open(file), name, plan, found, None)
     training = record.find("train", name)
-    trained = _output(training, folder)
+    trained = _output(training, "trained", folder)
     if trained is not None and trained.is_file():
         told = replace(told, sheets=(*told.sheets, _trained(trained, name, training)))
     told = replace(told, sheets=(_with_loss(told.sheets[0], training, first=True), *told.sheets[1:]))
@@ -72,7 +70,7 @@ def _clone(
         told,
         problem=problem,
         checks=verdicts(_figures(record.find("verify", name)).get("checks", [])),
-        curves=_curves(name, training),
+        curves=_curves(record, name),
         gates=tuple(
             Verdict(g["name"], g["verdict"], g["detail"], g.get("value"), g.get("limit"))
             for g in _figures(record.find("check", name)).get("gates", [])
@@ -94,31 +92,27 @@ def _with_loss(sheet: Sheet, row: Row | None, *, first: bool) -> Sheet:
     return replace(sheet, loss=float(pairs[0][1] if first else best[1] if best else pairs[-1][1]))
 
 
-def _curves(name: str, row: Row | None) -> tuple[Curve, ...]:
-    figures = _figures(row)
-    if not figures:
-        return ()
-    made = [curve(name, figures)]
-    if figures.get(TWIN):
-        made.append(curve(f"{name}, from random weights", figures[TWIN]))
-    return tuple(made)
+def _curves(record: Record, name: str) -> tuple[Curve, ...]:
+    """Of the clone, and of its twin that began at random."""
+    arms = ((name, record.find("train", name)), (f"{name}, from random weights", record.find("twin", name)))
+    return tuple(curve(label, figures) for label, row in arms if "losses" in (figures := _figures(row)))
 
 
 def _statistics(record: Record, folder: Path) -> Statistics | None:
-    file = _output(record.find("measure", None), folder)
+    file = _output(record.find("measure", None), "stats", folder)
     return Statistics.read(file) if file is not None and file.is_file() else None
 
 
 def _plan(record: Record, folder: Path, name: str) -> Plan | None:
-    file = _output(record.find("plan", name), folder)
+    file = _output(record.find("plan", name), "plan", folder)
     return Plan.read(file) if file is not None and file.is_file() else None
 
 
-def _output(row: Row | None, folder: Path) -> Path | None:
-    """A step's first output, where it was done."""
-    if row is None or row.state is not State.DONE or not row.outputs:
+def _output(row: Row | None, role: str, folder: Path) -> Path | None:
+    """What a step wrote in a role, where it was done."""
+    if row is None or row.state is not State.DONE or role not in row.outputs:
         return None
-    return folder / next(iter(row.outputs.values()))
+    return folder / row.outputs[role]
 
 
 def _figures(row: Row | None) -> Mapping[str, Any]:
