@@ -12,23 +12,31 @@ from graphclone.errors import BadData, InvalidTarget
 
 FORMAT = 1
 LISTS = ("keep", "drop_blocks", "drop_attention", "drop_feed_forward", "repeat_blocks")  # names -> indices
-PASSES = (
+PASSES = (  # corrections of the weights, in surgery/corrections, in the order in which they are made
     "none",
+    "pca",
     "paper",
     "norm-gain",
     "least-squares",
     "mean-bias",
-)  # corrections of the weights, in surgery/corrections
+    "depth-patch",
+    "read-in",
+    "query-scale",
+)
 BEST = "best"  # what the planner settles on by what was measured
-EXCLUSIVE = (  # both would correct the same: what a narrower norm gives, what dropped inputs added on average
+EXCLUSIVE = (  # both would correct the same, or the one speaks of neurons that the other does not keep
     {"paper", "norm-gain"},
     {"least-squares", "mean-bias"},
+    {"pca", "paper"},
+    {"pca", "norm-gain"},
+    {"pca", "read-in"},
+    {"pca", "depth-patch"},
 )
 
 
 def passes_of(method: str) -> tuple[str, ...]:
-    """The passes that a method names, joined by ``+``. Raises InvalidTarget for a name that is none, or for two that
-    exclude each other."""
+    """The passes that a method names, joined by ``+``, in the order in which they are made. Raises InvalidTarget for a
+    name that is none, or for two that exclude each other."""
     named = tuple(method.split("+"))
     unknown = [name for name in named if name not in PASSES]
     if unknown or len(set(named)) != len(named):
@@ -37,7 +45,28 @@ def passes_of(method: str) -> tuple[str, ...]:
         )
     if ("none" in named and len(named) > 1) or any(set(named) >= two for two in EXCLUSIVE):
         raise InvalidTarget(f"method {method!r}: {' and '.join(named)} exclude each other")
-    return named
+    return tuple(name for name in PASSES if name in named)
+
+
+def with_best(method: str, best: str) -> str:
+    """A method that names ``best`` beside other passes (``best+read-in``), spelled out: what the others exclude of it
+    is left out.
+
+    >>> with_best("best+read-in", "norm-gain+least-squares"), with_best("pca+best", "norm-gain+least-squares")
+    ('norm-gain+least-squares+read-in', 'pca+least-squares')
+    """
+    named = method.split("+")
+    if BEST not in named:
+        return method
+    others = [name for name in named if name != BEST]
+    kept = [
+        name
+        for name in best.split("+")
+        if name not in others and not any(two == {name, other} for two in EXCLUSIVE for other in others)
+    ]
+    joined = {*kept, *others}
+    unknown = [name for name in others if name not in PASSES]
+    return "+".join([*(name for name in PASSES if name in joined), *unknown]) or "none"
 
 
 @dataclass(frozen=True)

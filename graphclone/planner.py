@@ -12,7 +12,7 @@ import numpy as np
 
 from graphclone.anatomy.parts import Anatomy, Attention, Block, NeuronGroup, Stack
 from graphclone.errors import InvalidTarget
-from graphclone.plan import BEST, Plan
+from graphclone.plan import BEST, Plan, with_best
 from graphclone.statistics.depth import choose
 from graphclone.statistics.depth import find as find_depth
 from graphclone.statistics.importance import find, score, select
@@ -81,14 +81,12 @@ def plan(
 
 
 def settled(method: str, statistics: Statistics | None) -> str:
-    """``best`` as passes: norm-gain, and least squares where second moments were measured; what needs no statistics
-    where there are none (docs/decisions/0012)."""
-    if method != BEST:
-        return method
+    """``best`` as passes, alone or beside others: norm-gain, and least squares where second moments were measured; what
+    needs no statistics where there are none (docs/decisions/0012)."""
     if statistics is None:
-        return "paper"
+        return with_best(method, "paper")
     moments = any("moment" in held for held in statistics.sites.values())
-    return "norm-gain+least-squares" if moments else "norm-gain"
+    return with_best(method, "norm-gain+least-squares" if moments else "norm-gain")
 
 
 def refuse_unreachable(anatomy: Anatomy, target: Target, *, importance: str, method: str, depth: str) -> None:

@@ -13,7 +13,7 @@ from graphclone.anatomy.normalisations import SUMMING, show_sum, sum_name
 from graphclone.graph import Model
 from graphclone.statistics import nan_guards
 from graphclone.statistics.masks import Layout
-from graphclone.statistics.moments import MOMENT, MOMENT_COUNT, tile_shapes
+from graphclone.statistics.moments import MOMENT, MOMENT_COUNT, MOMENT_SUM, tile_shapes
 from graphclone.statistics.nodes import Builder, Row
 from graphclone.statistics.reductions import RECIPES, Bench, Place
 
@@ -89,10 +89,10 @@ def reduce_places(model: Model, places: Sequence[Place], care: Care = Care.EXPOR
         for statistic, made_here in RECIPES[place.kind](bench).items():
             if statistic == MOMENT:
                 tiles += made_here
-                pieces += [(place.name, statistic, shape) for shape in tile_shapes(place.width)]
+                pieces += [(place.name, statistic, shape) for shape in tile_shapes(place.across)]
             else:
                 vectors += made_here
-                slots.append((place.name, statistic, 1 if statistic == MOMENT_COUNT else _size(place)))
+                slots.append((place.name, statistic, _size(place, statistic)))
         counts.append(builder.reshape(bench.count(), [1], np.int64))
         behind.setdefault(place.values[-1], []).extend(builder.taken())
     joined = [builder.add("Concat", vectors, axis=0)] if vectors else []
@@ -102,9 +102,11 @@ def reduce_places(model: Model, places: Sequence[Place], care: Care = Care.EXPOR
     return Reduced(copy, tuple(slots), tuple(place.name for place in places), tuple(pieces), care)
 
 
-def _size(place: Place) -> int:
-    """Of a place's vectors."""
-    return 1 if place.kind == "block" else len(place.kept) or place.width
+def _size(place: Place, statistic: str) -> int:
+    """Of one of a place's vectors."""
+    if statistic == MOMENT_SUM:
+        return place.across
+    return 1 if statistic == MOMENT_COUNT or place.kind == "block" else len(place.kept) or place.width
 
 
 def show_sums(model: Model, places: Sequence[Place]) -> None:

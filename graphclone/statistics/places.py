@@ -23,13 +23,20 @@ SITES = ("writer", "inner", "norm")
 
 
 class Keeping(Protocol):
-    """What a plan says: group name -> neurons kept in order, stack name -> blocks removed."""
+    """What a plan says: group name -> neurons kept in order, stack name -> blocks removed, or kept without their
+    feed-forward; and the passes that correct weights, joined by ``+``."""
 
     @property
     def keep(self) -> Mapping[str, tuple[int, ...]]: ...  # noqa: D102
 
     @property
     def drop_blocks(self) -> Mapping[str, tuple[int, ...]]: ...  # noqa: D102
+
+    @property
+    def drop_feed_forward(self) -> Mapping[str, tuple[int, ...]]: ...  # noqa: D102
+
+    @property
+    def method(self) -> str: ...  # noqa: D102
 
 
 def norms_by_site(anatomy: Anatomy) -> dict[str, Norm]:
@@ -94,7 +101,7 @@ def second_pass(anatomy: Anatomy, plan: Keeping) -> list[Place]:
         cut = [name for name in site.members if name in residuals and name in plan.keep]
         if site.kind != "norm" or site.name in gone or not cut:
             continue
-        places = _positions(site, cut, plan)
+        places = positions(site, cut, plan)
         if len(places) < site.width:
             found.append(Place(site.name, "kept", (site.value,), site.axis, site.width, norms[site.name], places))
     if not found:
@@ -104,8 +111,9 @@ def second_pass(anatomy: Anatomy, plan: Keeping) -> list[Place]:
     return found
 
 
-def _positions(site: Site, cut: Sequence[str], plan: Keeping) -> tuple[int, ...]:
-    """In the plan's order where each position is one neuron of one group, else ascending."""
+def positions(site: Site, cut: Sequence[str], plan: Keeping) -> tuple[int, ...]:
+    """Those that a plan keeps of groups: in its order where each is one neuron of one group, else ascending."""
+    cut = [name for name in cut if name in plan.keep]
     if len(cut) == 1:
         members = site.members[cut[0]]
         if np.array_equal(np.sort(members), np.arange(site.width)):

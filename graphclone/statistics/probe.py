@@ -132,7 +132,7 @@ class Probe:
         tiles: dict[str, list[Array]] = {}
         for number, (place, _, _) in enumerate(self.reduced.tiles):
             tiles.setdefault(place, []).append(whole[f"tile.{number}"])
-        widths = {place.name: place.width for place in self.places}
+        widths = {place.name: place.across for place in self.places}
         for place, made in tiles.items():
             found[place][MOMENT] = second.matrix(made, widths[place])
         for place, count in zip(self.reduced.counts, whole["counts"], strict=True):

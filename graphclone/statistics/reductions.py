@@ -29,6 +29,7 @@ class Place:
 
     kind: a row of ``RECIPES``. axis: of the neurons, negative. kept: for the second pass, their positions along the
     axis. moment: second moments too. layouts: of each of ``values``. inner: sizes of the axes behind the positions.
+    joined: width of the vector that several values are joined to, where moments are of that.
     """
 
     name: str
@@ -41,6 +42,12 @@ class Place:
     moment: bool = False
     layouts: tuple[Layout, ...] = ()
     inner: tuple[int, ...] = ()
+    joined: int = 0
+
+    @property
+    def across(self) -> int:
+        """Width of what second moments are of."""
+        return self.joined or self.width
 
 
 @dataclass
@@ -101,6 +108,21 @@ class Bench:
         """Elementwise."""
         return self.builder.add("Mul", [one, other])
 
+    def alike(self, values: list[gs.Variable]) -> list[gs.Variable]:
+        """The place's values, those that lie otherwise (flattened by one of the graph's products) as the first."""
+        ranks = [layout.rank for layout in self.place.layouts]
+        if len(set(ranks)) == 1:
+            return values
+        builder = self.builder
+        bounds = map(builder.constant, ([0], [ranks[0] - 1]))
+        lead = builder.add("Slice", [builder.add("Shape", [values[0]], np.int64), *bounds], np.int64)
+        shape = builder.add("Concat", [lead, builder.constant([-1])], np.int64, axis=0)
+        return [values[0], *(builder.add("Reshape", [value, shape]) for value in values[1:])]
+
+    def join(self, values: list[gs.Variable]) -> gs.Variable:
+        """One vector a position."""
+        return self.builder.add("Concat", values, axis=-1)
+
     def count(self) -> gs.Variable:
         """Positions kept: several a token where a value has inner axes."""
         builder = self.builder
@@ -127,14 +149,18 @@ def _activations(bench: Bench) -> Sums:
     """A writer's or inner site: sums of |x|, x and x^2, and of the outer product where it is asked."""
     (value,) = bench.values
     found = _vectors(bench, value, bench.axis)
-    return found | _moments(bench) if bench.place.moment else found
+    return found | _own_moments(bench) if bench.place.moment else found
 
 
-def _moments(bench: Bench) -> Sums:
+def _own_moments(bench: Bench) -> Sums:
+    return _moments(bench, bench.last(bench.values[0]))
+
+
+def _moments(bench: Bench, value: gs.Variable) -> Sums:
     """The outer product, of every ``STEP``-th position of a sequence: its multiplications cost as much as the model's
     own where the site is wide. With it the sum and the number of the same positions. Values that are not laid out as
     [batch, length, width] are taken whole."""
-    builder, value = bench.builder, bench.last(bench.values[0])
+    builder, across = bench.builder, bench.place.across
     column = None if bench.row is None else bench.row.column
     sampled = is_sampled(bench.place, bench.rank) and builder.opset >= SLICE_BY_INPUTS
     if sampled:
@@ -142,7 +168,7 @@ def _moments(bench: Bench) -> Sums:
         column = None if column is None else builder.every(column, 1, STEP)
     if column is not None:
         value = bench.product(value, builder.reshape(column, [0, 0] + [1] * (bench.rank - 2)))
-    rows = builder.reshape(value, [-1, bench.place.width])
+    rows = builder.reshape(value, [-1, across])
     if not sampled:
         count = builder.cast(bench.count(), np.float32)
     elif column is not None:
@@ -151,7 +177,7 @@ def _moments(bench: Bench) -> Sums:
         shape = builder.add("Shape", [rows], np.int64)
         count = builder.cast(builder.add("Gather", [shape, builder.constant([0])], np.int64, axis=0), np.float32)
     return {
-        MOMENT: products(builder, rows, bench.place.width),
+        MOMENT: products(builder, rows, across),
         MOMENT_SUM: [builder.sum(rows, [0])],
         MOMENT_COUNT: [builder.reshape(count, [1])],
     }
@@ -182,6 +208,28 @@ def _kept(bench: Bench) -> Sums:
         "nk": bench.product(n, k),
     }
     return {name: [bench.total(each, bench.rank - 1)] for name, each in pairs.items()}
+
+
+def _read_in(bench: Bench) -> Sums:
+    """At a norm: of all neurons as the norm makes them, then of the kept ones among themselves."""
+    value = bench.last(bench.values[0])
+    places = np.asarray(bench.place.kept)
+    whole = bench.normalised(value, bench.place.width)
+    return _moments(bench, bench.join([whole, bench.normalised(bench.builder.take(value, places), places.size)]))
+
+
+def _stream(bench: Bench) -> Sums:
+    """At a norm: of all neurons as the norm makes them."""
+    return _moments(bench, bench.normalised(bench.last(bench.values[0]), bench.place.width))
+
+
+def _gap(bench: Bench) -> Sums:
+    """Of what a projection reads, then of what it writes and dropped blocks behind it add, on the kept neurons."""
+    places = np.asarray(bench.place.kept)
+    read, *others = bench.alike([bench.last(value) for value in bench.values])
+    writes, leaves, arrives = (bench.builder.take(value, places) for value in others)
+    target = bench.builder.add("Add", [writes, bench.builder.add("Sub", [arrives, leaves])])
+    return _moments(bench, bench.join([read, target]))
 
 
 def _block(bench: Bench) -> Sums:
@@ -216,5 +264,8 @@ RECIPES: dict[str, Callable[[Bench], Sums]] = {
     "norm": _norm,
     "block": _block,
     "kept": _kept,
-    "moment": _moments,
+    "moment": _own_moments,
+    "read-in": _read_in,
+    "pca": _stream,
+    "depth-patch": _gap,
 }

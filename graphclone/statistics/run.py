@@ -17,7 +17,8 @@ from graphclone.graph import Model
 from graphclone.statistics import moments as second
 from graphclone.statistics.calibration import Source
 from graphclone.statistics.checkpoint import Checkpoint
-from graphclone.statistics.places import Keeping, first_pass, moments_alone, second_pass
+from graphclone.statistics.kept import passes as passes_after
+from graphclone.statistics.places import Keeping, first_pass, moments_alone
 from graphclone.statistics.prefetch import prefetched
 from graphclone.statistics.probe import Probe
 from graphclone.statistics.reductions import Place
@@ -84,8 +85,7 @@ class Run:
         settings: dict[str, str | int | bool] = {"mask": self.mask or "", "moments": self.moments}
         places = self.passes()
         passes = len(places)
-        if passes > 1 and isinstance(batches, Iterator):
-            raise BadData(f"second moments of this model need the data {passes} times: give it as a list or a source")
+        refuse_once_only(batches, passes)
         found: Statistics | None = None
         for number, wanted in enumerate(places):
             probe = self.opened(wanted, keep=passes == 1)
@@ -137,13 +137,30 @@ def measure_kept(
     kept neurons, in the plan's order, of what the norm makes of them before gain and bias: ``n`` normalised with all
     neurons as in the parent, ``k`` among themselves as in the clone, ``n_square``, ``k_square`` and ``nk``.
 
-    Norms of blocks that the plan removes are left out. Options and errors as for ``measure``; InvalidTarget too where
-    the plan keeps every residual stream whole.
+    And the second moments that passes of the plan's method take (statistics/kept.py), for which the data may be read
+    several times. Norms of blocks that the plan removes are left out. Options and errors as for ``measure``;
+    InvalidTarget too where the plan leaves nothing to correct.
     """
     refuse_other(model, anatomy)
-    probe = Probe.at(model, second_pass(anatomy, plan), provider=provider, threads=threads, mask=mask)
     kept = hashlib.sha256(repr((sorted(plan.keep.items()), sorted(plan.drop_blocks.items()))).encode()).hexdigest()
-    return accumulate(probe, model, batches, settings={"mask": mask or "", "kept": kept}, progress=progress)
+    settings: dict[str, str | int | bool] = {"mask": mask or "", "kept": kept}
+    several = passes_after(anatomy, plan)
+    refuse_once_only(batches, len(several))
+    found: Statistics | None = None
+    for number, places in enumerate(several):
+        judged = [place.name for place in places if place.moment]
+        probe = Probe.at(model, places, provider=provider, threads=threads, mask=mask, judged=judged)
+        shown = _of_passes(progress, number, len(several))
+        made = accumulate(probe, model, batches, settings=settings, progress=shown)
+        found = made if found is None else _joined(found, made)
+    assert found is not None
+    return found
+
+
+def refuse_once_only(batches: Iterable[Mapping[str, Array]], passes: int) -> None:
+    """Raises BadData for data that can be read once where it has to be read oftener."""
+    if passes > 1 and isinstance(batches, Iterator):
+        raise BadData(f"second moments of this model need the data {passes} times: give it as a list or a source")
 
 
 def refuse_other(model: Model, anatomy: Anatomy) -> None:

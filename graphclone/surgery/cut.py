@@ -26,7 +26,7 @@ class Cut:
     """A plan over a grouped trace of the parent."""
 
     def __init__(self, found: Grouping, plan: Plan) -> None:
-        self.found, self.trace = found, found.trace
+        self.found, self.trace, self.plan = found, found.trace, plan
         self.alive = np.ones(self.trace.ids.size, bool)
         self.source = np.arange(self.trace.ids.size)  # class that fills the place of a class: differs in a permutation
         by_name = {g.name: g for g in found.groups}
@@ -87,8 +87,12 @@ class Cut:
 
     def takes(self, tensor: str, use: tuple[str, int]) -> dict[int, Ids]:
         """axis -> positions taken, of an initializer as one use of it sees it; axes that stay whole are left out."""
-        slots = self._slots.get((tensor, use), self._slots.get((tensor, None), {}))
-        return {axis: taken for axis, slot in slots.items() if (taken := self.take_slot(slot)) is not None}
+        found = {axis: self.take_slot(slot) for axis, slot in self.slots(tensor, use).items()}
+        return {axis: taken for axis, taken in found.items() if taken is not None}
+
+    def slots(self, tensor: str, use: tuple[str, int]) -> dict[int, Slot]:
+        """The labelled axes of an initializer as one use of it sees it."""
+        return self._slots.get((tensor, use), self._slots.get((tensor, None), {}))
 
     @cached_property
     def _slots(self) -> dict[tuple[str, tuple[str, int] | None], dict[int, Slot]]:

@@ -27,8 +27,8 @@ def rooted(number: float, full: int, kept: int) -> float | None:
     >>> rooted(0.125, 64, 16), rooted(8.0, 64, 16), rooted(0.1, 64, 16)
     (0.25, 4.0, None)
     """
-    power = next((p for p in POWERS if abs(number - full**p) <= SAME * full**p), None)
-    return None if power is None or kept == full else float(kept**power)
+    power = _power(number, full, kept)
+    return None if power is None else float(kept**power)
 
 
 def attention_scale(edit: Edit) -> None:
@@ -55,6 +55,37 @@ def attribute_scale(edit: Edit) -> None:
             scaled = rooted(float(edit.node.attrs[name]), *width) if width else None
             if scaled is not None:
                 edit.node.attrs[name] = scaled
+
+
+def powers_of_width(cut: Cut) -> dict[str, float]:
+    """Node -> the power of a head's width that it multiplies scores by: -1/2 where they are divided by its root, twice
+    -1/4 where queries and keys are each. Of heads that are cut; a factor that is no root is left out."""
+    found = {}
+    for node in cut.trace.model.graph.nodes:
+        if node.op in ("Mul", "Div"):
+            for place in range(2):
+                held, other = cut.trace.input(node, place), cut.trace.input(node, 1 - place)
+                known = held is not None and held.data is not None and held.data.size == 1
+                if held is None or other is None or held.data is None or not known or held.data.dtype.kind not in "fV":
+                    continue
+                width = _width(cut, node.inputs[1 - place], other)
+                power = _power(float(held.data.reshape(-1)[0]), *width) if width else None
+                if power is not None:
+                    found[node_key(node)] = power if node.op == "Mul" else -power
+                    break
+    for note in cut.trace.notes:
+        if note.kind == "attention" or (note.kind == "product" and node_key(note.node) in _scores(cut)):
+            width = _cut(cut, note.inputs[0], 3) if note.kind == "attention" else _scores(cut)[node_key(note.node)]
+            given = [float(note.node.attrs[n]) for n in ATTRIBUTES if float(note.node.attrs.get(n, 0.0)) not in (0, 1)]
+            power = _power(given[0], *width) if given else -0.5 if note.kind == "attention" else None
+            if power is not None and width[0] != width[1]:
+                found[node_key(note.node)] = power
+    return found
+
+
+def _power(number: float, full: int, kept: int) -> float | None:
+    power = next((p for p in POWERS if abs(number - full**p) <= SAME * full**p), None)
+    return None if kept == full else power
 
 
 def _width(cut: Cut, tensor: gs.Tensor, value: Value) -> tuple[int, int] | None:

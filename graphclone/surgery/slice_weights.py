@@ -37,6 +37,13 @@ class Correction:
     scale: float | Array = 1.0
     values: Array | None = None
 
+    def times(self, factor: float | Array) -> Correction:
+        """This, and a factor on top of it."""
+        if self.values is not None:
+            return Correction(values=np.asarray(self.values * factor))
+        scale = self.scale * factor
+        return Correction(float(scale) if np.ndim(scale) == 0 else np.asarray(scale))
+
     @property
     def key(self) -> bytes:
         """Equal for corrections that do the same."""

@@ -19,6 +19,9 @@ PREFIX = "graphclone."
 VOCABULARY = "vocabulary"  # the group of neurons that token ids index
 
 
+Scale = float | tuple[Any, ...]  # a number, or nested lists of them that broadcast onto the slice
+
+
 @dataclass(frozen=True)
 class Slice:
     """initializer = take(parent initializer, each axis) x scale, where None keeps an axis whole.
@@ -29,7 +32,7 @@ class Slice:
 
     parent: str | None
     take: tuple[Indices | None, ...] = ()
-    scale: float = 1.0
+    scale: Scale = 1.0
     replaced: bool = False
     tokens: bool = False
 
@@ -92,4 +95,8 @@ def _slice(claim: Mapping[str, Any], takes: Sequence[Indices]) -> Slice:
         for axis in claim["take"]
     )
     replaced, tokens = claim.get("replaced", False) is True, claim.get("tokens", False) is True
-    return Slice(str(claim["parent"]), take, float(claim.get("scale", 1.0)), replaced, tokens)
+    return Slice(str(claim["parent"]), take, _scale(claim.get("scale", 1.0)), replaced, tokens)
+
+
+def _scale(held: Any) -> Scale:
+    return tuple(_scale(each) for each in held) if isinstance(held, list) else float(held)

@@ -17,7 +17,8 @@ from graphclone.verification.report import Check
 Array = np.ndarray[Any, Any]
 
 NAME = "weights are the parent's slices"
-REPLACING = frozenset({"norm-gain", "least-squares", "mean-bias"})  # passes that compute weights from what was measured
+# passes that compute weights from what was measured
+REPLACING = frozenset({"norm-gain", "least-squares", "mean-bias", "depth-patch", "read-in", "pca"})
 SHAPE_CONSTANT_LIMIT = 64  # elements; a constant that encodes sizes is a list of dimensions, never a weight
 AT_ONCE = 1 << 22  # bytes of a weight that are compared at a time
 

@@ -83,8 +83,12 @@ def tied(found: Parent) -> set[tuple[str, int]]:
 
 def measured(found: Parent, batches: int = 8, size: tuple[int, int] = (8, 32), **how):
     """Statistics of seeded ids or pixels."""
-    made = [feeds.tiny_feeds(found.model, *size, seed=np.random.SeedSequence([7, k])) for k in range(batches)]
-    return run.measure(found.model, found.anatomy, made, threads=1, **how)
+    return run.measure(found.model, found.anatomy, data(found.model, batches, size), threads=1, **how)
+
+
+def data(model: Model, batches: int = 8, size: tuple[int, int] = (8, 32)):
+    """Seeded ids or pixels."""
+    return [feeds.tiny_feeds(model, *size, seed=np.random.SeedSequence([7, k])) for k in range(batches)]
 
 
 def answer(model: Model, fed):

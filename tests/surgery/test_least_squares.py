@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from graphclone.errors import InvalidTarget
-from graphclone.surgery.corrections.least_squares import ENOUGH, GROWTH, Moments, fit, repaired
+from graphclone.surgery.corrections.fitting import ENOUGH, GROWTH, Moments, Wanted, ridge
+from graphclone.surgery.corrections.fitting import repaired as best
 from graphclone.surgery.operate import clone
 from graphclone.verification import verify
 from tests.surgery.parents import feeds, parent
@@ -27,6 +28,11 @@ def moments(fitted, unseen=None):
     return Moments(second(fitted), fitted.mean(0), *held)
 
 
+def repaired(matrix, kept, moments):
+    found = best(Wanted(kept, np.arange(len(matrix)), matrix, matrix[kept]), moments)
+    return found.values, found.note
+
+
 def correlated(rng, tokens, width=12, rank=9):
     mixing = np.random.default_rng(5).standard_normal((rank, width))
     return rng.standard_normal((tokens, rank)) @ mixing + 0.05 * rng.standard_normal((tokens, width))
@@ -36,7 +42,8 @@ def test_it_is_the_least_squares_answer(rng):
     """Against NumPy's own solver on the tokens themselves, in float64."""
     a, w = correlated(rng, 3000), rng.standard_normal((12, 5))
     wanted, *_ = np.linalg.lstsq(a[:, KEPT], a @ w, rcond=None)
-    assert_close(fit(w, KEPT, moments(a).second, 0.0), wanted)
+    second = moments(a).second
+    assert_close(ridge(second[np.ix_(KEPT, KEPT)], second[KEPT] @ w, 0.0), wanted)
 
 
 def test_the_error_it_reports_is_that_on_the_unseen_tokens(rng):

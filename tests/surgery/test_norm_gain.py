@@ -15,10 +15,12 @@ from graphclone.anatomy import inspect
 from graphclone.anatomy.parts import Norm, Site
 from graphclone.errors import InvalidTarget
 from graphclone.feeds import tiny_feeds
-from graphclone.plan import Plan, passes_of
+from graphclone.plan import EXCLUSIVE, Plan, passes_of
+from graphclone.plan import PASSES as NAMED
 from graphclone.statistics import run as measuring
 from graphclone.statistics.store import Statistics
 from graphclone.surgery.corrections.norm_gain import scalar
+from graphclone.surgery.corrections.passes import PASSES
 from graphclone.surgery.operate import clone
 from graphclone.verification import verify
 from tests.surgery.parents import Parent, feeds, parent
@@ -146,13 +148,15 @@ def test_it_needs_statistics_of_this_parent():
         ("paper+norm-gain", "exclude each other"),
         ("none+least-squares", "exclude each other"),
         ("norm-gain+norm-gain", "is not one of"),
-        ("gain", "is not one of best, none, paper, norm-gain"),
+        ("gain", "is not one of best, none, pca, paper, norm-gain"),
+        *(("+".join(sorted(pair)), "exclude each other") for pair in EXCLUSIVE),
     ],
 )
 def test_methods_that_cannot_go_together_are_refused(method, said):
     with pytest.raises(InvalidTarget, match=said):
         Plan("", {}, method=method)
-    assert passes_of("norm-gain+least-squares") == ("norm-gain", "least-squares")
+    assert passes_of("least-squares+norm-gain") == ("norm-gain", "least-squares"), "in the order they are made in"
+    assert tuple(PASSES) == NAMED, "every pass has its row"
 
 
 def test_the_examiner_finds_a_gain_that_was_not_corrected_as_claimed():

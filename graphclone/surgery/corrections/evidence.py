@@ -15,22 +15,25 @@ from graphclone.anatomy.projections import Projection, projections
 from graphclone.errors import InvalidTarget
 from graphclone.statistics.store import Statistics
 from graphclone.surgery.cut import Cut
-from graphclone.surgery.slice_weights import Use
+from graphclone.surgery.slice_weights import Correction, Use
 
 Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """statistics: of the parent. affine: of its norms over the neurons kept, from a second pass. living: the nodes (by
-    first output) that stay. notes: what the passes did, site by site, for the clone's record."""
+    """statistics: of the parent. affine: of a second pass over the neurons kept. living: the nodes (by first output)
+    that stay. basis: directions of the stream that the clone keeps instead of neurons, [all, kept]. notes: what the
+    passes did, site by site, for the clone's record. made: what the passes before made of the weights."""
 
     cut: Cut
     anatomy: Anatomy
     living: frozenset[str]
     statistics: Statistics | None = None
     affine: Statistics | None = None
+    basis: Array | None = None
     notes: dict[str, dict[str, float | str]] = field(default_factory=dict)
+    made: dict[Use, Correction] = field(default_factory=dict)
 
     def measured(self, method: str) -> Statistics:
         """The statistics. Raises InvalidTarget where there are none, or of another parent."""
@@ -38,6 +41,15 @@ class Evidence:
             raise InvalidTarget(f"method {method} corrects by what was measured: give --stats, or --data to measure")
         self.statistics.refuse_other_parent(self.anatomy.fingerprint)
         return self.statistics
+
+    def second_pass(self, method: str) -> Statistics:
+        """The statistics of the second pass. Raises InvalidTarget where there are none, or of another parent."""
+        if self.affine is None:
+            raise InvalidTarget(
+                f"method {method} measures once more what the plan keeps: give --data (pipeline.measure_kept)"
+            )
+        self.affine.refuse_other_parent(self.anatomy.fingerprint)
+        return self.affine
 
     @property
     def norms(self) -> Iterator[tuple[Norm, Site]]:
@@ -82,3 +94,17 @@ class Evidence:
         for axis, take in self.cut.takes(tensor.name, use).items():
             values = np.take(values, take, axis=axis)
         return values
+
+    def corrected(self, use: Use) -> Array:
+        """The same in float64, as the passes before have corrected it."""
+        correction = self.made.get(use)
+        if correction is not None and correction.values is not None:
+            return correction.values.astype(np.float64)
+        plain = self.sliced(use).astype(np.float64)
+        return plain if correction is None else np.asarray(plain * correction.scale)
+
+    @cached_property
+    def onto_the_stream(self) -> frozenset[str]:
+        """Outputs of the products that write a residual stream."""
+        residuals = {stack.residual for stack in self.anatomy.stacks}
+        return frozenset(p.output for p in self.products if any(g.name in residuals for g in p.writes))

@@ -28,5 +28,5 @@ def mean_bias(evidence: Evidence) -> dict[Use, Correction]:
         matrix = matrix_of(evidence, p)
         dropped = np.setdiff1d(np.arange(site.width), kept)
         lost = statistics.mean(site.name, "sum")[dropped] @ matrix[dropped]
-        found[bias] = Correction(values=evidence.sliced(bias).astype(np.float64) + lost)
+        found[bias] = Correction(values=evidence.corrected(bias) + lost)
     return found

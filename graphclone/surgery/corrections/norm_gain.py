@@ -24,7 +24,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphclone.anatomy.parts import Anatomy, Norm, Site
-from graphclone.plan import Plan, passes_of
+from graphclone.plan import Plan
 from graphclone.statistics.store import Statistics
 from graphclone.surgery.corrections.evidence import Array, Evidence
 from graphclone.surgery.corrections.paper import OUTPUT
@@ -59,10 +59,8 @@ def norm_gain(evidence: Evidence) -> dict[Use, Correction]:
     return found
 
 
-def takes_second_pass(anatomy: Anatomy, plan: Plan) -> bool:
-    """Whether a plan cuts the stream under a LayerNorm, and corrects that."""
-    if NAME not in passes_of(plan.method):
-        return False
+def cuts_layer_norms(anatomy: Anatomy, plan: Plan) -> bool:
+    """Whether a plan cuts the stream under a LayerNorm."""
     return any(
         len(plan.keep.get(stack.residual, range(stack.hidden))) < stack.hidden
         and any(n.kind == "LayerNorm" for n in (*stack.norms, *(m for b in stack.blocks for m in b.norms)) if n.site)
@@ -98,7 +96,7 @@ def _corrected(evidence: Evidence, norm: Norm, factors: Factors, times: float) -
     """``times``: what the whole output is to be multiplied by as well."""
     if times != 1.0:
         factors = Factors(factors.a * times, np.zeros(1) if factors.b is None else factors.b * times)
-    gain = None if norm.gain_at is None else _source(evidence, norm.gain_at)
+    gain = None if norm.gain_at is None else source(evidence, norm.gain_at)
     if gain is None:
         return {(norm.output, OUTPUT): Correction(_number(factors.a))}
     use, added = gain
@@ -109,7 +107,7 @@ def _corrected(evidence: Evidence, norm: Norm, factors: Factors, times: float) -
     else:
         found = {use: Correction(_number(factors.a))}
     if factors.b is not None and norm.bias_at is not None:
-        bias = _source(evidence, norm.bias_at)
+        bias = source(evidence, norm.bias_at)
         if bias is not None:
             shift = (factors.b * (weight.reshape(-1) + added)).reshape(weight.shape)
             found[bias[0]] = Correction(values=evidence.sliced(bias[0]).astype(np.float64) * times + shift)
@@ -126,7 +124,7 @@ def _trailing(weight: Array) -> int:
     return max(weight.ndim - 1 - longest, 0)
 
 
-def _source(evidence: Evidence, use: Use) -> tuple[Use, float] | None:
+def source(evidence: Evidence, use: Use) -> tuple[Use, float] | None:
     """The initializer behind a gain, and the number added to it on the way; None where it is made otherwise."""
     added = 0.0
     for _ in range(STEPS):
