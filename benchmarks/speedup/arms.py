@@ -1,0 +1,116 @@
+"""The arms: how a start is made. One row each; what a row is compared with, and what it shows, stand beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from graphclone import pipeline
+from graphclone.anatomy.parts import Anatomy
+from graphclone.graph import Model
+from graphclone.plan import Plan
+from graphclone.planner import Target
+from graphclone.pytorch.training.optimiser import is_matrix
+from graphclone.statistics.store import Statistics
+
+SEEDED = "random"  # an importance that is drawn anew for each seed
+
+
+@dataclass(frozen=True)
+class Arm:
+    """importance, method, depth: as ``clone`` takes them. drawn: what is thrown away of the clone's weights, "all" or
+    "directions" (every matrix drawn afresh with the mean and deviation that it had). taught: share of the loss that
+    imitates the parent. schedule: "wsd", or "cosine" as a check of it. against: the arm that differs by one thing.
+    """
+
+    name: str
+    importance: str = "paper"
+    method: str = "paper"
+    depth: str = "paper"
+    drawn: str = ""
+    taught: float = 0.0
+    schedule: str = "wsd"
+    against: str = ""
+    shows: str = ""
+
+    @property
+    def blind(self) -> bool:
+        """Whether nothing measured of the parent is needed."""
+        return self.importance in ("first", "uniform", SEEDED) and self.method == "none" and self.depth == "paper"
+
+    @property
+    def nothing(self) -> bool:
+        """Whether the arm starts from nothing of the parent's."""
+        return bool(self.drawn)
+
+
+BEST = ("equal-vote", "best")
+ROWS: tuple[Arm, ...] = (
+    Arm("random", "first", "none", drawn="all", shows="normal(0, 0.02), gains one, biases zero"),
+    Arm("random-cosine", "first", "none", drawn="all", schedule="cosine", against="random", shows="the schedule"),
+    Arm("random-matched", drawn="directions", against="random", shows="deviations of each matrix"),
+    Arm("first", "first", "none", against="paper-random", shows="the first neurons, unscaled"),
+    Arm("uniform", "uniform", "none", against="paper-random", shows="weight selection: every n-th neuron, unscaled"),
+    Arm("paper", shows="the paper exactly"),
+    Arm("paper-random", SEEDED, against="paper", shows="ranking off: random neurons instead"),
+    Arm("paper-unscaled", method="none", against="paper", shows="weight scaling off"),
+    Arm("paper+vote", "equal-vote", against="paper", shows="the ranking alone"),
+    Arm("paper+gain", method="norm-gain", against="paper", shows="the norm gain alone"),
+    Arm("paper+squares", method="paper+least-squares", against="paper", shows="least squares alone"),
+    Arm("paper+influence", depth="block-influence", against="paper", shows="the depth rule alone: least influence"),
+    Arm("paper+stride", depth="uniform", against="paper", shows="the depth rule alone: evenly spaced"),
+    Arm("default", *BEST, against="paper", shows="graphclone as it comes"),
+    Arm("default-squares", "equal-vote", "norm-gain", against="default", shows="without least squares"),
+    Arm("default-gain", "equal-vote", "least-squares", against="default", shows="without the norm gain"),
+    Arm("default+influence", *BEST, depth="block-influence", against="default", shows="blocks of least influence go"),
+    Arm("default+stride", *BEST, depth="uniform", against="default", shows="blocks evenly spaced stay"),
+    Arm("paper+taught", taught=0.5, against="paper", shows="half the loss imitates the parent"),
+    Arm("default+taught", *BEST, taught=0.5, against="default", shows="half the loss imitates the parent"),
+)
+ARMS: dict[str, Arm] = {row.name: row for row in ROWS}
+if len(ARMS) != len(ROWS) or any(row.against and row.against not in ARMS for row in ROWS):
+    raise ValueError("an arm is listed twice, or set against one that there is not")
+
+
+@dataclass(frozen=True)
+class Source:
+    """What clones are made from. statistics: measured when first asked for; affine: of the neurons that a plan keeps,
+    where its method asks for it."""
+
+    parent: Model
+    anatomy: Anatomy
+    statistics: Callable[[], Statistics]
+    target: dict[str, int]
+    affine: Callable[[Plan], Statistics | None]
+
+
+def start(arm: Arm, source: Source, seed: int) -> Model:
+    """The model that an arm begins to train from."""
+    importance = f"{SEEDED}:{seed}" if arm.importance == SEEDED else arm.importance
+    statistics = None if arm.blind else source.statistics()
+    plan = pipeline.plan(
+        source.anatomy,
+        statistics,
+        Target(**source.target),  # type: ignore[arg-type]  # sizes alone
+        importance=importance,
+        method=arm.method,
+        depth=arm.depth,
+        weights=source.parent.constants(),
+    )
+    clone = pipeline.clone(source.parent, plan, statistics, anatomy=source.anatomy, affine=source.affine(plan))
+    return pipeline.reinitialised(clone, seed) if arm.drawn == "all" else clone
+
+
+def redrawn(module: nn.Module, afresh: nn.Module, seed: int) -> None:
+    """Every matrix drawn with the mean and the deviation that it has in ``module``; vectors as in ``afresh``, whose
+    parameters are the same ones, started from nothing."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for held, started in zip(module.parameters(), afresh.parameters(), strict=True):
+            if is_matrix(held):
+                held.copy_(held.mean() + held.std() * torch.randn(held.shape, generator=generator))
+            else:
+                held.copy_(started)

@@ -1,0 +1,100 @@
+"""An experiment as a .toml file says it: unknown keys are errors, and nothing has a second home."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from graphclone.errors import BadData
+
+CONFIGS = Path(__file__).parent / "configs"
+RESULTS = Path(__file__).parents[1] / "results" / "speedup"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where a search starts, and how far its edges may be moved."""
+
+    start: tuple[float, ...]
+    ladder: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not set(self.start) <= set(self.ladder) or list(self.ladder) != sorted(set(self.ladder)):
+            raise BadData(f"a grid starts on its own ladder, which ascends: {self.start} of {self.ladder}")
+
+
+@dataclass(frozen=True)
+class Config:
+    """One experiment.
+
+    task: a row of tasks.TASKS. target: the clone's shape. budget: B, in steps; horizons: B divided by each is trained
+    to with a decay of its own. batch: rows a step. warmup: steps. decay: share of a horizon. evaluations: on the way.
+    rates, decays: the grids of the learning rate and the weight decay; tuned_at: the divisor of B at which arms are
+    tuned (random starts at B itself, where their loss is taken). seeds: of the figures; arms: rows of arms.ARMS.
+    longest: the smallest divisor that arms run to with every seed; whole: arms that run to B. root: where curves go.
+    """
+
+    name: str
+    task: str
+    target: dict[str, int]
+    budget: int
+    batch: int
+    horizons: tuple[int, ...]
+    rates: Grid
+    decays: Grid
+    seeds: tuple[int, ...]
+    arms: tuple[str, ...]
+    data: dict[str, Any]
+    warmup: int = 8
+    decay: float = 0.25
+    evaluations: int = 12
+    tuned_at: int = 8
+    tuning_seed: int = 0
+    longest: int = 2
+    whole: tuple[str, ...] = ()
+    device: str = "cpu"
+    about: str = field(default="", compare=False)
+    root: Path = RESULTS
+
+    def __post_init__(self) -> None:
+        if any(self.budget % d for d in self.horizons) or 1 not in self.horizons or self.tuned_at not in self.horizons:
+            raise BadData(f"{self.name}: horizons are divisors of {self.budget}, with 1 and {self.tuned_at} among them")
+        if self.tuning_seed in self.seeds:
+            raise BadData(f"{self.name}: seed {self.tuning_seed} tunes: the figures are of others")
+
+    @property
+    def folder(self) -> Path:
+        """Where curves are kept."""
+        return self.root / self.name
+
+    @property
+    def digest(self) -> str:
+        """Of everything that a curve depends on, beside arm, rate, decay and seed."""
+        bound = ("task", "target", "budget", "batch", "warmup", "decay", "data")
+        text = json.dumps({name: getattr(self, name) for name in bound}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def steps(self, divisor: int) -> int:
+        """A horizon in steps."""
+        return self.budget // divisor
+
+
+def read(path: str | Path) -> Config:
+    """Raises BadData for what is no configuration."""
+    path = Path(path)
+    try:
+        held = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as reason:
+        raise BadData(f"{path}: not read as TOML ({reason})") from None
+    known = {f.name: f for f in dataclasses.fields(Config) if f.name not in ("name", "root")}
+    needed = {n for n, f in known.items() if f.default is dataclasses.MISSING}
+    if wrong := sorted(held.keys() - known.keys()) or sorted(needed - held.keys()):
+        raise BadData(f"{path}: {wrong[0]} is unknown or missing; the keys are {', '.join(known)}")
+    grids = {n: Grid(tuple(held[n]["start"]), tuple(held[n]["ladder"])) for n in ("rates", "decays")}
+    lists = {n: tuple(v) for n, v in held.items() if isinstance(v, list)}
+    return Config(**{"name": path.stem, **held, **lists, **grids})

@@ -1,0 +1,123 @@
+"""Encoder: all-MiniLM-L6-v2, whose embeddings of WordNet's glosses a smaller encoder learns to give."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer
+from torch import nn
+
+import models
+from benchmarks.speedup import materials
+from benchmarks.speedup.config import Config
+from benchmarks.speedup.prepared import Array, Say, Task, Tensors, write_rows
+from benchmarks.speedup.prepared import note as noted
+from graphclone import choose_tokens, pipeline
+from graphclone.graph import Model
+from graphclone.plan import Plan
+from graphclone.planner import Target
+from graphclone.verification.sessions import open_session
+
+ORDER = 7
+WIDTH = 384  # of the parent's embeddings
+AT_ONCE = 64
+DEVIATION = 0.02
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
+
+def write(config: Config, folder: Path, say: Say) -> None:
+    """The parent with the tokens its sentences use most, sentences in rows of one length, and what it says of them."""
+    asked = config.data
+    file = models.cached("minilm", progress=say)
+    parent = pipeline.load(file)
+    beside = models.tokenizer_beside(file)
+    sentences = list(materials.wordnet())
+    count = asked["rows"] + asked["judged"]
+    chosen = np.random.default_rng(ORDER).permutation(len(sentences))[:count]
+    held = [sentences[k].strip() for k in chosen]
+    tokenizer = _tokenizer(Tokenizer.from_file(str(beside)), asked["length"])
+    counts = Counter(i for text in held[: asked["rows"]] for i in tokenizer.encode(text).ids)
+    listed = folder / "tokens.txt"
+    listed.write_text("\n".join(str(i) for i, _ in counts.most_common(asked["vocabulary"])))
+    anatomy = pipeline.inspect(parent)
+    tokens = choose_tokens(parent, anatomy, str(listed), tokenizer=beside)
+    say(f"{len(tokens.kept):,} of {tokens.size:,} tokens stay")
+    plan = pipeline.plan(anatomy, None, Target(), tokens=tokens.kept)
+    pipeline.save(pipeline.clone(parent, plan, anatomy=anatomy), folder / "parent.onnx")
+    small = _tokenizer(Tokenizer.from_str(json.dumps(tokens.tokenizer)), asked["length"])
+    rows = _encoded(small, held)
+    start = time.monotonic()
+    rows["target"] = _embedded(pipeline.load(folder / "parent.onnx"), rows)
+    noted(folder, "teacher", time.monotonic() - start)
+    places = {
+        "train": slice(0, asked["rows"]),
+        "held_out": slice(asked["rows"], count),
+        "calibration": slice(0, asked["calibration"]),
+    }
+    write_rows(folder, {f"{part}/{name}": array[s] for part, s in places.items() for name, array in rows.items()})
+
+
+def _tokenizer(tokenizer: Tokenizer, length: int) -> Tokenizer:
+    tokenizer.enable_truncation(length)
+    tokenizer.enable_padding(length=length)
+    return tokenizer
+
+
+def _encoded(tokenizer: Tokenizer, texts: list[str]) -> dict[str, Array]:
+    found = tokenizer.encode_batch(texts)
+    ids = np.array([e.ids for e in found], np.int64)
+    mask = np.array([e.attention_mask for e in found], np.int64)
+    return {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+
+
+def _embedded(parent: Model, rows: dict[str, Array]) -> Array:
+    """The parent's embeddings, float32 [rows, WIDTH]: means over the mask."""
+    session = open_session(parent)
+    found = []
+    for k in range(0, len(rows["input_ids"]), AT_ONCE):
+        part = {name: rows[name][k : k + AT_ONCE] for name in INPUTS}
+        states = session.run(part)["last_hidden_state"]
+        mask = part["attention_mask"][..., None]
+        found.append((states * mask).sum(1) / mask.sum(1))
+    return np.concatenate(found).astype(np.float32)
+
+
+def loss(output: torch.Tensor, rows: Tensors) -> torch.Tensor:
+    """1 - cosine to the parent's embedding."""
+    return (1 - F.cosine_similarity(output, rows["target"], dim=-1)).mean()
+
+
+class Embedding(nn.Module):
+    """The mean over the mask, brought to the parent's width by a matrix that is trained with the encoder."""
+
+    def __init__(self, inside: nn.Module, matrix: torch.Tensor) -> None:
+        super().__init__()
+        self.inside = inside
+        self.matrix = nn.Parameter(matrix)
+
+    def forward(self, **fed: torch.Tensor) -> torch.Tensor:
+        """[batch, WIDTH]."""
+        states = self.inside(**fed)["last_hidden_state"]
+        mask = fed["attention_mask"][..., None].to(states.dtype)
+        found: torch.Tensor = ((states * mask).sum(1) / mask.sum(1)) @ self.matrix
+        return found
+
+
+def dress(module: nn.Module, clone: Model, nothing: bool, seed: int) -> nn.Module:
+    """A clone's neurons begin where they were in the parent's embedding; a start from nothing knows no such place."""
+    plan = Plan.from_json(clone.metadata["graphclone.plan"])
+    kept = next(held for name, held in plan.keep.items() if len(held) == plan.target["hidden"] and "residual" in name)
+    matrix = torch.zeros(len(kept), WIDTH)
+    matrix[torch.arange(len(kept)), list(kept)] = 1.0
+    if nothing:
+        matrix = torch.randn(matrix.shape, generator=torch.Generator().manual_seed(seed)) * DEVIATION
+    return Embedding(module, matrix)
+
+
+TASK = Task(write, INPUTS, loss, dress, "sentences", "1 - cosine to the parent")

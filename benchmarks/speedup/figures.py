@@ -1,0 +1,92 @@
+"""The pictures of an experiment: losses at the ends of horizons, losses by learning rate, levers one by one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from benchmarks.speedup.arithmetic import Interval
+from benchmarks.speedup.config import Config
+from benchmarks.speedup.findings import NOTHING, PAPER, Finding
+
+COLOURS = {NOTHING: "#7f7f7f", PAPER: "#d17a22", "default": "#1b6ca8"}
+OTHER = "#b9c9d6"
+
+
+def _axes(width: float, height: float) -> tuple[Any, Any]:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    mpl.rcParams["svg.hashsalt"] = "graphclone"  # the same picture, the same bytes
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(width, height), dpi=130, facecolor="white")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8)
+    return figure, axes
+
+
+def _save(figure: Any, path: Path) -> None:
+    from matplotlib import pyplot as plt
+
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Software": None})
+    plt.close(figure)
+
+
+def horizons(config: Config, found: dict[str, Finding], score: str, path: Path) -> None:
+    """Every seed's loss at the end of each horizon, faint; the mean, strong. Dotted: where the random arm ends."""
+    figure, axes = _axes(8, 4.6)
+    for name, one in found.items():
+        colour = COLOURS.get(name, OTHER)
+        ends = sorted({h for curve in one.curves.values() for h in curve.ends})
+        for curve in one.curves.values():
+            held = sorted(curve.ends.items())
+            axes.plot([h for h, _ in held], [v for _, v in held], color=colour, alpha=0.25, linewidth=0.8)
+        means = [one.end(h) for h in ends]
+        marker = "o" if name in COLOURS else "."
+        label = name if name in COLOURS else None
+        axes.plot(ends, means, color=colour, marker=marker, linewidth=2 if label else 1, label=label)
+        if ends and label is None:
+            axes.annotate(name, (ends[-1], means[-1]), fontsize=6, color="#5b6b78", xytext=(3, 0),
+                          textcoords="offset points", va="center")  # fmt: skip
+    if NOTHING in found and (level := found[NOTHING].end(config.budget)) is not None:
+        axes.axhline(level, color=COLOURS[NOTHING], linestyle=":", linewidth=1)
+    axes.set_xscale("log", base=2)
+    axes.set_xlabel("steps of a run, each with its own decay", fontsize=9)
+    axes.set_ylabel(f"held-out loss, {score}", fontsize=9)
+    axes.legend(frameon=False, fontsize=8)
+    _save(figure, path)
+
+
+def rates(config: Config, found: dict[str, Finding], score: str, path: Path) -> None:
+    """The loss that each arm was tuned by, by its learning rate."""
+    figure, axes = _axes(8, 3.6)
+    for name, one in found.items():
+        first = next(iter(one.tried))[1]
+        held = sorted((rate, loss) for (rate, decay), loss in one.tried.items() if decay == first)
+        label = name if name in COLOURS else None
+        colour = COLOURS.get(name, OTHER)
+        axes.plot([r for r, _ in held], [v for _, v in held], color=colour, marker=".", label=label)
+        axes.plot([one.rate], [dict(held)[one.rate]], color=colour, marker="o")
+    axes.set_xscale("log")
+    axes.set_xlabel("learning rate (round: chosen)", fontsize=9)
+    axes.set_ylabel(f"held-out loss, {score}", fontsize=9)
+    axes.legend(frameon=False, fontsize=8)
+    _save(figure, path)
+
+
+def levers(rows: list[tuple[Finding, Interval]], path: Path) -> None:
+    """How many times sooner each arm is than the one that it differs from by one thing."""
+    figure, axes = _axes(8, 0.9 + 0.32 * len(rows))
+    for k, (one, sooner) in enumerate(reversed(rows)):
+        colour = "#1b6ca8" if sooner.low > 1 else "#b5482a" if sooner.high < 1 else "#7f7f7f"
+        axes.plot([sooner.low, sooner.high], [k, k], color=colour, linewidth=2)
+        axes.plot([sooner.mean], [k], color=colour, marker="o")
+    names = [f"{one.arm.name} against {one.arm.against}" for one, _ in reversed(rows)]
+    axes.set_yticks(range(len(rows)), names, fontsize=8)
+    axes.axvline(1.0, color="#333333", linewidth=1, linestyle=":")
+    axes.set_xscale("log", base=2)
+    axes.set_xlabel("times sooner at the loss of the random start (right is better; 95 % interval)", fontsize=9)
+    _save(figure, path)

@@ -1,0 +1,99 @@
+"""Language: SmolLM2-135M with the vocabulary of its texts, on WordNet, GCIDE and Python's documentation."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import models
+from benchmarks.speedup import materials
+from benchmarks.speedup.config import Config
+from benchmarks.speedup.prepared import Array, Say, Task, Tensors, write_rows
+from graphclone import choose_tokens, pipeline
+from graphclone.graph import Model
+from graphclone.planner import Target
+
+HELD_OUT = 20  # every so many pieces of each text one is set apart
+ORDER = 7  # seed of the order of pieces
+
+
+def write(config: Config, folder: Path, say: Say) -> None:
+    """The parent with the tokens its texts use most, and rows of ids: as many tokens of each text."""
+    from tokenizers import Tokenizer
+
+    asked = config.data
+    file = models.cached("smollm2", progress=say)
+    parent = pipeline.load(file)
+    tokenizer = Tokenizer.from_file(str(models.tokenizer_beside(file)))
+    trained, judged = _split(tokenizer, asked)
+    counts = Counter(i for text in trained for piece in text for i in tokenizer.encode(piece).ids)
+    listed = folder / "tokens.txt"
+    listed.write_text("\n".join(str(i) for i, _ in counts.most_common(asked["vocabulary"])))
+    anatomy = pipeline.inspect(parent)
+    tokens = choose_tokens(parent, anatomy, str(listed), tokenizer=models.tokenizer_beside(file))
+    say(f"{len(tokens.kept):,} of {tokens.size:,} tokens stay")
+    plan = pipeline.plan(anatomy, None, Target(), tokens=tokens.kept)
+    trimmed = pipeline.clone(parent, plan, anatomy=anatomy)
+    pipeline.save(trimmed, folder / "parent.onnx")
+    small = Tokenizer.from_str(json.dumps(tokens.tokenizer))
+    length = asked["length"]
+    rows = {
+        "train": np.concatenate([_rows(small, text, length, asked["rows"] // len(trained)) for text in trained]),
+        "held_out": np.concatenate([_rows(small, text, length, asked["judged"] // len(judged)) for text in judged]),
+    }
+    chosen = np.random.default_rng(ORDER).permutation(len(rows["train"]))[: asked["calibration"]]
+    rows["calibration"] = rows["train"][np.sort(chosen)]
+    masks = {f"{part}/attention_mask": np.ones_like(ids) for part, ids in rows.items()}
+    write_rows(folder, {f"{part}/input_ids": ids for part, ids in rows.items()} | masks)
+
+
+def _split(tokenizer: Any, asked: dict[str, Any]) -> tuple[list[list[str]], list[list[str]]]:
+    """Pieces to train on and to judge on, text by text, with enough tokens for the rows asked."""
+    trained, judged = [], []
+    for name in asked["texts"]:
+        held = materials.pieces(name)
+        held = [held[k] for k in np.random.default_rng(ORDER).permutation(len(held))]
+        wanted = 1.3 * asked["rows"] * asked["length"] / len(asked["texts"])  # fewer tokens make more of them
+        size = len(tokenizer.encode("".join(held[:20])).ids) / 20
+        count = min(len(held), max(3 * HELD_OUT, int(wanted / size * HELD_OUT / (HELD_OUT - 1)) + 1))
+        judged.append(held[:count:HELD_OUT])
+        trained.append([piece for k, piece in enumerate(held[:count]) if k % HELD_OUT])
+    return trained, judged
+
+
+def _rows(tokenizer: Any, text: list[str], length: int, count: int) -> Array:
+    ids = np.concatenate([np.array(tokenizer.encode(piece).ids, np.int64) for piece in text])
+    return ids[: min(count, len(ids) // length) * length].reshape(-1, length)
+
+
+def loss(output: torch.Tensor, rows: Tensors) -> torch.Tensor:
+    """Nats a token, each predicted from those before it."""
+    return F.cross_entropy(output[:, :-1].flatten(0, 1), rows["input_ids"][:, 1:].flatten())
+
+
+class Logits(nn.Module):
+    """The clone alone."""
+
+    def __init__(self, inside: nn.Module) -> None:
+        super().__init__()
+        self.inside = inside
+
+    def forward(self, **fed: torch.Tensor) -> torch.Tensor:
+        """[batch, length, vocabulary]."""
+        found: torch.Tensor = self.inside(**fed)["logits"]
+        return found
+
+
+def dress(module: nn.Module, clone: Model, nothing: bool, seed: int) -> nn.Module:
+    """Nothing stands behind a language model."""
+    return Logits(module)
+
+
+TASK = Task(write, ("input_ids", "attention_mask"), loss, dress, "tokens", "nats a token")

@@ -1,0 +1,129 @@
+"""What is run, in which order, and what is there already: a run whose curve is on disk is never run again."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from benchmarks.speedup import curves, teaching
+from benchmarks.speedup.arithmetic import beyond, lowest
+from benchmarks.speedup.arms import ARMS, Arm, redrawn, start
+from benchmarks.speedup.config import Config, Grid
+from benchmarks.speedup.curves import Curve, Key
+from benchmarks.speedup.prepared import Prepared
+from benchmarks.speedup.training import Learner, branches, cosine
+from graphclone import pipeline
+
+FIRST_DECAY = {True: 0.1, False: 0.01}  # by whether the arm starts from nothing, while its rate is looked for
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """An arm's own learning rate and weight decay; tried: every (rate, decay) with its loss at the horizon tuned at."""
+
+    rate: float
+    decay: float
+    tried: dict[tuple[float, float], float]
+
+
+def horizon_of(config: Config, arm: Arm) -> int:
+    """Where an arm is tuned, in steps: starts from nothing at B, where their loss is taken."""
+    return config.budget if arm.nothing else config.steps(config.tuned_at)
+
+
+def run(held: Prepared, key: Key, horizons: Sequence[int], say: Callable[[str], None]) -> Curve:
+    """The curve of a run that ends at least at these horizons; what is missing of it is trained."""
+    config, arm = held.config, ARMS[key.arm]
+    curve = curves.read(config, key)
+    missing = sorted(set(horizons) - curve.ends.keys())
+    if not missing:
+        return curve
+    began = time.monotonic()
+    learner = _learner(held, arm, key)
+    made = (cosine if arm.schedule == "cosine" else branches)(learner, missing)
+    curve = curves.merged(curve, made)
+    curves.write(config, key, curve)
+    ends = " ".join(f"{h}:{loss:.3f}" for h, loss in sorted(curve.ends.items()))
+    say(f"{arm.name} lr {key.rate:g} wd {key.decay:g} seed {key.seed}: {ends} ({time.monotonic() - began:.0f} s)")
+    return curve
+
+
+def _learner(held: Prepared, arm: Arm, key: Key) -> Learner:
+    clone = start(arm, held.source, key.seed)
+    module = pipeline.to_torch(clone)
+    if arm.drawn == "directions":
+        redrawn(module, pipeline.to_torch(pipeline.reinitialised(clone, key.seed)), key.seed)
+    dressed = held.task.dress(module, clone, arm.nothing, key.seed)
+    imitate = teaching.imitation(held, arm.taught) if arm.taught else None
+    parts = (held.task, held.config, key.rate, key.decay, held.train, held.held_out, key.seed)
+    return Learner(dressed, *parts, imitate=imitate, device=held.config.device)
+
+
+def tune(held: Prepared, arm: Arm, say: Callable[[str], None]) -> Tuned:
+    """The rate first, then the weight decay at that rate; a grid whose best is at its edge goes on."""
+    config = held.config
+    if arm.schedule == "cosine":  # the check of the schedule takes the other's
+        return tune(held, ARMS[arm.against], say)
+    horizon = horizon_of(config, arm)
+    tried: dict[tuple[float, float], float] = {}
+
+    def loss(rate: float, decay: float) -> float:
+        key = Key(arm.name, rate, decay, config.tuning_seed)
+        tried[rate, decay] = run(held, key, [horizon], say).ends[horizon]
+        return tried[rate, decay]
+
+    first = FIRST_DECAY[arm.nothing]
+    rate = _search(config.rates, lambda value: loss(value, first))
+    decay = _search(config.decays, lambda value: loss(rate, value))
+    say(f"{arm.name}: learning rate {rate:g}, weight decay {decay:g} ({tried[rate, decay]:.3f} at {horizon})")
+    return Tuned(rate, decay, tried)
+
+
+def _search(grid: Grid, loss: Callable[[float], float]) -> float:
+    losses = {value: loss(value) for value in grid.start}
+    while (value := beyond(list(losses), grid.ladder, losses)) is not None:
+        losses[value] = loss(value)
+    return lowest(losses, sorted(losses))
+
+
+def known(config: Config, arm: Arm) -> Tuned | None:
+    """What tuning found, from the curves alone; None where it has not come to its end."""
+    if arm.schedule == "cosine":
+        return known(config, ARMS[arm.against])
+    horizon = horizon_of(config, arm)
+    tried: dict[tuple[float, float], float] = {}
+
+    def loss(rate: float, decay: float) -> float:
+        found = curves.read(config, Key(arm.name, rate, decay, config.tuning_seed)).ends
+        tried[rate, decay] = found[horizon]
+        return found[horizon]
+
+    try:
+        rate = _search(config.rates, lambda value: loss(value, FIRST_DECAY[arm.nothing]))
+        decay = _search(config.decays, lambda value: loss(rate, value))
+    except KeyError:
+        return None
+    return Tuned(rate, decay, tried)
+
+
+def horizons_of(config: Config, arm: Arm) -> list[int]:
+    """The ends that an arm runs to with every seed, in steps."""
+    if arm.nothing:
+        return [config.budget]
+    divisors = [d for d in config.horizons if d >= (1 if arm.name in config.whole else config.longest)]
+    return sorted(config.steps(d) for d in divisors)
+
+
+def everything(held: Prepared, names: Sequence[str], seeds: Sequence[int], say: Callable[[str], None]) -> None:
+    """Tune every arm, then run each with every seed: seed by seed, so that arms can be held against each other."""
+    tuned = {name: tune(held, ARMS[name], say) for name in names}
+    for seed in seeds:
+        for name in names:
+            found = tuned[name]
+            key = Key(name, found.rate, found.decay, seed)
+            run(held, key, horizons_of(held.config, ARMS[name]), say)
+    lost = [n for n, t in tuned.items() if not math.isfinite(t.tried[t.rate, t.decay])]
+    if lost:
+        say(f"no rate of the ladder trains {', '.join(lost)}")

@@ -1,0 +1,163 @@
+"""Branches off one trunk are the runs that they stand for; curves on disk are what was run, and are found again."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from benchmarks.speedup import curves
+from benchmarks.speedup.arms import ARMS, redrawn
+from benchmarks.speedup.config import CONFIGS, Config, Grid, read
+from benchmarks.speedup.curves import Curve, Key
+from benchmarks.speedup.prepared import Rows, Task, Tensors, refuse_overlap
+from benchmarks.speedup.runs import FIRST_DECAY, horizon_of, horizons_of, known
+from benchmarks.speedup.training import Learner, branch_share, branches, cosine, stable, trunk_share
+from graphclone.errors import BadData
+
+
+def config(root: Path = Path(), **changes: Any) -> Config:
+    grids = {"rates": Grid((1e-3, 2e-3), (5e-4, 1e-3, 2e-3, 4e-3)), "decays": Grid((0.01, 0.1), (0.0, 0.01, 0.1))}
+    made = Config(
+        "tiny", "none", {}, 64, 4, (8, 4, 2, 1), **grids, seeds=(1, 2), arms=("random", "paper"), data={}, root=root,
+        whole=("paper",),
+    )  # fmt: skip
+    return replace(made, **changes)
+
+
+def loss(output: torch.Tensor, rows: Tensors) -> torch.Tensor:
+    return ((output - rows["y"]) ** 2).mean()
+
+
+class Affine(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside = nn.Linear(3, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inside(x)
+
+
+TASK = Task(lambda *_: None, ("x",), loss, lambda module, *_: module, "rows", "squares")
+
+
+def rows(seed: int, count: int) -> Rows:
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((count, 3)).astype(np.float32)
+    return {"x": x, "y": (x @ np.arange(6).reshape(3, 2)).astype(np.float32)}
+
+
+def learner(held: Config, seed: int = 0) -> Learner:
+    torch.manual_seed(5)
+    return Learner(Affine(), TASK, held, 0.05, 0.1, rows(0, 100), rows(1, 20), seed)
+
+
+def test_a_branch_is_the_run_of_its_horizon_to_the_last_bit() -> None:
+    held = config()
+    together = branches(learner(held), [8, 16, 32, 64])
+    alone = {h: branches(learner(held), [h]).ends[h] for h in (8, 16, 32, 64)}
+    assert together.ends == alone
+
+
+def test_a_run_learns_and_another_seed_has_another_order() -> None:
+    held = config()
+    curve = branches(learner(held), [16, 64])
+    assert curve.ends[64] < curve.ends[16] < curve.trunk[0]
+    assert branches(learner(held, seed=1), [64]).ends[64] != curve.ends[64]
+
+
+def test_the_check_of_the_schedule_is_one_run_of_its_own() -> None:
+    curve = cosine(learner(config()), [64])
+    assert list(curve.ends) == [64]
+    assert curve.ends[64] < curve.trunk[0]
+
+
+@pytest.mark.parametrize("horizon", [8, 16, 64])
+def test_the_rate_rises_stays_and_falls_to_nearly_nothing(horizon: int) -> None:
+    held = config(warmup=4)
+    start = stable(held, horizon)
+    trunk = [trunk_share(held, step) for step in range(start)]
+    decay = [branch_share(held, step, horizon) for step in range(start, horizon)]
+    assert trunk == sorted(trunk)
+    assert trunk[-1] == 1.0
+    assert decay == sorted(decay, reverse=True)
+    assert 0 < decay[-1] < decay[0] < 1
+    assert len(trunk) + len(decay) == horizon
+
+
+def test_curves_come_back_as_they_were_written_and_only_for_the_settings_they_were_run_with(tmp_path: Path) -> None:
+    held, key = config(tmp_path), Key("paper", 2e-3, 0.0, 1)
+    curve = Curve({16: 4.5, 8: 5.25}, {0: 9.0, 3: 8.125})
+    curves.write(held, key, curve)
+    assert curves.read(held, key) == curve
+    assert curves.read(held, replace(key, seed=2)) == Curve()
+    more = curves.merged(curve, Curve({64: 3.0}, {3: 8.0}))
+    assert more == Curve({16: 4.5, 8: 5.25, 64: 3.0}, {0: 9.0, 3: 8.0})
+    with pytest.raises(BadData, match="other settings"):
+        curves.read(replace(held, batch=5), key)
+
+
+def test_what_tuning_found_is_read_from_the_curves_and_not_before_it_ended(tmp_path: Path) -> None:
+    held, arm = config(tmp_path, tuned_at=4), ARMS["paper"]
+    horizon = horizon_of(held, arm)
+    assert horizon == 16
+    first = FIRST_DECAY[False]
+    losses = {(1e-3, first): 5.0, (2e-3, first): 4.0, (4e-3, first): 4.5, (2e-3, 0.1): 3.5}
+    for number, ((rate, decay), found) in enumerate(losses.items()):
+        assert known(held, arm) is None, number
+        curves.write(held, Key("paper", rate, decay, held.tuning_seed), Curve({horizon: found}))
+    assert (found_ := known(held, arm)) is not None
+    assert (found_.rate, found_.decay, found_.tried) == (2e-3, 0.1, losses)
+
+
+def test_starts_from_nothing_are_tuned_where_their_loss_is_taken() -> None:
+    held = config()
+    assert horizon_of(held, ARMS["random"]) == 64
+    assert horizons_of(held, ARMS["random"]) == [64]
+    assert horizons_of(held, ARMS["paper"]) == [8, 16, 32, 64]
+    assert horizons_of(held, ARMS["default"]) == [8, 16, 32]
+
+
+def test_redrawn_matrices_have_the_deviation_and_nothing_else_of_what_they_were() -> None:
+    torch.manual_seed(0)
+    held, afresh = (nn.Sequential(nn.Linear(200, 300), nn.LayerNorm(300)) for _ in range(2))
+    with torch.no_grad():
+        held[0].weight.mul_(3).add_(0.5)
+        held[1].weight.mul_(7)
+    before = held[0].weight.detach().clone()
+    redrawn(held, afresh, 3)
+    after = held[0].weight.detach()
+    assert float(after.std() / before.std()) == pytest.approx(1.0, rel=0.02)
+    assert float(after.mean()) == pytest.approx(float(before.mean()), abs=0.01)
+    assert abs(float(torch.corrcoef(torch.stack([before.flatten(), after.flatten()]))[0, 1])) < 0.02
+    assert torch.equal(held[1].weight, afresh[1].weight)
+
+
+def test_a_row_that_is_judged_may_not_be_trained_on() -> None:
+    one, other = rows(0, 8), rows(1, 8)
+    refuse_overlap(one, other, ("x",))
+    with pytest.raises(BadData, match="row 2 of those held out"):
+        refuse_overlap(one, {"x": np.concatenate([other["x"][:2], one["x"][5:6]])}, ("x",))
+
+
+@pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.toml")), ids=lambda file: file.stem)
+def test_every_experiment_is_read_and_names_arms_that_there_are(file: Path) -> None:
+    held = read(file)
+    assert held.name == file.stem
+    assert set(held.arms) | set(held.whole) <= ARMS.keys()
+    assert {"random", "paper", "default"} <= set(held.arms)
+    assert len(held.seeds) >= 5
+    assert all(math.isclose(held.budget / d, held.steps(d)) for d in held.horizons)
+
+
+def test_a_configuration_with_a_key_too_many_or_too_few_is_refused(tmp_path: Path) -> None:
+    text = (CONFIGS / "language.toml").read_text()
+    (tmp_path / "more.toml").write_text("colour = 1\n" + text)
+    (tmp_path / "less.toml").write_text(text.replace("budget = ", "warmup = "))
+    for name in ("more", "less"):
+        with pytest.raises(BadData, match="unknown or missing"):
+            read(tmp_path / f"{name}.toml")
