@@ -13,12 +13,14 @@ from rich.table import Table
 
 from graphclone.errors import GraphCloneError
 from models.building import build, tokenizer_beside
+from models.checkpoint import checkpoint
 from models.recipe import ATTENTIONS, EXPORTERS, Recipe, Shape
 from models.table import TABLE
 
 SIZES = tuple(f.name for f in fields(Shape))
 EPILOG = """examples:
   python -m models smollm2 -o smollm2.onnx
+  python -m models smollm2 --checkpoint -o smollm2
   python -m models llama --exporter torchscript --hidden 32 --heads 4 --kv-heads 2 -o small.onnx
 
 Everything is read from installed packages; nothing is fetched from a model hub. A parent that has a tokenizer
@@ -39,6 +41,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--exporter", choices=EXPORTERS, help="which of PyTorch's exporters (default: dynamo)")
     top.add_argument("--attention", choices=ATTENTIONS, default="sdpa", help="how attention is written in PyTorch")
     top.add_argument("--seed", type=int, default=0, help="of the random weights (default: 0)")
+    top.add_argument("--checkpoint", action="store_true", help="write a folder for transformers instead, into -o")
     top.add_argument("--list", action="store_true", help="list the recipes and leave")
     shape = top.add_argument_group("shape of a seeded parent (default: the recipe's own, see --list)")
     for size in SIZES:
@@ -73,6 +76,10 @@ def run(arguments: argparse.Namespace) -> None:
             if not console.is_terminal:
                 console.print(message, highlight=False)
 
+        if arguments.checkpoint:
+            folder = checkpoint(arguments.name, arguments.output or arguments.name, seed=arguments.seed, **sizes)
+            console.print(f"{folder}: {', '.join(sorted(f.name for f in folder.iterdir()))}", highlight=False)
+            return
         file = build(
             arguments.name,
             arguments.output or f"{arguments.name}.onnx",

@@ -24,7 +24,7 @@ def load(options: Options) -> Parent:
     )
     inputs = text.example(config.vocab_size, token_types=config.type_vocab_size)
     axes = dict.fromkeys([*inputs, "last_hidden_state"], text.DYNAMIC)
-    return Parent(module, inputs, ("last_hidden_state",), axes, folder / "tokenizer.json")
+    return Parent(module, inputs, ("last_hidden_state",), axes, folder / "tokenizer.json", folder)
 
 
 RECIPE = Recipe(

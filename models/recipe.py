@@ -72,6 +72,8 @@ class Parent:
     axes: Axes
     tokenizer: Path | str | None = None
     """A tokenizer.json: its path, or its text."""
+    folder: Path | None = None
+    """The whole checkpoint that it was read from, where it ships as one."""
 
 
 @dataclass(frozen=True)
