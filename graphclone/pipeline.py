@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphclone.errors import InvalidTarget
+from graphclone.foresight import greedy_depth, parameters, predict, search
 from graphclone.in_torch import (
     from_torch,
     pack,
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     from graphclone.anatomy.parts import Anatomy
     from graphclone.graph import Model
     from graphclone.planner import Target
-    from graphclone.sizing.budget import Budget
-    from graphclone.sizing.searching import Found
     from graphclone.statistics.store import Statistics
     from graphclone.verification import Report
 
@@ -164,62 +163,11 @@ def plan(
     return made if tokens is None else vocabulary.keep(made, anatomy, tokens)
 
 
-def search(
-    model: Model,
-    stats: Statistics | None,
-    budget: Budget,
-    *,
-    anatomy: Anatomy | None = None,
-    importance: str = "equal-vote",
-    method: str = "best",
-    depth: str = "paper",
-    held_out: Iterable[Batch] = (),
-    say: Callable[[str], None] = lambda text: None,
-) -> Found:
-    """Of all shapes within a budget (parameters, bytes, latency) the one whose clone is best before training, judged on
-    ``held_out``. Raises InvalidTarget where none meets it."""
-    from graphclone.sizing.searching import How
-    from graphclone.sizing.searching import search as find
-
-    how = How(importance, method, depth)
-    return find(model, anatomy or inspect(model), budget, stats, how=how, held_out=held_out, say=say)
-
-
 def refuse_unreachable(anatomy: Anatomy, target: Target, *, importance: str, method: str, depth: str) -> None:
     """What ``plan`` would refuse whatever is measured, before anything is. Raises InvalidTarget."""
     from graphclone.planner import refuse_unreachable as refuse
 
     refuse(anatomy, target, importance=importance, method=method, depth=depth)
-
-
-def greedy_depth(
-    model: Model,
-    stats: Statistics,
-    held_out: Iterable[Batch],
-    layers: int | str,
-    *,
-    anatomy: Anatomy | None = None,
-    say: Callable[[str], None] = lambda text: None,
-) -> tuple[int, ...]:
-    """The blocks that stay (``Target.keep_blocks``) where the one that costs least on ``held_out`` goes each time."""
-    from graphclone.sizing.greedy import greedy
-
-    anatomy = anatomy or inspect(model)
-    count = plan(anatomy, None, _target(layers), importance="first").target["layers"]
-    return greedy(model, anatomy, stats, held_out, int(count), say)
-
-
-def _target(layers: int | str) -> Target:
-    from graphclone.planner import Target
-
-    return Target(layers=layers)
-
-
-def parameters(model: Model, plan: Plan, *, anatomy: Anatomy | None = None) -> int | None:
-    """How many parameters the clone of a plan has, without making it; None where only making it tells."""
-    from graphclone.sizing.census import Census
-
-    return Census.of(model, anatomy or inspect(model)).parameters(plan)
 
 
 def clone(
@@ -281,6 +229,7 @@ __all__ = [
     "pack",
     "parameters",
     "plan",
+    "predict",
     "read_plan",
     "read_statistics",
     "read_tensors",

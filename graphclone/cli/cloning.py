@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from graphclone.plan import Plan
     from graphclone.planner import Target
     from graphclone.sizing.budget import Budget
+    from graphclone.sizing.clock import Clock
+    from graphclone.sizing.searching import Found
     from graphclone.statistics.store import Statistics
+    from graphclone.tournament import Result, Training
     from graphclone.vocabulary import Tokens
 
 
@@ -41,6 +44,8 @@ class Wish:
     method: str
     depth: str
     budget: Budget | None = None
+    tournament: Training | None = None
+    clock: Clock | None = None
 
     def how(self, unless: str = "") -> dict[str, str]:
         """As ``pipeline.plan`` takes it; a depth that only judging finds counts as the paper's until then."""
@@ -50,11 +55,13 @@ class Wish:
 
 @dataclass(frozen=True)
 class Chosen:
-    """The plan, and the statistics of both passes for the corrections that take them."""
+    """The plan, and the statistics of both passes for the corrections that take them; what a search looked at."""
 
     plan: Plan
     statistics: Statistics | None
     affine: Statistics | None
+    tournament: Result | None = None
+    found: Found | None = None
 
 
 def tokens(
@@ -64,8 +71,6 @@ def tokens(
     from graphclone.vocabulary import choose_tokens, planned_tokens
 
     file = Path(tokenizer) if tokenizer else None
-    if data and wish.budget:
-        raise typer.BadParameter("--vocab with a budget: clone with --vocab alone first, then that clone to the budget")
     if data:
         return choose_tokens(parent, anatomy, data, tokenizer=file, folder=folder)
     return planned_tokens(parent, anatomy, pipeline.read_plan(wish.plan), tokenizer=file) if wish.plan else None
@@ -73,22 +78,27 @@ def tokens(
 
 def choose(parent: Model, anatomy: Anatomy, wish: Wish, tokens: Tokens | None) -> Chosen:
     """The plan that the wish comes to. A shape out of reach is said before anything is measured."""
+    if wish.tournament is not None:
+        from graphclone.cli import tournaments
+
+        return tournaments.choose(parent, anatomy, wish, tokens)
     held = pipeline.read_statistics(wish.stats) if wish.stats else None
     judged: list[Batch] = []
     made = pipeline.read_plan(wish.plan) if wish.plan else None
     if made is None and wish.budget is None and (tokens is None or not wish.target.empty):
         pipeline.refuse_unreachable(anatomy, wish.target, **wish.how(GREEDY))
-    calibration = _with_moments(wish, made.method if made else None)
+    calibration = with_moments(wish, made.method if made else None)
     if calibration:
         held, judged = _measure(parent, anatomy, wish, calibration)
     if wish.depth == GREEDY and made is None:
         wish = _greedy(parent, anatomy, wish, held, judged)
-    if wish.budget:
-        made = _within(parent, anatomy, wish, held, judged)
+    found = within(parent, anatomy, wish, held, judged, tokens) if wish.budget else None
+    made = found.plan if found else made
     if made is None:
         kept = tokens.kept if tokens else None
         made = pipeline.plan(anatomy, held, wish.target, **wish.how(), weights=parent.constants(), tokens=kept)
-    return Chosen(made, held, _measured_kept(parent, anatomy, made, calibration) if calibration else None)
+    affine = _measured_kept(parent, anatomy, made, calibration) if calibration else None
+    return Chosen(made, held, affine, found=found)
 
 
 def _measure(
@@ -100,8 +110,8 @@ def _measure(
     with show.progress("measuring") as tick:
         if wish.budget is None and wish.depth != GREEDY:
             return request.calibrate(parent, anatomy, calibration, progress=tick, source=source), []
-        judged, others = _apart(list(source))
-        return _measured(parent, anatomy, calibration, others, tick), judged
+        judged, others = apart(list(source))
+        return measured(parent, anatomy, calibration, others, tick), judged
 
 
 def _greedy(parent: Model, anatomy: Anatomy, wish: Wish, held: Statistics | None, judged: list[Batch]) -> Wish:
@@ -113,43 +123,47 @@ def _greedy(parent: Model, anatomy: Anatomy, wish: Wish, held: Statistics | None
     return replace(wish, target=target, depth="paper")
 
 
-def budget(
-    target: Target, plan: Path | None, params: str | None, size: str | None, latency: str | None
-) -> Budget | None:
-    """What a clone may have, instead of sizes. Raises typer.BadParameter where both are given."""
-    from graphclone.sizing.budget import Budget
-
-    found = Budget(params, size, latency)
-    if found.empty:
-        return None
-    if plan or not target.empty:
-        raise typer.BadParameter(
-            "--params, --size and --latency choose the sizes: give no sizes and no --plan with them"
-        )
+def within(
+    parent: Model, anatomy: Anatomy, wish: Wish, held: Statistics | None, judged: list[Batch], tokens: Tokens | None
+) -> Found:
+    """The best shape within the budget, and all that were looked at."""
+    assert wish.budget is not None
+    kept = tokens.kept if tokens else None
+    found = pipeline.search(
+        parent,
+        held,
+        wish.budget,
+        anatomy=anatomy,
+        held_out=judged,
+        tokens=kept,
+        clock=wish.clock,
+        say=show.say,
+        **wish.how(),
+    )
+    show.finalists(found)
     return found
 
 
-def _within(parent: Model, anatomy: Anatomy, wish: Wish, held: Statistics | None, judged: list[Batch]) -> Plan:
-    """The plan of the best shape within the budget."""
-    assert wish.budget is not None
-    found = pipeline.search(parent, held, wish.budget, anatomy=anatomy, held_out=judged, say=show.say, **wish.how())
-    show.finalists(found)
-    return found.plan
+def searched(chosen: Chosen) -> dict[str, Any]:
+    """For JSON: the shapes that a budget was tried on, the chosen one first, and the starts of a tournament."""
+    held = {"candidates": [one.as_dict() for one in chosen.found.finalists]} if chosen.found else {}
+    return held | ({"tournament": chosen.tournament.as_dict()} if chosen.tournament else {})
 
 
-def _apart(batches: list[Batch]) -> tuple[list[Batch], list[Batch]]:
+def apart(batches: list[Batch]) -> tuple[list[Batch], list[Batch]]:
     """(those that judge, those that are measured): the last two of five or more judge, and are not measured."""
     count = JUDGES if len(batches) > 2 * JUDGES else 0
     return batches[len(batches) - count :], batches[: len(batches) - count]
 
 
-def _measured(
+def measured(
     parent: Model,
     anatomy: Anatomy,
     asked: request.Calibration,
     batches: list[Batch],
     tick: request.Progress,
 ) -> Statistics:
+    """Statistics of some batches, as calibration is asked for."""
     return pipeline.measure(
         parent,
         batches,
@@ -161,7 +175,7 @@ def _measured(
     )
 
 
-def _with_moments(wish: Wish, method: str | None) -> request.Calibration | None:
+def with_moments(wish: Wish, method: str | None) -> request.Calibration | None:
     """Least squares takes second moments, where feed-forward neurons or heads are cut."""
     if wish.calibration is None:
         return None

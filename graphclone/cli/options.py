@@ -74,7 +74,11 @@ Params = Annotated[
 Size = Annotated[
     str | None,
     typer.Option(
-        "--size", metavar="N|N%", help="Most bytes of weights: 100MB, 25%.", rich_help_panel=_BUDGET, show_default=False
+        "--size",
+        metavar="N|N%",
+        help="Most bytes of its files: 100MB, 25%.",
+        rich_help_panel=_BUDGET,
+        show_default=False,
     ),
 ]
 Latency = Annotated[
@@ -82,7 +86,17 @@ Latency = Annotated[
     typer.Option(
         "--latency",
         metavar="T|N%",
-        help="Most time that ONNX Runtime takes for a batch of the data: 20ms, 50%.",
+        help="Most time that a run takes in ONNX Runtime: 20ms, 50%.",
+        rich_help_panel=_BUDGET,
+        show_default=False,
+    ),
+]
+Timed = Annotated[
+    str | None,
+    typer.Option(
+        "--timed",
+        metavar="BATCHxLENGTH",
+        help="The run that latency is of (1x128), on --provider.",
         rich_help_panel=_BUDGET,
         show_default=False,
     ),

@@ -32,11 +32,12 @@ def hush(asked: bool) -> bool:
     return asked
 
 
-def console() -> Console:
-    """Standard output: coloured on a terminal (NO_COLOR is honoured), plain in a pipe."""
+def console(*, errors: bool = False) -> Console:
+    """Standard output, or error: coloured on a terminal (NO_COLOR is honoured), plain in a pipe."""
     from rich.console import Console
 
-    return Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+    terminal = (sys.stderr if errors else sys.stdout).isatty()
+    return Console(highlight=False, stderr=errors, width=None if terminal else PIPE_WIDTH)
 
 
 def say(message: str) -> None:
@@ -57,8 +58,11 @@ def as_json(held: Mapping[str, Any]) -> None:
     print(json.dumps(held, sort_keys=True, default=str))
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[object]], title: str | None = None) -> None:
-    """Print a table; all columns but the first are set to the right where every cell is a number."""
+def table(
+    head: Sequence[str], rows: Sequence[Sequence[object]], title: str | None = None, *, errors: bool = False
+) -> None:
+    """Print a table; all columns but the first are set to the right where every cell is a number. ``errors``: on
+    standard error."""
     from rich.table import Table
 
     made = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold", title_style="bold")
@@ -68,7 +72,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]], title: str | No
         made.add_column(name, justify="right" if numbers else "left", overflow="fold")
     for row in cells:
         made.add_row(*row)
-    console().print(made)
+    console(errors=errors).print(made)
 
 
 def _cell(cell: object) -> str:
@@ -88,15 +92,25 @@ def report(found: Report, title: str = "Verification") -> None:
 
 
 def finalists(found: Found) -> None:
-    """The shapes that a budget was tried on, best first, on standard error."""
+    """The shapes that a budget was tried on, the chosen one first, on standard error; none with --quiet."""
+    if _quiet.get():
+        return
     parent = "" if found.parent_score is None else f" (the parent's: {found.parent_score:.3g})"
-    say(f"shapes within the budget, best {found.unit} first{parent}:")
+    head = ["hidden", "heads", "ffn", "layers", "parameters", "predicted loss"]
+    rows: list[list[object]] = []
     for one in found.finalists:
-        shape = one.shape
-        sizes = f"hidden {shape.hidden}, heads {one.heads}/{shape.kv_heads}, ffn {shape.ffn}, layers {shape.layers}"
-        score = "" if one.score is None else f", {found.unit} {one.score:.3g}"
-        timed = "" if one.latency is None else f", {one.latency * 1e3:.3g} ms"
-        say(f"  {sizes}: {one.parameters:,} parameters, predicted {one.predicted:.3g}{score}{timed}")
+        heads = f"{one.heads}/{one.shape.kv_heads}"
+        row = [one.shape.hidden, heads, one.shape.ffn, one.shape.layers, one.parameters, one.predicted]
+        rows.append(row)
+    more: dict[str, list[float | None]] = {"bytes": [f.size for f in found.finalists]}
+    more[found.unit] = [f.score for f in found.finalists]
+    more["ms"] = [None if f.latency is None else f.latency * 1e3 for f in found.finalists]
+    for name, values in more.items():
+        if any(value is not None for value in values):
+            head.append(name)
+            rows = [[*row, value] for row, value in zip(rows, values, strict=True)]
+    rows = [[*row, "" if k else "chosen"] for k, row in enumerate(rows)]
+    table([*head, ""], rows, f"Shapes within the budget, best {found.unit} first{parent}", errors=True)
 
 
 @contextmanager

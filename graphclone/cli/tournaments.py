@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from graphclone import pipeline, tournament, vocabulary
+from graphclone import pipeline, tournament
 from graphclone.cli import cloning, show
 from graphclone.statistics import request
 
@@ -72,6 +72,8 @@ def rounds(
 
 def choose(parent: Model, anatomy: Anatomy, wish: cloning.Wish, tokens: Tokens | None) -> cloning.Chosen:
     """What ``cloning.choose`` comes to where a tournament decides. Clones meet with all of their parent's tokens."""
+    from graphclone.vocabulary import keep
+
     if wish.plan or wish.stats or wish.calibration is None or wish.depth == cloning.GREEDY:
         raise typer.BadParameter(
             "--tournament trains clones on the data: give --data, and neither --plan, --stats nor --depth greedy"
@@ -94,13 +96,9 @@ def choose(parent: Model, anatomy: Anatomy, wish: cloning.Wish, tokens: Tokens |
     training = replace(wish.tournament, seed=calibration.seed, tokenizer=tokenizer)
     meet = rounds(entered, wish.target, found)
     result = tournament.hold(meet, others, judged, training, parent=parent, say=show.say)
-    plan = vocabulary.keep(result.winner.plan, anatomy, tokens.kept) if tokens else result.winner.plan
+    show.say(f"tournament: {result.winner.name} wins after {training.steps} steps; {result.seconds:.0f} s in all")
+    plan = keep(result.winner.plan, anatomy, tokens.kept) if tokens else result.winner.plan
     return cloning.Chosen(plan, held, entered.kept(plan), result, found)
-
-
-def as_dict(result: tournament.Result | None) -> dict[str, Any]:
-    """What --json tells of a tournament; nothing where there was none."""
-    return {} if result is None else {"tournament": result.as_dict()}
 
 
 def print_standings(result: tournament.Result | None) -> None:

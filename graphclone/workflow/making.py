@@ -184,6 +184,8 @@ def _within(job: Job, held: Statistics | None) -> Plan:
         Budget(**job.wanted.budget),
         anatomy=job.opened.anatomy,
         held_out=judges,
+        tokens=None,
+        clock=None,
         say=job.say,
         **_how(job.method),
     )

@@ -134,7 +134,7 @@ def test_a_budget_instead_of_sizes(llama: Path, tmp_path: Path, capsys: pytest.C
     made = json.loads(shown.out)
     assert 0.3 * whole < made["clone"]["parameters"] <= 0.4 * whole
     assert made["clone"]["parameters"] == gc.inspect(gc.load(out)).parameters
-    assert "shapes within the budget, best loss first" in shown.err
+    assert "Shapes within the budget, best loss first" in shown.err
     assert run(["clone", str(llama), str(out), "--params", "40%", "--hidden", "32", "--data", "random:1"]) == 2
     assert run(["clone", str(llama), str(out), "--params", "40%", "--data", "random:1", "--plan", str(stats)]) == 2
 

@@ -87,11 +87,17 @@ def test_without_fewer_tokens_the_tokenizer_is_copied(folder, tmp_path, capsys):
     assert "beside it:" in capsys.readouterr().out
 
 
-def test_tokens_and_a_budget_are_two_steps(folder, tmp_path, capsys):
+def test_a_budget_counts_the_tokens_that_stay(folder, tmp_path, capsys):
     (tmp_path / "ids.txt").write_text("9 40 77")
-    asked = ["--vocab", str(tmp_path / "ids.txt"), "--params", "50%"]
-    assert run(["clone", str(folder / "model.onnx"), str(tmp_path / "small.onnx"), *asked]) == 2
-    assert "clone with --vocab alone first" in capsys.readouterr().err
+    asked = ["--vocab", str(tmp_path / "ids.txt"), "--params", "30%", "--importance", "first", "--json"]
+    assert run(["plan", str(folder / "model.onnx"), *asked]) == 0
+    planned = json.loads(capsys.readouterr().out)
+    assert run(["clone", str(folder / "model.onnx"), str(tmp_path / "small.onnx"), *asked]) == 0
+    made = json.loads(capsys.readouterr().out)
+    limit = 0.3 * made["parent"]["parameters"]
+    chosen = planned["candidates"][0]
+    assert 0.8 * limit < chosen["parameters"] == planned["parameters"] == made["clone"]["parameters"] <= limit
+    assert planned["target"]["vocab"] < 131
 
 
 def refused(capsys, *arguments: str | Path) -> str:

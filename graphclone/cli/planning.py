@@ -1,0 +1,106 @@
+"""plan: what a clone would be, without making it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from graphclone import outputs, pipeline
+from graphclone.cli import cloning, commands, describe, show
+from graphclone.cli import options as o
+from graphclone.cli.app import app
+from graphclone.errors import InvalidTarget
+
+if TYPE_CHECKING:
+    from graphclone.anatomy.parts import Anatomy
+    from graphclone.graph import Model
+    from graphclone.sizing.clock import Clock
+    from graphclone.sizing.prediction import Prediction
+
+EXAMPLES = (
+    "Examples:\n\n  graphclone plan smollm2.onnx --stats stats.safetensors --hidden 50% --layers 15 -o plan.json"
+    "\n\n  graphclone plan smollm2.onnx --stats stats.safetensors --params 50M"
+    "\n\n  graphclone plan smollm2.onnx --latency 50% --timed 1x256 --data corpus.jsonl --tokenizer tokenizer.json"
+    "\n\n  graphclone plan smollm2.onnx --stats stats.safetensors --heads 3 --kv-heads 1 --json"
+)
+
+
+@app.command(epilog=EXAMPLES)
+def plan(
+    model: o.ModelPath,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Where to write the plan.")] = None,
+    hidden: o.Hidden = None,
+    heads: o.Heads = None,
+    kv_heads: o.KvHeads = None,
+    head_dim: o.HeadDim = None,
+    ffn: o.Ffn = None,
+    layers: o.Layers = None,
+    keep_blocks: o.KeepBlocks = None,
+    drop_attention: o.DropAttention = None,
+    drop_ffn: o.DropFfn = None,
+    deeper: o.Deeper = False,
+    params: o.Params = None,
+    size: o.Size = None,
+    latency: o.Latency = None,
+    timed: o.Timed = None,
+    vocab: o.Vocab = None,
+    stats: o.Stats = None,
+    data: o.Data = None,
+    tokenizer: o.Tokenizer = None,
+    column: o.Column = None,
+    images: o.Images = None,
+    length: o.Length = 128,
+    batch_size: o.BatchSize = 8,
+    limit: o.Limit = None,
+    seed: o.Seed = 0,
+    provider: o.Provider = "auto",
+    threads: o.Threads = None,
+    importance: o.Importance = "equal-vote",
+    method: o.Method = "best",
+    depth: o.Depth = "paper",
+    json: o.Json = False,
+) -> None:
+    """What a clone would keep and drop, its parameters, bytes and latency, by a dry run: no model is written."""
+    outputs.refuse_same_file(output or "", model, stats)
+    wish = commands.wished(locals())
+    parent = commands.opened(model)
+    anatomy = pipeline.inspect(parent)
+    chosen = cloning.choose(parent, anatomy, wish, cloning.tokens(parent, anatomy, vocab, wish, tokenizer))
+    if output:
+        with outputs.staged(output) as draft:
+            draft.write_text(chosen.plan.to_json() + "\n")
+    predicted = _predicted(parent, anatomy, chosen, wish.clock, asked=timed is not None)
+    if json:
+        held = describe.planned(anatomy, chosen.plan) | asdict(predicted) | cloning.searched(chosen)
+        return show.as_json({"output": str(output) if output else None, **held})
+    describe.print_plan(anatomy, chosen.plan)
+    print()
+    _print(parent, anatomy, predicted, wish.clock)
+
+
+def _predicted(
+    parent: Model, anatomy: Anatomy, chosen: cloning.Chosen, clock: Clock | None, *, asked: bool
+) -> Prediction:
+    """Of the plan. A batch that was not asked for and does not run leaves out the latency alone."""
+    try:
+        return pipeline.predict(parent, chosen.plan, chosen.statistics, anatomy=anatomy, clock=clock)
+    except InvalidTarget as reason:
+        if asked or not str(reason).startswith("timed"):
+            raise
+        show.say(f"graphclone: warning: latency is not predicted: {reason}")
+        return pipeline.predict(parent, chosen.plan, chosen.statistics, anatomy=anatomy)
+
+
+def _print(parent: Model, anatomy: Anatomy, predicted: Prediction, clock: Clock | None) -> None:
+    from graphclone.sizing.prediction import size_of
+
+    rows: list[tuple[Any, ...]] = [
+        ("parameters", anatomy.parameters, predicted.parameters),
+        ("bytes", size_of(parent), predicted.size),
+    ]
+    show.table(("predicted", "parent", "clone"), rows)
+    if predicted.latency is not None and clock is not None:
+        print(f"\nlatency: {predicted.latency * 1e3:.3g} ms ({clock.shown})")
