@@ -1,6 +1,7 @@
 """The second pass, for corrections that look at what the plan keeps: which places they need, by the method's passes.
 
-Each is one vector a token, joined from several values of the graph, whose second moments are summed:
+At every norm that is cut, sums over what it makes of the kept neurons (places.py); and for some passes more. Each of
+these is one vector a token, joined from several values of the graph, whose second moments are summed:
 
 - ``read-in``, at each norm: what the norm makes of all neurons, then what it makes of the kept ones among themselves;
 - ``pca``, at each norm: what it makes of all neurons;
@@ -17,7 +18,7 @@ from graphclone.anatomy.gaps import gaps
 from graphclone.anatomy.parts import Anatomy
 from graphclone.errors import InvalidTarget
 from graphclone.statistics.moments import groups
-from graphclone.statistics.places import Keeping, positions, second_pass
+from graphclone.statistics.places import Keeping, head_norms, positions, second_pass
 from graphclone.statistics.reductions import Place
 
 
@@ -62,12 +63,13 @@ def passes(anatomy: Anatomy, plan: Keeping) -> list[list[Place]]:
     Raises InvalidTarget where the plan leaves nothing to correct.
     """
     joined = [place for name in plan.method.split("+") if name in NEEDS for place in NEEDS[name](anatomy, plan)]
+    heads = head_norms(anatomy, plan)
     try:
         norms = second_pass(anatomy, plan)
     except InvalidTarget:
-        if not joined:
+        if not joined and not heads:
             raise
         norms = []
     by_name = {place.name: place for place in joined}
     first, *rest = groups({place.name: place.joined for place in joined}) or [[]]
-    return [[*norms, *(by_name[n] for n in first)], *([by_name[n] for n in group] for group in rest)]
+    return [[*norms, *heads, *(by_name[n] for n in first)], *([by_name[n] for n in group] for group in rest)]

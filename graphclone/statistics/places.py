@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphclone.anatomy.parts import Anatomy, Norm, Site
+from graphclone.anatomy.parts import Anatomy, AxisRef, Norm, Site
 from graphclone.errors import InvalidTarget, UnsupportedGraph
 from graphclone.graph import Model
 from graphclone.statistics import masks
@@ -108,6 +108,24 @@ def second_pass(anatomy: Anatomy, plan: Keeping) -> list[Place]:
         raise InvalidTarget(
             "the plan keeps all neurons of the residual stream: there is nothing to correct at its norms"
         )
+    return found
+
+
+def head_norms(anatomy: Anatomy, plan: Keeping) -> list[Place]:
+    """The norms of queries and keys that stay and whose dimensions or heads are cut, with the positions kept."""
+    found = []
+    for stack in anatomy.stacks:
+        for block in stack.blocks:
+            if block.index in plan.drop_blocks.get(stack.name, ()):
+                continue
+            for norm in (n for n in block.norms if n.placement == "qk" and n.gain is not None):
+                stays = np.ones(norm.width, bool)
+                for name, members in anatomy.axes.get(AxisRef(str(norm.gain), 0), ()):
+                    if name in plan.keep:
+                        stays &= np.isin(members, plan.keep[name]) | (members < 0)
+                kept = tuple(int(i) for i in np.flatnonzero(stays))
+                if len(kept) < norm.width:
+                    found.append(Place(norm.output, "kept", (norm.input,), -1, norm.width, norm, kept))
     return found
 
 

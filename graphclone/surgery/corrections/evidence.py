@@ -61,6 +61,16 @@ class Evidence:
                     yield norm, sites[norm.site]
 
     @property
+    def head_norms(self) -> Iterator[Norm]:
+        """The norms of queries and keys that stay and are cut."""
+        values = self.cut.trace.values
+        for stack in self.anatomy.stacks:
+            for norm in (n for block in stack.blocks for n in block.norms if n.placement == "qk"):
+                cut = norm.input in values and norm.output in self.living
+                if cut and self.cut.size(values[norm.input].axis(-1), norm.width) < norm.width:
+                    yield norm
+
+    @property
     def inner(self) -> Iterator[tuple[Projection, Site]]:
         """The projections onto a residual stream that stay, and where their input was measured."""
         sites = {s.value: s for s in self.anatomy.sites if s.kind == "inner"}

@@ -10,9 +10,10 @@ LayerNorm subtracts another mean too; with n the parent's normalised value at th
 them alone, measured in a second pass, least squares gives a = cov(n, n') / var(n'), b = E n - a E n', and gain' = a
 gain, bias' = bias + b gain. Without that pass it takes the factor c of its variance.
 
-Factors that are roots of the hidden size change with it: what they multiply makes up for that (roots.py). A gain
-computed from a weight (1 + w) has the weight changed so that the sum comes out right; a norm without a gain has its
-output multiplied. Weights are left as they are: never together with ``paper``, which corrects the same thing.
+Norms of queries and keys over dimensions or heads that are cut get the factor sqrt(E[n^2] / E[n'^2]), measured in that
+second pass too. Factors that are roots of the hidden size change with it: what they multiply makes up for that
+(roots.py). A gain computed from a weight (1 + w) has the weight changed so that the sum comes out right; a norm without
+a gain has its output multiplied. Weights are left as they are: never together with ``paper``, which corrects the same.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphclone.anatomy.parts import Anatomy, Norm, Site
+from graphclone.anatomy.parts import Anatomy, AxisRef, Norm, Site
 from graphclone.plan import Plan
 from graphclone.statistics.store import Statistics
 from graphclone.surgery.corrections.evidence import Array, Evidence
@@ -56,7 +57,20 @@ def norm_gain(evidence: Evidence) -> dict[Use, Correction]:
             continue
         factors = _affine(evidence.affine, norm, site, kept) or Factors(scalar(statistics, norm, site, kept))
         found |= _corrected(evidence, norm, factors, drifts.norms.get(norm.output, 1.0))
+    for norm in evidence.head_norms:
+        factor = _of_heads(evidence, norm)
+        if factor is not None:
+            found |= _corrected(evidence, norm, Factors(factor), 1.0)
     return found
+
+
+def _of_heads(evidence: Evidence, norm: Norm) -> float | None:
+    """The factor that restores the second moment of queries or keys, where a second pass measured it."""
+    held = evidence.affine.sites.get(norm.output) if evidence.affine is not None else None
+    if held is None:
+        evidence.notes[norm.output] = {"kept the slice": "no second pass over the data measured what the cut leaves"}
+        return None
+    return math.sqrt(float(held["n_square"].sum()) / max(float(held["k_square"].sum()), SILENT))
 
 
 def cuts_layer_norms(anatomy: Anatomy, plan: Plan) -> bool:
@@ -66,6 +80,14 @@ def cuts_layer_norms(anatomy: Anatomy, plan: Plan) -> bool:
         and any(n.kind == "LayerNorm" for n in (*stack.norms, *(m for b in stack.blocks for m in b.norms)) if n.site)
         for stack in anatomy.stacks
     )
+
+
+def cuts_head_norms(anatomy: Anatomy, plan: Plan) -> bool:
+    """Whether a plan cuts dimensions or heads under a norm of queries or keys."""
+    cut = {name for name, kept in plan.keep.items() if len(kept) < anatomy.groups[name].size}
+    norms = (n for stack in anatomy.stacks for block in stack.blocks for n in block.norms if n.placement == "qk")
+    along = (name for n in norms if n.gain for name, _ in anatomy.axes.get(AxisRef(n.gain, 0), ()))
+    return any(name in cut for name in along)
 
 
 def scalar(statistics: Statistics, norm: Norm, site: Site, kept: Array) -> float:

@@ -13,7 +13,7 @@ from graphclone.surgery.corrections.depth_patch import depth_patch
 from graphclone.surgery.corrections.evidence import Evidence
 from graphclone.surgery.corrections.least_squares import least_squares
 from graphclone.surgery.corrections.mean_bias import mean_bias
-from graphclone.surgery.corrections.norm_gain import cuts_layer_norms, norm_gain
+from graphclone.surgery.corrections.norm_gain import cuts_head_norms, cuts_layer_norms, norm_gain
 from graphclone.surgery.corrections.paper import paper
 from graphclone.surgery.corrections.query_scale import query_scale
 from graphclone.surgery.corrections.read_in import read_in
@@ -60,7 +60,7 @@ def _narrows(anatomy: Anatomy, plan: Plan) -> bool:
 # pass -> whether a plan leaves it something to measure once more
 SECOND_PASS: dict[str, Callable[[Anatomy, Plan], bool]] = {
     "pca": _narrows,
-    "norm-gain": cuts_layer_norms,
+    "norm-gain": lambda anatomy, plan: cuts_layer_norms(anatomy, plan) or cuts_head_norms(anatomy, plan),
     "depth-patch": lambda anatomy, plan: any(gaps(anatomy, plan.drop_blocks, plan.drop_feed_forward)),
     "read-in": _narrows,
 }
