@@ -11,6 +11,7 @@ import onnx_graphsurgeon as gs
 from graphclone import feeds as tiny
 from graphclone.errors import UnsupportedGraph
 from graphclone.graph import Model
+from graphclone.verification import stepping
 from graphclone.verification.memory import too_large
 from graphclone.verification.report import Check
 from graphclone.verification.sessions import Session, open_session
@@ -21,7 +22,7 @@ SIZES = ((1, 3), (2, 7), (3, 13))  # batch, length: odd and prime, so that no si
 
 
 def examine(clone: Model) -> list[Check]:
-    """Load it, then run it at each of SIZES (fixed axes stay as declared)."""
+    """Load it, run it at each of SIZES (fixed axes stay as declared), and step it with its cache."""
     if reason := too_large(clone):
         return [Check.skipped("loads in ONNX Runtime", reason)]
     try:
@@ -29,7 +30,8 @@ def examine(clone: Model) -> list[Check]:
     except UnsupportedGraph as problem:
         return [Check.of("loads in ONNX Runtime", [str(problem)], "")]
     checks = [Check.of("loads in ONNX Runtime", [], "on the CPU")]
-    return checks + [_run(clone, session, batch, length) for batch, length in SIZES]
+    checks += [_run(clone, session, batch, length) for batch, length in SIZES]
+    return checks + stepping.examine(clone, session)
 
 
 def _run(clone: Model, session: Session, batch: int, length: int) -> Check:
