@@ -43,7 +43,15 @@ FORMS = {  # onnx/docs/Operators.md, onnxruntime/docs/ContribOperators.md
     "SkipLayerNormalization": Form(True, 2, 3, (0, 1, 4), 3),
     "SkipSimplifiedLayerNormalization": Form(False, 2, None, (0, 1, 3), 3),
 }
-OTHERS = ("EmbedLayerNormalization", "GroupNormalization", "InstanceNormalization", "GroupNorm", "LRN")
+OTHERS = (
+    "EmbedLayerNormalization",
+    "MeanVarianceNormalization",
+    "AveragePool",
+    "GroupNormalization",
+    "InstanceNormalization",
+    "GroupNorm",
+    "LRN",
+)
 
 
 def narrowed(parent: Model, clone: Model) -> dict[str, tuple[int, int]]:
@@ -61,7 +69,7 @@ def _widths(model: Model) -> dict[str, int]:
         if node.op in FORMS:
             gain = _constant(node.inputs[FORMS[node.op].gain])
             found[node.outputs[0].name] = int(gain.shape[-1]) if gain is not None else dims[-1] if dims else 0
-        elif node.op == "ReduceMean" and dims and _axes(node) in ([-1], [len(dims) - 1]):
+        elif dims and _axes(node, len(dims)) in ([-1], [len(dims) - 1]):
             found[node.outputs[0].name] = dims[-1]
     return {name: width for name, width in found.items() if width}
 
@@ -88,8 +96,12 @@ def _values(model: Model) -> dict[str, Known]:
     return found
 
 
-def _axes(node: gs.Node) -> list[int]:
-    """Of a ReduceMean, by attribute or, from opset 18 on, by its second input."""
+def _axes(node: gs.Node, rank: int) -> list[int]:
+    """Over which axes a node averages: by attribute or, from opset 18 on, its second input; pools over all but two."""
+    if node.op == "GlobalAveragePool":
+        return list(range(2, rank))
+    if node.op != "ReduceMean":
+        return []
     given = node.attrs.get("axes")
     if given is None and len(node.inputs) > 1 and isinstance(node.inputs[1], gs.Constant):
         given = node.inputs[1].values
@@ -114,7 +126,7 @@ def leave_out(model: Model, parent: Model, clone: Model, claims: Claims) -> None
             continue
         writer = _Writer(name, masks[name], thinner[name][0] / thinner[name][1])
         dtype = np.dtype(values.get(node.inputs[0].name, Known()).dtype)
-        made += writer.mean(node, dtype) if node.op == "ReduceMean" else writer.norm(node, FORMS[node.op], dtype)
+        made += writer.norm(node, FORMS[node.op], dtype) if node.op in FORMS else writer.mean(node, dtype)
     model.graph.nodes[:] = made
 
 
@@ -176,11 +188,11 @@ class _Writer:
     count: int = 0
 
     def mean(self, node: gs.Node, dtype: np.dtype[Any]) -> list[gs.Node]:
-        """ReduceMean of the kept alone."""
+        """The mean of the kept alone."""
         masked, first = self._op("Mul", node.inputs[0], self._constant(self.mask, dtype))
         (out,) = node.outputs
         whole = gs.Variable(f"{self.stem}@of_all", out.dtype)
-        reduce = gs.Node("ReduceMean", f"{self.stem}@all", dict(node.attrs), [masked, *node.inputs[1:]], [whole])
+        reduce = gs.Node(node.op, f"{self.stem}@all", dict(node.attrs), [masked, *node.inputs[1:]], [whole])
         scaled = gs.Node("Mul", f"{self.stem}@kept", {}, [whole, self._constant(self.factor, dtype)], [out])
         node.outputs.clear()
         return [first, reduce, scaled]
