@@ -2,14 +2,16 @@
 #   make demo    the whole story on a real model
 #   make test    the tests
 #   make check   lint, format, types, import directions, line budget
+#   make benchmark-report   docs/benchmarks.md, from the curves under benchmarks/results/speedup
 #   make zoo     the compatibility matrix, docs/compatibility.md; hours, resumable; ZOO="llama-* --quick" for a part
+#   make docs    the documentation as a site: build/site/index.html
 #   make format  write what `make check` would ask for
 #   make clean   remove .venv and what the tools cache
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test check zoo format setup clean
+.PHONY: demo test check benchmark-report zoo format setup clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -34,9 +36,15 @@ check: $(READY)
 	$(BIN)/lint-imports
 	$(BIN)/python tools/line_budget.py
 
+benchmark-report: $(READY)
+	$(BIN)/python -m benchmarks.speedup --report
+
 zoo: $(READY)
 	$(PIP) -c constraints/$(HARDWARE).txt -e '.[$(HARDWARE),zoo]'
 	$(BIN)/python -m tools.zoo $(ZOO)
+
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.speedup import config, materials, runs
+from benchmarks.speedup import clock, config, materials, report, runs
 from benchmarks.speedup.arms import ARMS
 from benchmarks.speedup.prepared import prepare
 from benchmarks.speedup.tasks import TASKS
@@ -31,8 +31,13 @@ def main() -> int:
     top.add_argument("--arms", help="some of them, by name and in this order")
     top.add_argument("--seeds", type=int, metavar="N", help="the first N of the seeds; 0 tunes alone")
     top.add_argument("--threads", type=int, default=0, help="of PyTorch and ONNX Runtime (default: as PyTorch says)")
+    top.add_argument("--clock", action="store_true", help="time everything instead, on a quiet machine")
+    top.add_argument("--report", action="store_true", help="write docs/benchmarks.md and its pictures")
     top.add_argument("--cache", type=Path, default=materials.cache_folder(), help="folder for what is made once")
     given = top.parse_args()
+    if given.report:
+        print(report.write(print))
+        return 0
     if given.config is None:
         top.error("which experiment?")
     if given.threads:
@@ -57,6 +62,9 @@ def run(given: argparse.Namespace) -> None:
         print(f"{held.name}: {text}", flush=True)
 
     ready = prepare(held, TASKS[held.task], given.cache, say)
+    clock.write(ready, clock.timed(ready) if given.clock else clock.facts(ready))
+    if given.clock:
+        return
     runs.everything(ready, names, held.seeds if given.seeds is None else held.seeds[: given.seeds], say)
 
 

@@ -36,7 +36,8 @@ class Config:
     to with a decay of its own. batch: rows a step. warmup: steps. decay: share of a horizon. evaluations: on the way.
     rates, decays: the grids of the learning rate and the weight decay; tuned_at: the divisor of B at which arms are
     tuned (random starts at B itself, where their loss is taken). seeds: of the figures; arms: rows of arms.ARMS.
-    longest: the smallest divisor that arms run to with every seed; whole: arms that run to B. root: where curves go.
+    longest: the smallest divisor that arms run to with every seed; whole: arms that run to B, as random starts do.
+    root: where curves go. device, precision ("bf16": autocast): of PyTorch.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Config:
     longest: int = 2
     whole: tuple[str, ...] = ()
     device: str = "cpu"
+    precision: str = "fp32"
     about: str = field(default="", compare=False)
     root: Path = RESULTS
 
@@ -75,7 +77,7 @@ class Config:
     @property
     def digest(self) -> str:
         """Of everything that a curve depends on, beside arm, rate, decay and seed."""
-        bound = ("task", "target", "budget", "batch", "warmup", "decay", "data")
+        bound = ("task", "target", "budget", "batch", "warmup", "decay", "data", "precision")
         text = json.dumps({name: getattr(self, name) for name in bound}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 

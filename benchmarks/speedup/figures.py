@@ -80,7 +80,7 @@ def rates(config: Config, found: dict[str, Finding], score: str, path: Path) -> 
 def levers(rows: list[tuple[Finding, Interval]], path: Path) -> None:
     """How many times sooner each arm is than the one that it differs from by one thing."""
     figure, axes = _axes(8, 0.9 + 0.32 * len(rows))
-    for k, (one, sooner) in enumerate(reversed(rows)):
+    for k, (_, sooner) in enumerate(reversed(rows)):
         colour = "#1b6ca8" if sooner.low > 1 else "#b5482a" if sooner.high < 1 else "#7f7f7f"
         axes.plot([sooner.low, sooner.high], [k, k], color=colour, linewidth=2)
         axes.plot([sooner.mean], [k], color=colour, marker="o")

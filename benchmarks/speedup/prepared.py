@@ -25,6 +25,7 @@ from graphclone.plan import Plan
 from graphclone.statistics.store import Statistics
 
 Array = np.ndarray[Any, Any]
+ROWS = "rows.npz"
 Rows = Mapping[str, Array]  # name -> [rows, ...]
 Tensors = Mapping[str, torch.Tensor]
 Say = Callable[[str], None]
@@ -63,11 +64,11 @@ def prepare(config: Config, task: Task, root: Path, say: Say) -> Prepared:
     key = json.dumps([config.task, config.data, config.target])
     folder = root / f"{config.task}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
     folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "rows.npz").is_file():
+    if not (folder / ROWS).is_file():
         task.write(config, folder, say)
     parent = pipeline.load(folder / "parent.onnx")
     anatomy = pipeline.inspect(parent)
-    with np.load(folder / "rows.npz") as held:
+    with np.load(folder / ROWS) as held:
         rows = {name: held[name] for name in held.files}
     train, held_out, calibration = (_part(rows, part) for part in ("train", "held_out", "calibration"))
     refuse_overlap(train, held_out, task.inputs)
@@ -102,6 +103,13 @@ def refuse_overlap(seen: Rows, held_out: Rows, inputs: tuple[str, ...]) -> None:
             raise BadData(f"row {k} of those held out is among those trained or calibrated on")
 
 
+def batches_of(held: Prepared) -> list[dict[str, Array]]:
+    """What the parent is measured on."""
+    with np.load(held.folder / ROWS) as rows:
+        calibration = _part({n: rows[n] for n in rows.files if n.startswith("calibration/")}, "calibration")
+    return _batches(calibration, held.task.inputs, held.config.data["calibration_batch"])
+
+
 def _part(rows: Rows, part: str) -> dict[str, Array]:
     return {n.removeprefix(f"{part}/"): array for n, array in rows.items() if n.startswith(f"{part}/")}
 
@@ -129,7 +137,7 @@ def _affine(
 
 def write_rows(folder: Path, rows: Rows) -> None:
     """Rows of every part, "train/input_ids" and so on, where ``prepare`` reads them."""
-    with outputs.staged(folder / "rows.npz") as draft, draft.open("wb") as stream:
+    with outputs.staged(folder / ROWS) as draft, draft.open("wb") as stream:
         np.savez(stream, **dict(rows))  # type: ignore[arg-type]  # its stub takes any name for allow_pickle
 
 

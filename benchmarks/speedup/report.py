@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,19 +11,18 @@ from typing import Any
 from benchmarks.speedup import config as configs
 from benchmarks.speedup import figures, findings
 from benchmarks.speedup.arithmetic import Interval
-from benchmarks.speedup.arms import ARMS
+from benchmarks.speedup.clock import FACTS
 from benchmarks.speedup.config import Config
 from benchmarks.speedup.findings import NOTHING, Finding
 from benchmarks.speedup.tasks import TASKS
 from graphclone import outputs
 
 DOCS = Path(__file__).parents[2] / "docs"
-FACTS = "facts.json"  # what an experiment's folder says of itself: parameters, places a row, seconds
 HEAD = """# How many times faster
 
 Written by `make benchmark-report` from the curves under [benchmarks/results/speedup](../benchmarks/results/speedup);
 `python -m benchmarks.speedup EXPERIMENT` makes them, and goes on where it was stopped. What is measured, and why so:
-[decision 16](decisions/0016-how-speed-up-is-measured.md).
+[decision 20](decisions/0020-how-speed-up-is-measured.md).
 
 An arm's *speed-up* is B / h: h is the length of a run of its own, with its own full decay of the learning rate, that
 ends at the loss with which the tuned start from nothing ends after B steps. Every arm has a learning rate and a weight
@@ -56,21 +55,19 @@ def write(say: Callable[[str], None]) -> Path:
         config = configs.read(file)
         found = findings.of(config)
         if found:
-            parts.append(_experiment(config, found))
+            parts.append(_experiment(config, found, DOCS / "images"))
             say(f"{config.name}: {len(found)} arms")
         else:
-            parts.append(
-                f"\n## {config.name}\n\n{config.about.strip()}\n\nNot run yet: `python -m benchmarks.speedup {config.name}`.\n"
-            )
+            how = f"Not run yet: `python -m benchmarks.speedup {config.name}`."
+            parts.append(f"\n## {config.name}\n\n{config.about.strip()}\n\n{how}\n")
     path = DOCS / "benchmarks.md"
     with outputs.staged(path) as draft:
         draft.write_text("".join(parts), encoding="utf-8")
     return path
 
 
-def _experiment(config: Config, found: dict[str, Finding]) -> str:
+def _experiment(config: Config, found: dict[str, Finding], pictures: Path) -> str:
     task = TASKS[config.task]
-    pictures = DOCS / "images"
     figures.horizons(config, found, task.score, pictures / f"speedup-{config.name}.png")
     figures.rates(config, found, task.score, pictures / f"speedup-{config.name}-rates.png")
     rows = findings.levers(config, found)
@@ -119,7 +116,7 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
 
 
-def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     """Markdown."""
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
@@ -176,25 +173,15 @@ def _clock(config: Config, found: dict[str, Finding]) -> str:
     held = facts(config)
     if "seconds a step" not in held or NOTHING not in found:
         return ""
-    rows = [
-        (
-            "random",
-            "0",
-            f"{config.budget * held['seconds a step']:.0f}",
-            f"{config.budget * held['seconds a step']:.0f}",
-            "1",
-        )
-    ]
     whole = config.budget * held["seconds a step"]
+    rows = [("random", "0", f"{whole:.0f}", f"{whole:.0f}", "1")]
     for name, one in found.items():
         if one.random is None or one.arm.nothing:
             continue
-        before = 0.0 if ARMS[name].blind else held["calibration"] + held.get("second pass", 0.0)
-        before += held["cloning"]
-        training = whole / one.random.mean
-        teacher = (
-            held.get("teacher a row", 0.0) * config.batch * config.budget / one.random.mean if one.arm.taught else 0.0
-        )
-        total = before + training + teacher
-        rows.append((name, f"{before:.0f}", f"{training + teacher:.0f}", f"{total:.0f}", f"{whole / total:.2f}"))
-    return table(("arm", "before training, s", "training, s", "in all, s", "times faster"), rows)
+        before = 0.0 if one.arm.blind else held["calibration"] + held.get("second pass", 0.0)
+        taught = config.batch * config.budget if one.arm.taught else 0
+        training = (whole + held.get("teacher a row", 0.0) * taught) / one.random.mean
+        total = before + held["cloning"] + training
+        rows.append((name, f"{total - training:.0f}", f"{training:.0f}", f"{total:.0f}", f"{whole / total:.2f}"))
+    head = ("arm", "before training, s", "training, s", "in all, s", "times faster")
+    return f"{held['machine']}.\n\n{table(head, rows)}"

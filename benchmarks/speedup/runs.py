@@ -41,8 +41,7 @@ def run(held: Prepared, key: Key, horizons: Sequence[int], say: Callable[[str], 
     if not missing:
         return curve
     began = time.monotonic()
-    learner = _learner(held, arm, key)
-    made = (cosine if arm.schedule == "cosine" else branches)(learner, missing)
+    made = (cosine if arm.schedule == "cosine" else branches)(learner(held, arm, key), missing)
     curve = curves.merged(curve, made)
     curves.write(config, key, curve)
     ends = " ".join(f"{h}:{loss:.3f}" for h, loss in sorted(curve.ends.items()))
@@ -50,7 +49,8 @@ def run(held: Prepared, key: Key, horizons: Sequence[int], say: Callable[[str], 
     return curve
 
 
-def _learner(held: Prepared, arm: Arm, key: Key) -> Learner:
+def learner(held: Prepared, arm: Arm, key: Key) -> Learner:
+    """The start of a run, ready to train."""
     clone = start(arm, held.source, key.seed)
     module = pipeline.to_torch(clone)
     if arm.drawn == "directions":
@@ -110,9 +110,10 @@ def known(config: Config, arm: Arm) -> Tuned | None:
 
 def horizons_of(config: Config, arm: Arm) -> list[int]:
     """The ends that an arm runs to with every seed, in steps."""
-    if arm.nothing:
+    if arm.schedule == "cosine":
         return [config.budget]
-    divisors = [d for d in config.horizons if d >= (1 if arm.name in config.whole else config.longest)]
+    whole = arm.nothing or arm.name in config.whole
+    divisors = [d for d in config.horizons if d >= (1 if whole else config.longest)]
     return sorted(config.steps(d) for d in divisors)
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.speedup.prepared import Array, Prepared, note
+from benchmarks.speedup.prepared import Array, Prepared
 from benchmarks.speedup.training import Imitate
 from graphclone import outputs
 from graphclone.errors import BadData
@@ -17,6 +16,7 @@ from graphclone.verification.sessions import open_session
 
 TOP = 64  # tokens kept of what the parent says; the others count as one
 FILE = "said.npz"
+KEPT_EVERY = 256  # rows
 
 
 class Parent:
@@ -28,19 +28,20 @@ class Parent:
         self.held = held
         self.session: Any = None
         self.said: dict[int, tuple[Array, Array]] = {}
+        self.kept = 0
         if (file := held.folder / FILE).is_file():
             with np.load(file) as kept:
-                self.said = {int(r): (kept["logs"][k], kept["top"][k]) for k, r in enumerate(kept["rows"])}
+                each = zip(kept["rows"].tolist(), kept["logs"], kept["top"], strict=True)
+                self.said = {row: (logs, top) for row, logs, top in each}
+                self.kept = len(self.said)
 
-    def of(self, rows: Array) -> Taught:
+    def of(self, rows: Array, device: torch.device | None = None) -> Taught:
         """Of some rows, in their order."""
         new = [int(r) for r in rows if int(r) not in self.said]
         if new:
-            began = time.monotonic()
             self._ask(new)
-            note(self.held.folder, "teacher a row", (time.monotonic() - began) / len(new))
         logs, top = (np.stack([self.said[int(r)][k] for r in rows]) for k in (0, 1))
-        return Taught(torch.from_numpy(logs), torch.from_numpy(top.astype(np.int64)))
+        return Taught(torch.from_numpy(logs).to(device), torch.from_numpy(top.astype(np.int64)).to(device))
 
     def _ask(self, rows: list[int]) -> None:
         if self.session is None:
@@ -57,6 +58,7 @@ class Parent:
         with outputs.staged(self.held.folder / FILE) as draft, draft.open("wb") as stream:
             logs, top = (np.stack([self.said[r][k] for r in rows]) for k in (0, 1))
             np.savez(stream, rows=np.array(rows), logs=logs, top=top)
+        self.kept = len(rows)
 
 
 def imitation(held: Prepared, share: float) -> Imitate:
@@ -64,8 +66,9 @@ def imitation(held: Prepared, share: float) -> Imitate:
     parent = Parent(held)
 
     def loss(output: torch.Tensor, rows: Array, own: torch.Tensor) -> torch.Tensor:
-        taught = parent.of(rows)
-        parent.keep() if len(parent.said) % 512 < len(rows) else None
+        taught = parent.of(rows, output.device)
+        if len(parent.said) >= parent.kept + KEPT_EVERY:
+            parent.keep()
         return (1 - share) * own + share * divergence(output, taught, None)
 
     return loss

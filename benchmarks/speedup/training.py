@@ -1,7 +1,7 @@
 """One run: a trunk at a constant rate, and from it a branch of its own full decay for each horizon (WSD).
 
 The module is ``graphclone.to_torch`` of the start, the optimizer graphclone's own (AdamW, decay on matrices alone); the
-loop around them is this one, because branches leave a run and come back to it. docs/decisions/0015 says why branches.
+loop around them is this one, because branches leave a run and come back to it. docs/decisions/0020 says why branches.
 """
 
 from __future__ import annotations
@@ -57,6 +57,12 @@ class Learner:
         """Rows on the device."""
         return {name: torch.from_numpy(array[chosen]).to(self.device) for name, array in rows.items()}
 
+    def output(self, rows: Tensors) -> torch.Tensor:
+        """What the task's loss reads, in float32."""
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.config.precision == "bf16"):
+            found: torch.Tensor = self.module(**{name: rows[name] for name in self.task.inputs})
+        return found.float()
+
     def step(self, step: int, share: float) -> None:
         """One update, on the rows that this seed has at this step. A loss that is no number leaves the weights."""
         size = self.config.batch
@@ -64,7 +70,7 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate * share
         self.optimizer.zero_grad(set_to_none=True)
-        output = self.module(**{name: rows[name] for name in self.task.inputs})
+        output = self.output(rows)
         loss = self.task.loss(output, rows)
         if self.imitate is not None:
             loss = self.imitate(output, self.order[step * size : (step + 1) * size], loss)
@@ -81,8 +87,7 @@ class Learner:
         with torch.no_grad():
             for k in range(0, count, JUDGED_AT_ONCE):
                 rows = self.tensors(self.held_out, slice(k, k + JUDGED_AT_ONCE))
-                output = self.module(**{name: rows[name] for name in self.task.inputs})
-                total += float(self.task.loss(output, rows)) * min(JUDGED_AT_ONCE, count - k)
+                total += float(self.task.loss(self.output(rows), rows)) * min(JUDGED_AT_ONCE, count - k)
         self.module.train()
         return total / count if math.isfinite(total) else math.inf
 

@@ -117,7 +117,8 @@ def test_what_tuning_found_is_read_from_the_curves_and_not_before_it_ended(tmp_p
 def test_starts_from_nothing_are_tuned_where_their_loss_is_taken() -> None:
     held = config()
     assert horizon_of(held, ARMS["random"]) == 64
-    assert horizons_of(held, ARMS["random"]) == [64]
+    assert horizons_of(held, ARMS["random"]) == [8, 16, 32, 64]
+    assert horizons_of(held, ARMS["random-cosine"]) == [64]
     assert horizons_of(held, ARMS["paper"]) == [8, 16, 32, 64]
     assert horizons_of(held, ARMS["default"]) == [8, 16, 32]
 

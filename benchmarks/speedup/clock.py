@@ -1,0 +1,93 @@
+"""What an experiment takes in seconds: for a quiet machine, apart from the runs, whose curves do not depend on load."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.speedup import teaching
+from benchmarks.speedup.arms import ARMS, start
+from benchmarks.speedup.curves import Key
+from benchmarks.speedup.prepared import Prepared, batches_of
+from benchmarks.speedup.runs import learner
+from benchmarks.speedup.training import trunk_share
+from graphclone import outputs, pipeline
+
+FACTS = "facts.json"
+FEW, MORE = 2, 6  # batches measured, from which all are reckoned
+STEPS = 20
+SHOWN = "default"
+
+
+def facts(held: Prepared) -> dict[str, Any]:
+    """Sizes of an experiment: parameters of parent and clone, places a row."""
+    clone = start(ARMS["random"], held.source, 0)
+    mask = held.train.get("attention_mask")
+    return {
+        "parameters": pipeline.inspect(clone).parameters,
+        "parent parameters": held.source.anatomy.parameters,
+        "places a row": 1.0 if mask is None else float(mask.sum(1).mean()),
+    }
+
+
+def timed(held: Prepared) -> dict[str, Any]:
+    """Seconds of everything that wall-clock is made of."""
+    source, batches = held.source, batches_of(held)
+    found: dict[str, Any] = {"machine": f"{platform.machine()}, {torch.get_num_threads()} threads"}
+    if held.config.device != "cpu":
+        found["machine"] = torch.cuda.get_device_name()
+
+    def measured(count: int) -> None:
+        pipeline.measure(source.parent, batches[:count], anatomy=source.anatomy, moments=True)
+
+    found["calibration"] = _reckoned(measured, len(batches))
+    began = time.perf_counter()
+    clone = start(ARMS[SHOWN], source, 0)
+    found["cloning"] = time.perf_counter() - began
+    plan = pipeline.Plan.from_json(clone.metadata["graphclone.plan"])
+    if pipeline.takes_second_pass(source.anatomy, plan):
+        found["second pass"] = _reckoned(
+            lambda count: pipeline.measure_kept(source.parent, plan, batches[:count], anatomy=source.anatomy),
+            len(batches),
+        )
+    if any(ARMS[name].taught for name in held.config.arms):
+        parent = teaching.Parent(held)
+        rows = [row for row in range(len(held.train["input_ids"])) if row not in parent.said][: FEW + MORE]
+        parent.of(np.array(rows[:FEW]))  # the session is opened, and not timed
+        began = time.perf_counter()
+        parent.of(np.array(rows[FEW:]))
+        found["teacher a row"] = (time.perf_counter() - began) / (len(rows) - FEW)
+    made = learner(held, ARMS["random"], Key("random", 1e-3, 0.1, 0))
+    steps = []
+    for step in range(STEPS):
+        began = time.perf_counter()
+        made.step(step, trunk_share(held.config, step))
+        steps.append(time.perf_counter() - began)
+    return found | {"seconds a step": median(steps)}
+
+
+def _reckoned(run: Callable[[int], object], count: int) -> float:
+    """Seconds of so many batches, from those of few and of more."""
+    seconds = []
+    for number in (FEW, MORE):
+        began = time.perf_counter()
+        run(number)
+        seconds.append(time.perf_counter() - began)
+    each = max(0.0, (seconds[1] - seconds[0]) / (MORE - FEW))
+    return seconds[1] + each * max(0, count - MORE)
+
+
+def write(held: Prepared, more: dict[str, Any]) -> None:
+    """Into the experiment's folder, beside its curves."""
+    file = held.config.folder / FACTS
+    known = json.loads(file.read_text()) if file.is_file() else {}
+    held.config.folder.mkdir(parents=True, exist_ok=True)
+    with outputs.staged(file) as draft:
+        draft.write_text(json.dumps(known | more, indent=1, sort_keys=True) + "\n")
