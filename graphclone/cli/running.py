@@ -50,7 +50,7 @@ def run(
 ) -> None:
     """Do a recipe: measure once, then plan, clone, verify, train and export every target. What is done is reused."""
     if schema:
-        return show.as_json(_schema())
+        return print(_schema())
     if recipe is None:
         raise typer.BadParameter("run takes a RECIPE (or --schema)")
     from graphclone.workflow import reading
@@ -75,10 +75,12 @@ def run(
     running.raise_if_failed(record)
 
 
-def _schema() -> dict[str, Any]:
+def _schema() -> str:
+    from json import dumps
+
     from graphclone.workflow.schema import json_schema
 
-    return json_schema()
+    return dumps(json_schema(), indent=1)
 
 
 def _command() -> str:

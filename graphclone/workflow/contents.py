@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from graphclone.errors import BadModel
+from graphclone import folders
 from graphclone.workflow.record import Seen
 
 READ = 1 << 22
@@ -71,7 +71,7 @@ class Contents:
 
     def beside(self, model: Path) -> dict[str, str]:
         """Of the files beside a model that are read without being named."""
-        named = (*(model.with_name(name) for name in BESIDE), model.with_suffix(".tokenizer.json"))
+        named = (*(folders.beside(model, name) for name in BESIDE), model.with_suffix(".tokenizer.json"))
         return {file.name: self.of(file) for file in named if file.is_file()}
 
 
@@ -104,9 +104,3 @@ def _read(path: Path) -> Seen:
 def _identity(path: Path) -> tuple[int, int, int]:
     held = path.stat()
     return held.st_size, held.st_mtime_ns, held.st_ino
-
-
-def refuse_missing(what: str, path: Path) -> None:
-    """Raises BadModel for a file that a recipe names and that is not there."""
-    if not path.exists():
-        raise BadModel(f"{what}: {path}: no such file")

@@ -119,7 +119,7 @@ def plan(job: Job) -> Done:
     shape, how = _shape(job.wanted), _how(job.method)
     kept = _chosen_tokens(job)
     if job.wanted.budget:
-        made = _within(job, held)
+        made = _within(job, held, kept)
     else:
         if how["depth"] == GREEDY:
             shape, how = _greedy(job, held, shape), {**how, "depth": "paper"}
@@ -174,7 +174,7 @@ def _judging(job: Job) -> list[Mapping[str, Any]]:
     return apart(list(request.open_data(job.opened.model, job.calibration(_data(job)))))[0]
 
 
-def _within(job: Job, held: Statistics | None) -> Plan:
+def _within(job: Job, held: Statistics | None, tokens: tuple[int, ...] | None) -> Plan:
     from graphclone.sizing.budget import Budget
 
     judges = _judging(job) if job.recipe.held.data else []
@@ -184,8 +184,7 @@ def _within(job: Job, held: Statistics | None) -> Plan:
         Budget(**job.wanted.budget),
         anatomy=job.opened.anatomy,
         held_out=judges,
-        tokens=None,
-        clock=None,
+        tokens=tokens,
         say=job.say,
         **_how(job.method),
     )

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StringConstraints, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"  # of a target: it is a folder's
-RESERVED = ("statistics", "targets")
 ALONE = "clone"  # the name of the only target where the recipe says `target:`
 
 Size = StrictInt | Annotated[str, StringConstraints(pattern=r"^[0-9%:,. -]+$")]
@@ -211,8 +219,6 @@ class Target(Section):
     def _one_kind(self) -> Target:
         if self.sizes and self.budget:
             raise ValueError(f"{', '.join(self.budget)} choose the sizes: leave {', '.join(self.sizes)} out")
-        if self.vocab and self.budget:
-            raise ValueError("vocab with a budget: clone with vocab alone first, then that clone to the budget")
         if not self.sizes and not self.budget and not self.vocab:
             raise ValueError(f"nothing is asked for: give {', '.join((*SIZES, *BUDGET))} or vocab")
         return self
@@ -231,7 +237,7 @@ class Workflow(Section):
     target: Target | None = None
     """One clone."""
     targets: dict[Annotated[str, StringConstraints(pattern=NAME)], Target] = {}
-    """Several clones by name: a family of sizes from one parent."""
+    """Several clones by name: a family of sizes from one parent. One that is null is left out."""
     method: Method = Method()
     """How neurons and blocks are chosen and corrected."""
     training: Training | None = None
@@ -253,6 +259,11 @@ class Workflow(Section):
     def family(self) -> dict[str, Target]:
         """Every target by its name."""
         return {ALONE: self.target} if self.target is not None else dict(self.targets)
+
+    @field_validator("targets", mode="before")
+    @classmethod
+    def _left_out(cls, held: Any) -> Any:
+        return {name: target for name, target in held.items() if target is not None} if isinstance(held, dict) else held
 
     @model_validator(mode="after")
     def _some_target(self) -> Workflow:

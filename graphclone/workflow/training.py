@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from graphclone import pipeline
+from graphclone import folders, pipeline
 from graphclone.errors import InvalidTarget
+from graphclone.statistics.request import Calibration
 from graphclone.workflow.job import PARENT, Done, Job
 from graphclone.workflow.schema import Data, Training
 
@@ -46,7 +48,7 @@ def _trained(job: Job, clone: Path, out: Path) -> dict[str, Any]:
     wanted = Asked(
         clone,
         out,
-        job.calibration(_data(job)),
+        _drawn(job),
         _updates(asked),
         teacher=_teacher(job),
         held_out=asked.held_out,
@@ -63,6 +65,21 @@ def _trained(job: Job, clone: Path, out: Path) -> dict[str, Any]:
     held = {"losses": history.losses, "held_out": [list(pair) for pair in history.evaluations], "best": best}
     counts = {"steps": len(history.losses), "tokens": history.tokens, "seconds": history.seconds}
     return {**counts, **held, "passed": result.report.passed, "in_runtime": result.in_runtime}
+
+
+def _drawn(job: Job) -> Calibration:
+    """What to train on, with the tokenizer and the image recipe that belong to the clone: its own where it has fewer
+    tokens, else those beside the parent."""
+    asked, parent = job.calibration(_data(job)), job.opened.path
+    beside = (
+        job.found.get("tokenizer"),
+        parent.with_suffix(".tokenizer.json"),
+        folders.beside(parent, "tokenizer.json"),
+    )
+    if "tokenizer" in job.found or asked.tokenizer is None:
+        asked = replace(asked, tokenizer=next((str(f) for f in beside if f is not None and f.is_file()), None))
+    images = folders.beside(parent, "preprocessor_config.json")
+    return replace(asked, images=str(images)) if asked.images is None and images.is_file() else asked
 
 
 def _updates(asked: Training) -> Any:
