@@ -11,7 +11,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test check benchmark-report zoo format setup clean
+.PHONY: demo test check benchmark-report zoo docs format setup clean
 
 PYTHON ?= python3
 BIN := .venv/bin

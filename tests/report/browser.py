@@ -27,12 +27,12 @@ class Browser:
 
     driver: Any
 
-    def open(self, page: Path, *, width: int = 1200, height: int = 900, scheme: str = "light") -> None:
-        """Show a page, on a screen of that width, where the system prefers that scheme, until its charts are drawn."""
+    def open(self, page: Path | str, *, width: int = 1200, height: int = 900, scheme: str = "light") -> None:
+        """Show a page, by its file or address, on a screen of that width, where the system prefers that scheme."""
         screen = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
         self.prefer(scheme)
-        self.driver.get(page.as_uri())
+        self.driver.get(page if isinstance(page, str) else page.as_uri())
         self.until("document.readyState === 'complete'")
 
     def prefer(self, scheme: str) -> None:
@@ -60,8 +60,8 @@ class Browser:
             element.click()
         return len(found)
 
-    def complaints(self) -> list[str]:
-        """What the console was told since last asked, and addresses that were asked for outside of the page."""
+    def complaints(self, *own: str) -> list[str]:
+        """What the console was told since last asked, and addresses asked for that begin with none of its ``own``."""
         said = [f"{entry['level']}: {entry['message']}" for entry in self.driver.get_log("browser")]
         asked = []
         for entry in self.driver.get_log("performance"):
@@ -69,7 +69,7 @@ class Browser:
             if message["method"] in {"Network.requestWillBeSent", "Network.webSocketCreated"}:
                 held = message["params"]
                 asked.append(held["request"]["url"] if "request" in held else held["url"])
-        return said + [f"request: {url[:200]}" for url in asked if not url.startswith(OWN)]
+        return said + [f"request: {url[:200]}" for url in asked if not url.startswith((*OWN, *own))]
 
 
 def missing() -> str | None:
