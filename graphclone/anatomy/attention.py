@@ -82,7 +82,8 @@ def attentions(
     by_output = {p.output: p for p in projections}
     result = []
     for raw in raw_attentions(found, nodes, projections):
-        q, k, v = (feeding(found.trace, name, producer, by_output) for name in raw.tensors)
+        fed = (feeding(found.trace, name, producer, by_output) for name in raw.tensors)
+        q, k, v = ([p for p in made if p.reads] for made in fed)  # a table of angles times positions reads no neurons
         head_groups = [g for factors in raw.heads for g in found.on(factors)]
         dims = [g for g in found.on(raw.dims) if g not in head_groups]
         value_dims = [g for g in found.on(raw.value_dims) if g not in head_groups]
