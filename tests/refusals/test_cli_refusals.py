@@ -234,3 +234,63 @@ def test_training_what_is_no_language_model(refused: Refused, tmp_path: Path, cl
 )
 def test_training_options_out_of_reach(refused: Refused, llama: Path, clone: Path, option: tuple[str, str]) -> None:
     assert refused("train", llama, "--data", "random:4", "-o", clone, *option).code == USAGE
+
+
+def poisoned(llama: Path, path: Path, value: float) -> Path:
+    """The parent with one number of a feed-forward weight that is none."""
+    proto = onnx.load(llama)
+    tensor = next(t for t in proto.graph.initializer if tuple(t.dims) == (64, 160) or tuple(t.dims) == (160, 64))
+    array = onnx.numpy_helper.to_array(tensor).copy()
+    array[3, 5] = value
+    tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
+    onnx.save(proto, path)
+    return path
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("method", ["none", "paper"])
+def test_weights_that_are_no_numbers(
+    refused: Refused, llama: Path, tmp_path: Path, clone: Path, value: float, method: str
+) -> None:
+    wrong = poisoned(llama, tmp_path / "poisoned.onnx", value)
+    given = ("clone", wrong, clone, "--hidden", "32", "--importance", "first", "--method", method)
+    got = refused(*given)
+    assert got.code in (VERIFICATION, FILE)
+    assert "not finite" in got.line or "holds NaN or infinite numbers" in got.line
+
+
+def test_statistics_of_another_parent(refused: Refused, llama: Path, tmp_path: Path, clone: Path) -> None:
+    other, stats = models.cached("gpt2", exporter="torchscript"), tmp_path / "stats"
+    assert run(["measure", str(other), "--data", "random:2", "--length", "8", "-q", "-o", str(stats)]) == 0
+    for command in (("clone", llama, clone), ("plan", llama)):
+        got = refused(*command, "--hidden", "32", "--stats", stats)
+        assert (got.code, "another parent" in got.line) == (USAGE, True)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="/proc is a folder that nobody may write to")
+def test_a_folder_that_may_not_be_written_to(refused: Refused, llama: Path) -> None:
+    given = ("--hidden", "32", "--importance", "first")
+    for command in (("clone", llama, "/proc/self/clone.onnx"), ("plan", llama, "-o", "/proc/self/plan.json")):
+        got = refused(*command, *given)
+        assert (got.code, "cannot be written" in got.line) == (FILE, True)
+
+
+def test_too_few_tokens_are_a_warning_and_leave_the_slices(
+    llama: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "clone.onnx"
+    given = ["--ffn", "100", "--data", "random:2", "--length", "8", "--batch-size", "2"]
+    assert run(["clone", str(llama), str(out), *given]) == 0
+    said = [line for line in capfd.readouterr().err.splitlines() if line.startswith("graphclone: warning")]
+    assert len(said) == 1
+    assert "weights keep their slices: moments of" in said[0]
+    assert "3200 are needed (20 a neuron)" in said[0]
+    assert out.is_file()
+
+
+def test_a_budget_out_of_reach_names_what_is_near(refused: Refused, llama: Path, clone: Path) -> None:
+    for budget in (("--params", "10"), ("--size", "1kB"), ("--latency", "1ms", "--timed", "8x512")):
+        got = refused("plan", llama, *budget, "--importance", "first", "-o", clone.with_name("plan.json"))
+        assert (got.code, "nearest: hidden" in got.line) == (USAGE, True), got.line
+    got = refused("plan", llama, "--latency", "50%", "--timed", "8", "-o", clone.with_name("plan.json"))
+    assert (got.code, "1x128" in got.line) == (USAGE, True)
