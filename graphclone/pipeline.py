@@ -101,7 +101,7 @@ def measure_kept(
     mask: str | None = None,
 ) -> Statistics | None:
     """The second pass, which knows what is kept: what ``clone`` takes as ``affine``. None where the plan's method has
-    no use for it (norm-gain has, for LayerNorms over a residual stream that is cut). Raises as ``measure`` does."""
+    no use for it (norm-gain has under LayerNorms that are cut; read-in, pca, depth-patch have). As ``measure``."""
     from graphclone.statistics import run
 
     anatomy = anatomy or inspect(model)
@@ -114,9 +114,9 @@ def measure_kept(
 
 def takes_second_pass(anatomy: Anatomy, plan: Plan) -> bool:
     """Whether the plan's method has use for ``measure_kept``."""
-    from graphclone.surgery.corrections import norm_gain
+    from graphclone.surgery.corrections import passes
 
-    return norm_gain.takes_second_pass(anatomy, plan)
+    return passes.takes_second_pass(anatomy, plan)
 
 
 def merge_statistics(paths: Sequence[Path]) -> Statistics:
@@ -165,9 +165,11 @@ def plan(
 
 def refuse_unreachable(anatomy: Anatomy, target: Target, *, importance: str, method: str, depth: str) -> None:
     """What ``plan`` would refuse whatever is measured, before anything is. Raises InvalidTarget."""
-    from graphclone.planner import refuse_unreachable as refuse
+    from graphclone import planner
+    from graphclone.surgery.corrections.passes import refuse_unfit
 
-    refuse(anatomy, target, importance=importance, method=method, depth=depth)
+    planner.refuse_unreachable(anatomy, target, importance=importance, method=method, depth=depth)
+    refuse_unfit(anatomy, planner.settled(method, None))
 
 
 def clone(
