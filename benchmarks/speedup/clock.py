@@ -19,6 +19,7 @@ from benchmarks.speedup.prepared import Prepared, batches_of
 from benchmarks.speedup.runs import learner
 from benchmarks.speedup.training import trunk_share
 from graphclone import outputs, pipeline
+from graphclone.plan import Plan
 
 FACTS = "facts.json"
 FEW, MORE = 2, 6  # batches measured, from which all are reckoned
@@ -51,7 +52,7 @@ def timed(held: Prepared) -> dict[str, Any]:
     began = time.perf_counter()
     clone = start(ARMS[SHOWN], source, 0)
     found["cloning"] = time.perf_counter() - began
-    plan = pipeline.Plan.from_json(clone.metadata["graphclone.plan"])
+    plan = Plan.from_json(clone.metadata["graphclone.plan"])
     if pipeline.takes_second_pass(source.anatomy, plan):
         found["second pass"] = _reckoned(
             lambda count: pipeline.measure_kept(source.parent, plan, batches[:count], anatomy=source.anatomy),

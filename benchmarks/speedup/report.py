@@ -20,7 +20,7 @@ from graphclone import outputs
 DOCS = Path(__file__).parents[2] / "docs"
 HEAD = """# How many times faster
 
-Written by `make benchmark-report` from the curves under [benchmarks/results/speedup](../benchmarks/results/speedup);
+Written by `make benchmark-report` from the curves under `benchmarks/results/speedup`;
 `python -m benchmarks.speedup EXPERIMENT` makes them, and goes on where it was stopped. What is measured, and why so:
 [decision 20](decisions/0020-how-speed-up-is-measured.md).
 
