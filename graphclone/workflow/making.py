@@ -185,6 +185,7 @@ def _within(job: Job, held: Statistics | None, tokens: tuple[int, ...] | None) -
         anatomy=job.opened.anatomy,
         held_out=judges,
         tokens=tokens,
+        clock=None,
         say=job.say,
         **_how(job.method),
     )

@@ -71,13 +71,10 @@ def _drawn(job: Job) -> Calibration:
     """What to train on, with the tokenizer and the image recipe that belong to the clone: its own where it has fewer
     tokens, else those beside the parent."""
     asked, parent = job.calibration(_data(job)), job.opened.path
-    beside = (
-        job.found.get("tokenizer"),
-        parent.with_suffix(".tokenizer.json"),
-        folders.beside(parent, "tokenizer.json"),
-    )
+    beside = (parent.with_suffix(".tokenizer.json"), folders.beside(parent, "tokenizer.json"))
     if "tokenizer" in job.found or asked.tokenizer is None:
-        asked = replace(asked, tokenizer=next((str(f) for f in beside if f is not None and f.is_file()), None))
+        found = next((file for file in (job.found.get("tokenizer"), *beside) if file and file.is_file()), None)
+        asked = replace(asked, tokenizer=None if found is None else str(found))
     images = folders.beside(parent, "preprocessor_config.json")
     return replace(asked, images=str(images)) if asked.images is None and images.is_file() else asked
 
