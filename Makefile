@@ -3,6 +3,7 @@
 #   make test    the tests
 #   make check   lint, format, types, import directions, line budget
 #   make benchmark-report   docs/benchmarks.md, from the curves under benchmarks/results/speedup
+#   make counterparts   docs/counterparts.md: Olive, Optimum and sentence-transformers, in an environment of their own
 #   make zoo     the compatibility matrix, docs/compatibility.md; hours, resumable; ZOO="llama-* --quick" for a part
 #   make docs    the documentation as a site: build/site/index.html
 #   make format  write what `make check` would ask for
@@ -11,7 +12,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test check benchmark-report zoo docs format setup clean
+.PHONY: demo test check counterparts benchmark-report zoo docs format setup clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -19,6 +20,8 @@ HARDWARE := $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 OTHER := $(if $(filter gpu,$(HARDWARE)),cpu,gpu)
 READY := .venv/ready-$(HARDWARE)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
+# onnxruntime-genai brings onnxruntime, which onnxruntime-gpu does not bear
+TOOLS := $(if $(filter cpu,$(HARDWARE)),genai,data)
 TEST ?=
 DEMO ?=
 ZOO ?=
@@ -46,6 +49,19 @@ zoo: $(READY)
 docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
+# Olive, Optimum and sentence-transformers, in an environment of their own: they want other versions of transformers and
+# pydantic than .venv has. onnxruntime-genai is there as well.
+COUNTERPARTS := .venv-counterparts
+counterparts: $(COUNTERPARTS)/ready
+	COUNTERPARTS=all $(COUNTERPARTS)/bin/python -m pytest tests/counterparts $(TEST)
+
+$(COUNTERPARTS)/ready: pyproject.toml constraints/counterparts.txt constraints/parents.txt
+	@echo "setting up $(COUNTERPARTS): a few minutes, mostly PyTorch" >&2
+	[[ -x $(COUNTERPARTS)/bin/python ]] || $(PYTHON) -m venv $(COUNTERPARTS)
+	$(COUNTERPARTS)/bin/python -m pip install --quiet --disable-pip-version-check --no-input -c constraints/counterparts.txt -e '.[cpu,counterparts]'
+	$(COUNTERPARTS)/bin/python -m pip install --quiet --disable-pip-version-check --no-input --no-deps -r constraints/parents.txt
+	touch $@
+
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -58,9 +74,9 @@ $(READY): pyproject.toml constraints/$(HARDWARE).txt constraints/parents.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "graphclone needs Python 3.11 or newer, not %d.%d: make PYTHON=python3.11" % sys.version_info[:2])'
 	@echo "setting up .venv ($(HARDWARE)): a few minutes, mostly PyTorch" >&2
 	[[ -x $(BIN)/python && ! -e .venv/ready-$(OTHER) ]] || $(PYTHON) -m venv --clear .venv
-	$(PIP) -c constraints/$(HARDWARE).txt -e '.[$(HARDWARE),dev]'
+	$(PIP) -c constraints/$(HARDWARE).txt -e '.[$(HARDWARE),$(TOOLS),dev]'
 	$(PIP) --no-deps -r constraints/parents.txt
 	touch $@
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build *.egg-info
+	rm -rf .venv $(COUNTERPARTS) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build *.egg-info
