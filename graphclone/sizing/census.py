@@ -18,7 +18,7 @@ from graphclone.anatomy.parameters import trained
 from graphclone.anatomy.parts import Anatomy, AxisRef
 from graphclone.anatomy.trace import node_key
 from graphclone.graph import Model
-from graphclone.plan import Plan
+from graphclone.plan import Plan, passes_of
 
 Array = np.ndarray[Any, Any]
 Part = tuple[int, tuple[str, ...]]  # positions of an axis, and the groups that each of them is a neuron of
@@ -26,13 +26,15 @@ Part = tuple[int, tuple[str, ...]]  # positions of an axis, and the groups that 
 
 @dataclass(frozen=True)
 class Weight:
-    """A trained initializer. homes: the blocks (stack, index) that read it; None: read outside of all."""
+    """A trained initializer. homes: the blocks (stack, index) that read it; None: read outside of all. tied: it
+    is looked up in, and a product's weight."""
 
     name: str
     itemsize: int
     shape: tuple[int, ...]
     parts: tuple[tuple[Part, ...], ...]  # by axis
     homes: frozenset[tuple[str, int]] | None
+    tied: bool = False
 
     def lives(self, plan_drops: Mapping[str, tuple[int, ...]]) -> bool:
         """Whether anything that reads it stays."""
@@ -53,7 +55,7 @@ class Census:
         """Trace the model once more, for what the anatomy does not tell."""
         found = examine(model)
         describe(found, model)
-        homes = _homes(model, anatomy)
+        homes, tied = _homes(model, anatomy), _tied(model, anatomy)
         return cls(
             anatomy,
             tuple(
@@ -63,6 +65,7 @@ class Census:
                     tuple(array.shape),
                     tuple(tuple(_parts(anatomy, name, axis, size)) for axis, size in enumerate(array.shape)),
                     homes.get(name),
+                    name in tied,
                 )
                 for name, array in trained(found).items()
             ),
@@ -72,7 +75,10 @@ class Census:
         """Of the clone that a plan makes; None where it takes blocks apart, or puts some in twice."""
         if any(getattr(plan, name, None) for name in ("drop_attention", "drop_feed_forward", "repeat_blocks")):
             return None
-        return sum(self._size(weight, plan) for weight in self.weights)
+        untied = "pca" in passes_of(plan.method) and any(
+            len(plan.keep.get(stack.residual, range(stack.hidden))) < stack.hidden for stack in self.anatomy.stacks
+        )  # it turns the table and the head by different gains
+        return sum(self._size(weight, plan) * (2 if weight.tied and untied else 1) for weight in self.weights)
 
     def _size(self, weight: Weight, plan: Plan) -> int:
         if not weight.lives(plan.drop_blocks):
@@ -102,6 +108,11 @@ def _parts(anatomy: Anatomy, name: str, axis: int, size: int) -> Iterator[Part]:
     patterns, counts = np.unique(belongs, axis=1, return_counts=True)
     for pattern, count in zip(patterns.T, counts, strict=True):
         yield int(count), tuple(factors[k][0] for k in np.flatnonzero(pattern))
+
+
+def _tied(model: Model, anatomy: Anatomy) -> set[str]:
+    multiplied = {linear.weight for linear in anatomy.linears}
+    return {n.inputs[0].name for n in model.graph.nodes if n.op == "Gather" and n.inputs[0].name in multiplied}
 
 
 def _homes(model: Model, anatomy: Anatomy) -> dict[str, frozenset[tuple[str, int]]]:

@@ -6,15 +6,17 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import onnx_graphsurgeon as gs
 import pytest
 
 from graphclone import pipeline
+from graphclone.anatomy import inspect
 from graphclone.errors import InvalidTarget
 from graphclone.planner import Target
 from graphclone.surgery.operate import clone
 from graphclone.verification import verify
 from tests.surgery.parents import feeds, parent
-from tests.surgery.silenced import answer, changed, data, measured, read_axes, residual_axes
+from tests.surgery.silenced import answer, changed, data, measured, read_axes, residual_axes, tied
 from tests.surgery.zoo_parent import zoo_parent
 from tests.tolerances import TOLERANCE, assert_close, difference
 
@@ -28,7 +30,7 @@ def flat(found, rng):
     directions, _ = np.linalg.qr(rng.standard_normal((size, KEPT)))
     edits = {}
     for ref in residual_axes(found):
-        if ref not in reads:
+        if ref not in reads or (ref.tensor, ref.axis) in tied(found):
             edits[ref.tensor] = lambda array, axis=ref.axis: np.moveaxis(
                 np.moveaxis(array, axis, -1).astype(np.float64) @ directions @ directions.T, -1, axis
             )
@@ -114,6 +116,34 @@ def test_what_stands_between_the_sums_is_refused_by_name(name, said):
     found = zoo_parent(name, "torchscript")
     with pytest.raises(InvalidTarget, match=said):
         cut(found, "pca", kept=found.anatomy.stacks[0].hidden - 8)
+
+
+def tied_llama():
+    """Llama whose head is its embedding, transposed."""
+    found = parent("llama", "torchscript")
+    model = found.model.copy()
+    model.path = None
+    model.__dict__.pop("sha256", None)
+    (look,) = [n for n in model.graph.nodes if n.op == "Gather" and n.inputs[0].name.endswith("embed_tokens.weight")]
+    (head,) = [n for n in model.graph.nodes if n.outputs[0].name == "logits"]
+    turned = gs.Variable("turned", np.float32)
+    model.graph.nodes.insert(0, gs.Node("Transpose", "turn", {"perm": [1, 0]}, [look.inputs[0]], [turned], domain=""))
+    head.inputs[1] = turned
+    return replace(found, model=model, anatomy=inspect(model))
+
+
+def test_a_tied_head_is_untied_and_counted(rng):
+    """The last norm's gain goes into the head alone."""
+    found = flat(tied_llama(), rng)
+    plan, made = cut(found, "pca")
+    report = verify(found.model, made, plan)
+    assert report.passed, report.summary
+    fed = feeds(found.model, 2, 9)
+    assert_close(answer(made, fed), answer(found.model, fed))
+    after = inspect(made).parameters
+    assert pipeline.parameters(found.model, plan, anatomy=found.anatomy) == after
+    other = pipeline.parameters(found.model, replace(plan, method="norm-gain"), anatomy=found.anatomy)
+    assert after == other + KEPT * 131
 
 
 def test_with_too_few_tokens_it_is_refused():
