@@ -167,7 +167,14 @@ def heat(one: Map, columns: int) -> Spec:
             tooltip=[alt.Tooltip("row:N", title="where"), alt.Tooltip("clone:N"), alt.Tooltip("x:Q", title="keeps")],
         )
     )
-    return _spec([cells, ticks], {"cells": values, "cuts": cuts}, height)
+    clones = {row["clone"]: row for row in reversed(cuts)}  # the topmost tick of each
+    named = (
+        alt.Chart(alt.NamedData("named"))
+        .mark_text(dy=-13, color=INK, fontWeight="bold")
+        .encode(x=alt.X("x:Q"), y=y, text=alt.Text("clone:N"))
+    )
+    layers = [cells, ticks, named] if len(clones) > 1 else [cells, ticks]
+    return _spec(layers, {"cells": values, "cuts": cuts, "named": [*clones.values()]}, height)
 
 
 def _heat_legend() -> alt.Legend:
