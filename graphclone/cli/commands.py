@@ -26,6 +26,8 @@ CLONE_EXAMPLES = (
     "\n\n  graphclone clone smollm2.onnx small.onnx --keep-blocks 0-9,20-29 --drop-attention 8,21"
     " --ffn 0-9:1024,20-29:50% --importance magnitude"
     "\n\n  graphclone clone smollm2.onnx small.onnx --params 50M --data corpus.jsonl --tokenizer tokenizer.json"
+    "\n\n  graphclone clone smollm2.onnx small.onnx --hidden 384 --layers 20 --data python-docs"
+    " --tokenizer tokenizer.json --method best+read-in+depth-patch"
     "\n\n  graphclone clone smollm2.onnx small.onnx --vocab corpus.txt --tokenizer tokenizer.json"
     "\n\n  graphclone clone smollm2-folder small-folder --layers 50% --importance first"
     "\n\n  graphclone clone smollm2.onnx small.onnx --params 50M --data corpus.jsonl --tokenizer tokenizer.json"

@@ -188,7 +188,8 @@ Stats = Annotated[
     typer.Option("--stats", help="What `measure` wrote.", rich_help_panel=_DATA, show_default=False),
 ]
 PlanFile = Annotated[
-    Path | None, typer.Option("--plan", help="What `plan` wrote, instead of a target.", show_default=False)
+    Path | None,
+    typer.Option("--plan", help="What `plan` wrote (-: standard input), instead of a target.", show_default=False),
 ]
 
 _PARTS = "Long runs"
@@ -254,7 +255,8 @@ Method = Annotated[
     str,
     typer.Option(
         "--method",
-        help="How weights are corrected: best, or passes joined by +: norm-gain, least-squares, paper, none.",
+        help="How weights are corrected: best, none, paper, or passes joined by +: norm-gain, least-squares, mean-bias,"
+        " depth-patch, read-in, pca, query-scale (best+read-in, pca+best).",
         rich_help_panel="Method",
     ),
 ]
