@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -119,11 +121,18 @@ class Plan:
 
     @classmethod
     def read(cls, path: str | Path) -> Plan:
-        """A plan from a file. Raises BadData."""
+        """A plan from a file ("-": standard input). Raises BadData."""
+        if str(path) == "-":
+            return cls.from_json(_standard_input(), "standard input")
         try:
             return cls.from_json(Path(path).read_text(), str(path))
         except (OSError, UnicodeDecodeError) as reason:
             raise BadData(f"{path}: cannot be read ({reason})") from None
+
+
+@cache
+def _standard_input() -> str:
+    return sys.stdin.read()  # once: it cannot be read again
 
 
 def _tuples(held: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

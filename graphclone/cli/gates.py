@@ -29,6 +29,26 @@ Lengths = Annotated[
 Batch = Annotated[int, typer.Option("--batch-size", min=1, help="Sequences a batch.")]
 Runs = Annotated[int, typer.Option("--runs", min=1, help="Runs that count, of each model and length.")]
 Warmup = Annotated[int, typer.Option("--warmup", min=0, help="Runs before those.")]
+Beside = Annotated[
+    Path | None, typer.Option("--parent", help="What shares and ratios are held against.", show_default=False)
+]
+Junit = Annotated[
+    Path | None, typer.Option("--junit", metavar="FILE", help="Write JUnit XML there.", show_default=False)
+]
+
+
+def _limit(flag: str, what: str, metavar: str | None = None) -> typer.models.OptionInfo:
+    option = typer.Option(flag, help=what, metavar=metavar, rich_help_panel=LIMITS, show_default=False)
+    assert isinstance(option, typer.models.OptionInfo)
+    return option
+
+
+SLOWEST = "Most time, of the parent's, at the length where the clone gains least."
+SCORE = "Your function(path) gives at least this, or this share of what it gives for the parent; without =N: True."
+MaxParams = Annotated[str | None, _limit("--max-params", "Most parameters: 50M, 40%.", "N|N%")]
+MaxSize = Annotated[str | None, _limit("--max-size", "Most bytes of all its files: 100MB, 25%.", "N|N%")]
+MaxLatencyRatio = Annotated[float | None, _limit("--max-latency-ratio", SLOWEST)]
+MinScore = Annotated[str | None, _limit("--min-score", SCORE, "MODULE:FUNCTION=N|N%")]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="ONNX Runtime's threads.", show_default=False)]
 Provider = Annotated[str, typer.Option("--provider", help="auto, cpu or cuda.")]
 
@@ -76,48 +96,12 @@ def bench(
 )
 def check(
     clone: o.ClonePath,
-    parent: Annotated[
-        Path | None, typer.Option("--parent", help="What shares and ratios are held against.", show_default=False)
-    ] = None,
-    max_params: Annotated[
-        str | None,
-        typer.Option(
-            "--max-params",
-            metavar="N|N%",
-            help="Most parameters: 50M, 40%.",
-            rich_help_panel=LIMITS,
-            show_default=False,
-        ),
-    ] = None,
-    max_size: Annotated[
-        str | None,
-        typer.Option(
-            "--max-size", metavar="N|N%", help="Bytes: 100MB, 25%.", rich_help_panel=LIMITS, show_default=False
-        ),
-    ] = None,
-    max_latency_ratio: Annotated[
-        float | None,
-        typer.Option(
-            "--max-latency-ratio",
-            help="Most time, of the parent's, at the length where the clone gains least.",
-            rich_help_panel=LIMITS,
-            show_default=False,
-        ),
-    ] = None,
-    min_score: Annotated[
-        str | None,
-        typer.Option(
-            "--min-score",
-            metavar="MODULE:FUNCTION=N|N%",
-            help="Your function(path) gives at least this number, or share of what it gives for the parent; without =N "
-            "it gives True.",
-            rich_help_panel=LIMITS,
-            show_default=False,
-        ),
-    ] = None,
-    junit: Annotated[
-        Path | None, typer.Option("--junit", metavar="FILE", help="Write JUnit XML there.", show_default=False)
-    ] = None,
+    parent: Beside = None,
+    max_params: MaxParams = None,
+    max_size: MaxSize = None,
+    max_latency_ratio: MaxLatencyRatio = None,
+    min_score: MinScore = None,
+    junit: Junit = None,
     lengths: Lengths = None,
     batch_size: Batch = 1,
     runs: Runs = 15,

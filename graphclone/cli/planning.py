@@ -31,7 +31,9 @@ EXAMPLES = (
 @app.command(epilog=EXAMPLES)
 def plan(
     model: o.ModelPath,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Where to write the plan.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Where to write the plan; -: standard output.")
+    ] = None,
     hidden: o.Hidden = None,
     heads: o.Heads = None,
     kv_heads: o.KvHeads = None,
@@ -69,10 +71,12 @@ def plan(
     parent = commands.opened(model)
     anatomy = pipeline.inspect(parent)
     chosen = cloning.choose(parent, anatomy, wish, cloning.tokens(parent, anatomy, vocab, wish, tokenizer))
-    if output:
+    if output and str(output) != "-":
         with outputs.staged(output) as draft:
             draft.write_text(chosen.plan.to_json() + "\n")
     predicted = _predicted(parent, anatomy, chosen, wish.clock, asked=timed is not None)
+    if str(output) == "-":
+        return print(chosen.plan.to_json())
     if json:
         held = describe.planned(anatomy, chosen.plan) | asdict(predicted) | cloning.searched(chosen)
         return show.as_json({"output": str(output) if output else None, **held})
