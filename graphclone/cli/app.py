@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any, TypeVar
 
 import typer
+import typer.core
 
 from graphclone import __version__
 from graphclone.cli.options import Quiet
@@ -25,15 +26,34 @@ INTERRUPTED, BROKEN_PIPE, TERMINATED = 128 + 2, 128 + 13, 128 + 15  # as a shell
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+# in the order of --help: heading -> commands
+PANELS = {
+    "From a parent to a clone": ("inspect", "measure", "plan", "clone", "verify"),
+    "Training": ("train", "pack", "torch", "hf"),
+    "Pipelines": ("run", "report", "bench", "check", "try", "olive-config"),
+    "Getting started": ("demo", "doctor"),
+}
+PANEL_OF = {command: panel for panel, commands in PANELS.items() for command in commands}
+
+
+class InOrder(typer.core.TyperGroup):
+    """Commands as ``PANELS`` lists them."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Names; one that has no panel comes last."""
+        order = list(PANEL_OF)
+        return sorted(self.commands, key=lambda name: order.index(name) if name in PANEL_OF else len(order))
+
 
 class Application(typer.Typer):
-    """Gives every command what all have: --quiet."""
+    """Gives every command its panel, and what all have: --quiet."""
 
     def command(self, name: str | None = None, **more: Any) -> Callable[[Function], Function]:
         """As Typer's."""
-        register = super().command(name, **more)
 
         def decorate(function: Function) -> Function:
+            panel = PANEL_OF.get(name or function.__name__)
+            register = super(Application, self).command(name, **{"rich_help_panel": panel, **more})
             register(_hushed(function))
             return function
 
@@ -59,6 +79,7 @@ def _hushed(function: Callable[..., Any]) -> Callable[..., Any]:
 
 app = Application(
     name="graphclone",
+    cls=InOrder,
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,

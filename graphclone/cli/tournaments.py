@@ -33,7 +33,9 @@ def read(text: str) -> tournament.Training:
     except ValueError:
         made = tournament.Training(0)
     if made.steps < 1 or not made.learning_rate > 0:
-        raise typer.BadParameter(f"--tournament {text!r}: write steps such as 300, or steps and learning rate such as 300@3e-3")
+        raise typer.BadParameter(
+            f"--tournament {text!r}: write steps such as 300, or steps and learning rate such as 300@3e-3"
+        )
     return made
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import graphclone as gc
-from graphclone.cli.app import run
+from graphclone.cli.app import PANEL_OF, app, run
 
 COMMANDS = ("inspect", "measure", "plan", "clone", "verify", "train", "pack", "torch", "hf", "demo")
 SMALL = ("--hidden", "32", "--heads", "4", "--kv-heads", "2", "--ffn", "50%", "--layers", "2")
@@ -147,3 +147,12 @@ def test_greedy_depth(llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert json.loads(shown.out)["clone"]["stacks"][0]["layers"] == 2
     assert "goes: loss" in shown.err
     assert run([*given, "--importance", "first"]) == 2
+
+
+def test_every_command_has_its_place_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--help"]) == 0
+    told = capsys.readouterr().out
+    places = [told.index(f"│ {name} ") for name in PANEL_OF]
+    assert places == sorted(places)
+    registered = {command.name or command.callback.__name__ for command in app.registered_commands}
+    assert registered == set(PANEL_OF)
