@@ -7,7 +7,8 @@ A float constant is a **weight** (an nn.Parameter), unless it is one of these, w
 3. handed over as numbers (scales of Resize) or as running statistics (BatchNormalization);
 4. a table over positions: it only meets values computed from integer inputs, shapes and other tables (rotary
    frequencies times positions, ALiBi slopes times distances). Rows picked by Gather or one-hot are embeddings: weights;
-5. one of a cosine and a sine table: two tables of one shape whose squares add up to one constant everywhere;
+5. one of a cosine and a sine table: two tables of one shape whose squares add up to one constant everywhere; or the two
+   side by side;
 6. a mean or deviation of image channels: at most four numbers applied to a graph input of rank 4.
 
 Exporters write a tied weight twice when one use is transposed: matrices with the same bytes, or the same bytes
@@ -102,6 +103,7 @@ def weight_map(model: Model) -> WeightMap:
     candidates = {name: t for name, t in constants.items() if t.values.dtype in FLOATS and t.values.size}
     tables = {name for name, t in candidates.items() if _is_mask(t.values)}
     tables |= _angle_tables({name: t.values for name, t in candidates.items() if name not in tables})
+    tables |= {name for name, t in candidates.items() if name not in tables and _is_circle(t.values)}
     usage = uses(model.graph, lookup, {name: t for name, t in candidates.items() if name not in tables})
     kept = [name for name in usage if usage[name].role is not None]
     return WeightMap(tuple(_named(_tied(kept, constants, usage), constants, usage)))
@@ -132,6 +134,20 @@ def _angle_tables(arrays: dict[str, Array]) -> set[str]:
                 ):
                     found |= {one, other}
     return found
+
+
+def _is_circle(values: Array) -> bool:
+    """Sines in the one half of each row, cosines of the same angles in the other."""
+    width = values.shape[-1] if values.ndim else 0
+    if values.ndim < 2 or width < 2 or width % 2 or values.size != width * values.shape[-2]:
+        return False
+    rows = values.reshape(-1, width)
+    return _one_circle(*_halves(rows[:4])) and _one_circle(*_halves(rows))
+
+
+def _halves(values: Array) -> tuple[Array, Array]:
+    wide = values.astype(np.float64)
+    return wide[:, : wide.shape[1] // 2], wide[:, wide.shape[1] // 2 :]
 
 
 def _one_circle(a: Array, b: Array) -> bool:

@@ -27,12 +27,14 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="leave out the cuts of one kind alone")
     parser.add_argument("--again", action="store_true", help="also what is green, where the code has changed since")
+    parser.add_argument("--pytorch", action="store_true", help="only the module in PyTorch, beside earlier verdicts")
     parser.add_argument("--page", type=Path, default=PAGE, help="where the table goes")
     given = parser.parse_intermixed_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     (given.folder / "results").mkdir(parents=True, exist_ok=True)
     code = Code.here()
-    work = [runner.Work(row, column, given.folder, code, given.quick) for row, column in build.cells(given.patterns)]
+    asked = build.cells(given.patterns)
+    work = [runner.Work(row, column, given.folder, code, given.quick, given.pytorch) for row, column in asked]
     todo = [one for one in work if one.stale(given.again)]
 
     def told(verdict: dict[str, Any]) -> None:

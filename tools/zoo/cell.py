@@ -28,6 +28,7 @@ from graphclone.verification import verify
 from tools.zoo.columns import COLUMNS
 from tools.zoo.expectation import mismatches
 from tools.zoo.goldens import printed
+from tools.zoo.imported import FOLDED, NATIVE, gradients, imported
 from tools.zoo.oracles import broken, permuted, stepping
 from tools.zoo.row import Expected
 from tools.zoo.rows import ROWS
@@ -35,6 +36,7 @@ from tools.zoo.twin import NoTwin, compare, small
 
 GREEN, REFUSED, WRONG = "green", "refused", "WRONG"
 BROKEN, UNEXPORTED = "broken", "unexported"  # the export does not run, or is not there: nothing about graphclone
+IN_PYTORCH = ("in PyTorch", "gradients in PyTorch")
 PARTS = {"an attention": "drop_attention", "a feed-forward": "drop_feed_forward"}  # the plan's fields
 
 
@@ -183,7 +185,18 @@ def examine(cell: Cell, quick: bool = False, *, native: bool = True) -> Exam:
         verdicts.append(judge("stepping of the clone", lambda: stepping(subject.cut(wanted["all"]))))
     if native:
         verdicts.append(judge("native twin", lambda: twin(subject)))
+    verdicts += in_pytorch(cell, model, native=native)
     return Exam(tuple(verdicts), printed(cell.row, model, subject.anatomy))
+
+
+def in_pytorch(cell: Cell, model: Model, *, native: bool = True) -> list[Verdict]:
+    """What is asked of the module that ``to_torch`` makes; ``native``: of its gradients, too."""
+    row = ROWS[cell.row]
+    asked: list[Callable[[], str | None]] = [lambda: imported(model)]
+    folded = cell.row in FOLDED and ("dynamo" in cell.column or cell.column == "opset23")
+    if native and cell.column in NATIVE and row.only is None and not folded:
+        asked.append(lambda: gradients(model, row, cell.column))
+    return [judge(question, ask) for question, ask in zip(IN_PYTORCH, asked, strict=False)]
 
 
 def _valid(subject: Subject, target: dict[str, int]) -> str:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from graphclone import graph as graphs
 from tools.zoo import build, cell
 from tools.zoo.code import Code
 from tools.zoo.columns import Column
@@ -35,6 +36,7 @@ class Work:
     folder: Path
     code: Code
     quick: bool = False
+    pytorch: bool = False  # only what is asked of the module in PyTorch, beside what was found before
 
     @property
     def name(self) -> str:
@@ -54,12 +56,23 @@ class Work:
         """Whether there is no verdict on this export, one of a quick examination, or one that is not green and made
         by other code; ``again``: any that was made by other code."""
         held, file = self.verdict(), build.file_of(self.row, self.column, self.folder)
+        if self.pytorch and held is not None:
+            asked = {q["question"]: q["answer"] for q in held["questions"] if q["question"] in cell.IN_PYTORCH}
+            works = held["verdict"] not in (cell.BROKEN, cell.UNEXPORTED)
+            return works and (again or set(asked.values()) != {cell.GREEN})
         if held is None or (file.exists() and self.kept.stat().st_mtime < file.stat().st_mtime):
             return True
         other = held.get("digest") != self.code.digest
         if again or held["verdict"] != cell.GREEN:
             return other
         return bool(held["quick"]) and not self.quick
+
+    def add(self, verdicts: list[cell.Verdict]) -> None:
+        """Put these in the place of the same questions of before."""
+        held = self.verdict() or {}
+        kept = [q for q in held["questions"] if q["question"] not in cell.IN_PYTORCH] + [vars(v) for v in verdicts]
+        held |= {"questions": kept, "verdict": cell.overall([cell.Verdict(**q) for q in kept])}
+        self._write(held)
 
     def keep(self, exam: cell.Exam, seconds: float) -> None:
         """Write the verdict down."""
@@ -74,6 +87,9 @@ class Work:
             "questions": [vars(v) for v in exam.verdicts],
             "anatomy": exam.anatomy,
         }
+        self._write(held)
+
+    def _write(self, held: dict[str, Any]) -> None:
         partial = self.kept.with_suffix(".part")
         partial.write_text(json.dumps(held, indent=1))
         os.replace(partial, self.kept)
@@ -82,6 +98,10 @@ class Work:
 def settle(work: Work) -> None:
     """Export where need be, examine, and keep the verdict."""
     started = time.monotonic()
+    if work.pytorch and work.verdict() is not None:
+        file = build.file_of(work.row, work.column, work.folder)
+        work.add(cell.in_pytorch(cell.Cell.read(file), graphs.load(file)))
+        return
     work.keep(_exam(work), time.monotonic() - started)
 
 
@@ -126,7 +146,11 @@ def settle_all(todo: Iterable[Work], jobs: int, told: Callable[[dict[str, Any]],
                 continue
             del running[sentinel]
             if crashed:
-                work.keep(cell.Exam((cell.Verdict("process", cell.WRONG, crashed),)), seconds)
+                said = cell.Verdict("process" if not work.pytorch else cell.IN_PYTORCH[0], cell.WRONG, crashed)
+                if work.pytorch:
+                    work.add([said])
+                else:
+                    work.keep(cell.Exam((said,)), seconds)
             _log(work).unlink(missing_ok=True)
             told(work.verdict() or {})
 

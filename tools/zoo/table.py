@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tools.zoo.build import cells, headline
+from tools.zoo.cell import IN_PYTORCH
 from tools.zoo.columns import COLUMNS, HEADLINE
 from tools.zoo.rows import ROWS
 
@@ -51,6 +52,7 @@ def render(verdicts: Verdicts) -> str:
         said = [(v, q) for v in verdicts.values() if v["verdict"] == answer for q in v["questions"]]
         reasons = _together((_name(v), q["question"], q["detail"]) for v, q in said if q["answer"] == answer)
         lines += ["", f"## {title}", "", *reasons] if reasons else []
+    lines += ["", *_in_pytorch(verdicts)]
     parts = _parts(verdicts)
     lines += ["", "## Without one attention, without one feed-forward", "", *parts]
     compared, without = _twins(verdicts)
@@ -114,6 +116,24 @@ def _cell(verdict: dict[str, Any] | None) -> str:
     if verdict is None:
         return "?"
     return QUICK if verdict["verdict"] == "green" and verdict["quick"] else SHOWN[verdict["verdict"]]
+
+
+def _in_pytorch(verdicts: Verdicts) -> list[str]:
+    """How many modules answer as ONNX Runtime does, in how many the gradients are the original's, and the others."""
+    answers, trained = (
+        [(_name(v), q) for v in verdicts.values() for q in v["questions"] if q["question"] == asked]
+        for asked in IN_PYTORCH
+    )
+    headlines = {f"{row.name}-{column.name}" for row, column in cells([]) if headline(row, column)}
+    right, learning = ({name for name, q in found if q["answer"] == "green"} for found in (answers, trained))
+    told = (
+        f"`to_torch` of the same files: {len(right)} of {len(answers)} answer as ONNX Runtime does (to 1e-5 of the "
+        f"largest output in float32) and go back byte for byte; in {len(learning)} of the {len(trained)} that are fed "
+        f"as the original is, every number that the original trains is trained, with the original's gradients (to 1e-4 "
+        f"of the largest). Of the {len(headlines)} above: {len(headlines & right)} and {len(headlines & learning)}."
+    )
+    others = [(name, q["question"], q["detail"]) for name, q in (*answers, *trained) if q["answer"] != "green"]
+    return ["## In PyTorch", "", told, "", *_together(others)] if others else ["## In PyTorch", "", told]
 
 
 def _parts(verdicts: Verdicts) -> list[str]:

@@ -26,12 +26,13 @@ def _merged(x_BNSD: Any, call: Call) -> Any:
     return x_BNSD.transpose(1, 2).reshape([batch, length, -1])
 
 
-def _causal(call: Call, q_BNSD: Any, k_BNTD: Any) -> Any:
-    """[S, T]: the last query sees every key."""
+def _causal(call: Call, q_BNSD: Any, k_BNTD: Any, window: int = -1) -> Any:
+    """[S, T]: the last query sees every key, or the last ``window`` of them, its own among them."""
     queries, keys = call.size(q_BNSD, 2), call.size(k_BNTD, 2)
     past = call.recorder.call(_difference, keys, queries)
     rows = call.recorder.call(torch.arange, queries, device=call.recorder.device).unsqueeze(1) + past
-    return call.recorder.call(torch.arange, keys, device=call.recorder.device).unsqueeze(0) <= rows
+    columns = call.recorder.call(torch.arange, keys, device=call.recorder.device).unsqueeze(0)
+    return columns <= rows if window < 0 else (columns <= rows) & (columns > rows - window)
 
 
 def _difference(a: int, b: int) -> int:
@@ -161,8 +162,8 @@ def group_query_attention(
     """Causal, grouped; seqlens_k holds the last valid key of each row, so right padding is hidden (onnxruntime)."""
     _refuse_inputs(call, **{f"input {i + 11}": r for i, r in enumerate(rest)})
     heads, kv_heads = int(call.attr("num_heads")), int(call.attr("kv_num_heads"))
-    if call.attr("softcap", 0.0) or call.attr("local_window_size", -1) != -1 or call.attr("smooth_softmax", 0):
-        raise call.refuse("softcap, local_window_size or smooth_softmax")
+    if call.attr("smooth_softmax", 0) or call.attr("sliding_window_cache", 0):
+        raise call.refuse("smooth_softmax or sliding_window_cache (not needed for training: export without a cache)")
     if k is None:
         head_dim = call.recorder.call(_parts_of, call.size(q, 2), heads + 2 * kv_heads)
         widths = [call.recorder.call(_times, head_dim, n) for n in (heads, kv_heads, kv_heads)]
@@ -180,9 +181,28 @@ def group_query_attention(
         k_BKSD, v_BKSD = torch.cat([past_k, k_BKSD], 2), torch.cat([past_v, v_BKSD], 2)
     keys = call.recorder.call(torch.arange, call.size(k_BKSD, 2), device=call.recorder.device)
     valid = (keys.unsqueeze(0) <= seqlens.reshape([-1, 1])).unsqueeze(1).unsqueeze(1)
-    seen = _with_bias(_causal(call, q_BNSD, k_BKSD) & valid, added, call)
+    seen = _causal(call, q_BNSD, k_BKSD, int(call.attr("local_window_size", -1))) & valid
     k_all, v_all = (_repeated(call, x, heads, kv_heads) for x in (k_BKSD, v_BKSD))
-    return (_merged(_attend(q_BNSD, k_all, v_all, seen, _scale(call)), call), k_BKSD, v_BKSD)[: len(call.node.outputs)]
+    cap = float(call.attr("softcap", 0.0))
+    if cap:
+        attended = _capped(call, q_BNSD, k_all, v_all, seen, added, cap)
+    else:
+        attended = _attend(q_BNSD, k_all, v_all, _with_bias(seen, added, call), _scale(call))
+    return (_merged(attended, call), k_BKSD, v_BKSD)[: len(call.node.outputs)]
+
+
+def _capped(call: Call, q: Any, k: Any, v: Any, seen: Any, added: Any, cap: float) -> Any:
+    """Scores kept between -cap and cap by a tanh, before they are masked (arXiv 2408.00118, section 2)."""
+    width = call.size(q, 3)
+    scale = _scale(call) or call.recorder.call(_root_of, width)
+    scores_BNST = torch.tanh(torch.matmul(q, k.transpose(-1, -2)) * scale / cap) * cap
+    if added is not None:
+        scores_BNST = scores_BNST + added
+    return torch.matmul(torch.softmax(torch.where(seen, scores_BNST, -math.inf), -1), v)
+
+
+def _root_of(size: int) -> float:
+    return float(size**-0.5)
 
 
 def _rotary_width(call: Call, cos: Any, x_BNSD: Any) -> int:

@@ -149,6 +149,21 @@ def _replace(rewriter: Rewriter, context: fx.Node, scores: _Scores, guarded: boo
         options["scale"] = scores.scale
     if len({dtype(n) for n in (q, k, v, context)}) == 1:
         rewriter.replace(context, rewriter.insert(context, F.scaled_dot_product_attention, q, k, v, **options))
+        _measure_elsewhere(rewriter, scores.product, q, k)
+
+
+def _measure_elsewhere(rewriter: Rewriter, product: fx.Node, q: fx.Node, k: fx.Node) -> None:
+    """Sizes that were asked of the scores are queries' and keys', so that no scores are computed to measure them."""
+    waiting, last = [product], (rank(product) or 0) - 1
+    while waiting:
+        node = waiting.pop()
+        for user in list(node.users):
+            if calls(user, "size") and isinstance(user.args[1], int):
+                axis = user.args[1] % (last + 1)
+                source, where = (k, last - 1) if axis == last else (q, axis)
+                rewriter.replace(user, rewriter.insert(user, "size", source, where))
+            elif calls(user, torch.add, torch.mul, operator.truediv, torch.where, torch.softmax, "to"):
+                waiting += [user] if rank(user) == last + 1 else []
 
 
 def _unscaled(rewriter: Rewriter, value: Any, scores: _Scores) -> Any:

@@ -34,6 +34,8 @@ def _contributed() -> list[Case]:
         *cases(
             "GroupQueryAttention", q, kk, vv, past, past, last, total, COS, SIN, constant=(7, 8), do_rotary=1, **grouped
         ),
+        *cases("GroupQueryAttention", q, kk, vv, past, past, last, total, **grouped, softcap=2.0),
+        *cases("GroupQueryAttention", q, kk, vv, past, past, last, total, **grouped, local_window_size=2),
         *cases("RotaryEmbedding", X, POSITIONS, COS, SIN, domain=MICROSOFT, constant=(2, 3)),
         *cases("RotaryEmbedding", X, POSITIONS, COS, SIN, domain=MICROSOFT, constant=(2, 3), interleaved=1),
         *cases("RotaryEmbedding", floats(B, N, S, D), ints(3), COS, SIN, domain=MICROSOFT, constant=(2, 3)),
