@@ -1,6 +1,6 @@
 """Pages of the site that are made from the code and from results, so that they cannot say something else.
 
-mkdocs calls ``on_files`` (mkdocs.org/dev-guide/plugins); nothing is written into docs/.
+mkdocs calls ``on_config`` and ``on_files`` (mkdocs.org/dev-guide/plugins); nothing is written into docs/.
 """
 
 from __future__ import annotations
@@ -21,6 +21,15 @@ INTRODUCTION = (
     "These tables are what the programs under `benchmarks/` wrote, number by number. Each says what it compares "
     "and what must hold; every one of them runs on your machine too."
 )
+
+
+def on_config(config: Any) -> Any:
+    """Pages of docs/ that the navigation does not name stand at the end of its section ``How it works``."""
+    named = json.dumps(config.nav)
+    section = next(part["How it works"] for part in config.nav if "How it works" in part)
+    others = (file.name for file in sorted((ROOT / "docs").glob("*.md")) if f'"{file.name}"' not in named)
+    section.extend(others)
+    return config
 
 
 def on_files(files: Any, config: Any) -> Any:
