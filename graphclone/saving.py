@@ -8,7 +8,6 @@ enough: a field is a tag, a length and its bytes (protobuf.dev/programming-guide
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import shutil
 from collections import deque
@@ -20,6 +19,7 @@ from typing import IO, Any, Self
 
 import numpy as np
 import onnx
+import xxhash
 from google.protobuf.message import EncodeError
 
 from graphclone.errors import BadModel, InvalidTarget
@@ -72,7 +72,7 @@ def size(model: Model, name: str = "model.onnx", shard_size: int | None = None) 
     beside = 0
     if _lies_beside(values, shard_size):
         for number, shard, offsets in (layout := _layout(proto, values, shard_size)):
-            _point(shard, offsets, values, data_name(name, "0" * 64, _of(number, layout)))
+            _point(shard, offsets, values, data_name(name, "0" * 8, _of(number, layout)))
             beside += offsets[-1] + values[shard[-1].name].nbytes if shard else 0
         values = {}
     before, heads = _framed(proto, values)
@@ -171,7 +171,7 @@ class _DataFile:
     """A file that is digested as it is written, and flushed while more is made."""
 
     def __init__(self, path: Path) -> None:
-        self.digest = hashlib.sha256()
+        self.digest = xxhash.xxh3_128()
         self._stream: IO[bytes] = path.open("wb")
         self._flusher = ThreadPoolExecutor(1)
         self._flushes: list[Future[None]] = []

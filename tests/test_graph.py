@@ -148,7 +148,7 @@ def test_a_file_that_is_no_model(tmp_path, content):
 
 def test_a_path_to_nothing_and_to_a_folder(tmp_path):
     refused(tmp_path / "none.onnx", "no such file")
-    with pytest.raises(BadModel, match="a folder, not an ONNX file"):
+    with pytest.raises(BadModel, match="a folder without an ONNX file"):
         graph.load(tmp_path)
 
 
@@ -227,6 +227,23 @@ def test_the_digest_sees_every_byte_of_every_segment(tmp_path, monkeypatch, offs
     before = first.sha256
     (tmp_path / "weights.bin").write_bytes(raw)
     assert graph.load(tmp_path / "model.onnx").sha256 != before
+
+
+def test_the_digest_of_a_large_model_is_noted_and_read_again_where_a_file_changed(tmp_path, monkeypatch):
+    monkeypatch.setattr(fingerprint, "NOTED_ABOVE", 0)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    first = graph.load(external(tmp_path)).sha256
+    (note,) = (tmp_path / "cache" / "graphclone" / "fingerprints").iterdir()
+    assert note.read_text() == first
+    note.write_text("f" * 64)
+    assert graph.load(tmp_path / "model.onnx").sha256 == "f" * 64, "it was read again"
+    for wrong in ("", "no digest", "g" * 64):
+        note.write_text(wrong)
+        assert graph.load(tmp_path / "model.onnx").sha256 == first
+    note.write_text("f" * 64)
+    raw = (tmp_path / "weights.bin").read_bytes()
+    (tmp_path / "weights.bin").write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))
+    assert graph.load(tmp_path / "model.onnx").sha256 not in (first, "f" * 64)
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "weights.bin"])
