@@ -28,13 +28,12 @@ NAME = "read-in"
 
 def read_in(evidence: Evidence) -> dict[Use, Correction]:
     """Replacements of every product that reads a norm over a narrowed stream."""
-    statistics = evidence.second_pass(NAME)
     found: dict[Use, Correction] = {}
     for norm, site in evidence.norms:
         kept = evidence.cut.kept(site)
         if kept.size == site.width:
             continue
-        held = statistics.sites.get(f"{site.name}.{NAME}")
+        held = evidence.second_pass(NAME).sites.get(f"{site.name}.{NAME}")
         if held is None or held["moment_sum"].size != site.width + kept.size:
             raise InvalidTarget(f"method {NAME}: the second pass lacks {site.name} with what this plan keeps")
         moments, both = Moments.of(held), affine(evidence, norm, kept)
