@@ -78,7 +78,8 @@ def test_what_makes_no_sense_is_left_out_and_said(options, said, caplog):
     assert said in caplog.text
 
 
-def test_attributes_and_data_sets_of_olive_go_along(parent_file, tmp_path):
+@pytest.mark.counterpart("optimum")
+def test_attributes_and_data_sets_of_olive_go_along(workplace, tmp_path):
     """The attributes that Olive carries from pass to pass are the clone's; data_config feeds what is measured."""
     import numpy as np
     from olive.data.registry import Registry
@@ -101,7 +102,8 @@ def test_attributes_and_data_sets_of_olive_go_along(parent_file, tmp_path):
     asked = {"layers": 2, "ffn": "50%", "data_config": data}
     made = GraphClone.generate_config(DEFAULT_CPU_ACCELERATOR, asked, disable_search=True)
     before = {"hidden_size": 64, "num_hidden_layers": 3, "intermediate_size": 160, "architecture": "as it was"}
-    model = ONNXModelHandler(str(parent_file("llama", exporter="torchscript")), model_attributes=before)
+    workplace.section("Optimum")
+    model = ONNXModelHandler(str(workplace.folder / "llama-onnx" / "model.onnx"), model_attributes=before)
     clone = GraphClone(DEFAULT_CPU_ACCELERATOR, made).run(model, str(tmp_path / "clone"))
     expected = {**before, "num_hidden_layers": 2, "intermediate_size": 80}
     assert clone.model_attributes == expected
@@ -109,9 +111,11 @@ def test_attributes_and_data_sets_of_olive_go_along(parent_file, tmp_path):
     assert (len(stack.blocks), stack.blocks[0].feed_forward[0].ffn) == (2, 80)
 
 
-def test_a_shape_out_of_reach_ends_the_workflow(workplace, parent_file):
+@pytest.mark.counterpart("optimum")
+def test_a_shape_out_of_reach_ends_the_workflow(workplace):
+    workplace.section("Optimum")
     run = {
-        "input_model": {"type": "ONNXModel", "model_path": str(parent_file("llama", exporter="torchscript"))},
+        "input_model": {"type": "ONNXModel", "model_path": "llama-onnx/model.onnx"},
         "passes": {"cut": {"type": "GraphClone", "layers": 99, "importance": "magnitude"}},
         "cache_dir": "failing-cache",
         "output_dir": "failing-out",
