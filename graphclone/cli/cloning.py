@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from json import loads
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +29,6 @@ if TYPE_CHECKING:
 
 Batch = Mapping[str, Any]
 JUDGES = 2  # batches
-TOO_FEW = "are needed"  # in what a correction notes where the data does not carry it
 GREEDY = "greedy"  # a depth that judging finds, and no score
 
 
@@ -284,13 +281,11 @@ class Beside:
             show.say(f"graphclone: warning: {line}")
 
 
-def warn_of_corrections(made: Model) -> None:
-    """Where a correction fell back to the plain slice because too little was measured: once for each reason."""
-    notes = loads(made.metadata.get("graphclone.corrections", "{}"))
-    reasons = Counter(str(note.get("kept the slice", "")) for note in notes.values())
-    for reason, count in sorted(reasons.items()):
-        if TOO_FEW in reason:
-            show.say(f"graphclone: warning: {count} of {len(notes)} weights keep their slices: {reason}")
+def made(parent: Model, anatomy: Anatomy, chosen: Chosen) -> Model:
+    """The clone, after a warning where a correction had too little to go by."""
+    found = pipeline.clone(parent, chosen.plan, chosen.statistics, anatomy=anatomy, affine=chosen.affine)
+    describe.warn_of_corrections(found.metadata)
+    return found
 
 
 def print_result(before: tuple[str, Anatomy], after: tuple[str, Anatomy], beside: Beside, verified: str) -> None:

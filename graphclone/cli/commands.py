@@ -111,8 +111,7 @@ def clone(
     anatomy = pipeline.inspect(parent)
     tokens = cloning.tokens(parent, anatomy, vocab, wish, tokenizer, side_files)
     chosen = cloning.choose(parent, anatomy, wish, tokens)
-    made = pipeline.clone(parent, chosen.plan, chosen.statistics, anatomy=anatomy, affine=chosen.affine)
-    cloning.warn_of_corrections(made)
+    made = cloning.made(parent, anatomy, chosen)
     with files.staged() as draft:
         report = pipeline.save_verified(parent, made, draft.out, chosen.plan, shard_size=shard_size)
         after = pipeline.inspect(pipeline.load(draft.out))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from graphclone.cli import show
@@ -11,6 +13,7 @@ if TYPE_CHECKING:
     from graphclone.anatomy.parts import Anatomy, Block, Stack
     from graphclone.plan import Plan
 
+TOO_FEW = "are needed"  # in what a correction notes where the data does not carry it
 SHAPE = ("hidden", "layers", "heads", "kv_heads", "head_dim", "ffn")
 
 
@@ -158,3 +161,12 @@ def print_comparison(parent: str, before: Anatomy, clone: str, after: Anatomy) -
     show.table(("model", "stack", *SHAPE, "parameters"), rows)
     for said in remarks(before):
         print(f"\n{said}")
+
+
+def warn_of_corrections(metadata: Mapping[str, str]) -> None:
+    """Where a correction fell back to the plain slice because too little was measured: once for each reason."""
+    notes = json.loads(metadata.get("graphclone.corrections", "{}"))
+    reasons = Counter(str(note.get("kept the slice", "")) for note in notes.values())
+    for reason, count in sorted(reasons.items()):
+        if TOO_FEW in reason:
+            show.say(f"graphclone: warning: {count} of {len(notes)} weights keep their slices: {reason}")
