@@ -201,6 +201,7 @@ def _trained(
     task: str,
     parent: Model,
 ) -> Standing:
+    from graphclone.anatomy import inspect
     from graphclone.in_torch import train
     from graphclone.pytorch.training import TASKS, TrainingOptions
 
@@ -219,7 +220,7 @@ def _trained(
         entrant.name,
         entrant.plan.importance,
         entrant.plan.method,
-        sum(array.size for array in clone.constants().values() if array.dtype.kind in "fV"),
+        inspect(clone).parameters,
         tuple(history.evaluations),
         score(history.evaluations),
         time.monotonic() - began,
