@@ -201,7 +201,11 @@ def draw(rows: list[dict[str, Any]], parent: float, path: Path) -> None:
         for k, r in enumerate(held):
             axes.text(r["loss"], k, f" {r['loss']:.2f}", va="center", fontsize=8)
         axes.axvline(parent, color="#333333", linewidth=1, linestyle=":")
-        axes.set_title(f"{shape} ({held[0]['parameters'] / 1e6:.1f}M parameters)", fontsize=10, loc="left")
+        axes.set_title(
+            f"{shape} ({min(r['parameters'] for r in held) / 1e6:.1f}M parameters; untied by pca, more)",
+            fontsize=10,
+            loc="left",
+        )
         axes.tick_params(labelsize=8)
         axes.spines[["top", "right"]].set_visible(False)
     panels[-1, 0].set_xlabel(f"held-out loss before training, nats a token (dotted: the parent, {parent:.2f})")
