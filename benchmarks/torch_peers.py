@@ -13,12 +13,14 @@ from torch import nn
 
 from models.export import quiet
 
+Peer = tuple[nn.Module, Callable[..., Any]]
+
 
 def peers(
     file: Path, inputs: dict[str, torch.Tensor], wanted: torch.Tensor
 ) -> dict[str, tuple[nn.Module, Callable[..., Any]] | str]:
     """onnx2torch and onnx2pytorch; why not, where they are missing, fail or compute something else."""
-    found: dict[str, tuple[nn.Module, Callable[..., Any]] | str] = {}
+    found: dict[str, Peer | str] = {}
     for name, convert in (("onnx2torch", _onnx2torch), ("onnx2pytorch", _onnx2pytorch)):
         try:
             with quiet():
