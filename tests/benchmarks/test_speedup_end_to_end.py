@@ -51,9 +51,7 @@ def test_an_experiment_runs_once_and_goes_on_where_it_was_stopped(tmp_path: Path
     held, said = prepared(tmp_path, source), []
     runs.everything(held, NAMES, (1, 2), said.append)
     files = {file: file.read_bytes() for file in tmp_path.rglob("*.csv")}
-    assert len(files) == 2 * (2 + 2) + 2 * (
-        3 + 2
-    )  # tuning (clones: a decay too), and seeds
+    assert len(files) == 2 * (2 + 2) + 2 * (3 + 2)  # tuning (clones: a decay too), and seeds
     found = findings.of(held.config)
     assert list(found) == list(NAMES)
     assert {len(one.curves) for one in found.values()} == {2}
