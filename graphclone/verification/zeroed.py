@@ -36,7 +36,9 @@ def zeroed(parent: Model, clone: Model, claims: Claims) -> Model:
         twin = builder.twin(node)
         node.attrs.update(_factors(node, twin))
         for place, tensor in enumerate(node.inputs):
-            if not isinstance(tensor, gs.Constant) or str(tensor.dtype) not in FLOATS:
+            if not isinstance(tensor, gs.Constant) or not (
+                str(tensor.dtype) in FLOATS or _stands_for_itself(node, place)
+            ):
                 continue
             names = builder.slices_of(tensor, twin, place)
             if (tensor.name, names) not in made:
@@ -45,6 +47,14 @@ def zeroed(parent: Model, clone: Model, claims: Claims) -> Model:
                 made[tensor.name, names] = tensor if same else gs.Constant(f"{tensor.name}_{len(made)}_zeroed", values)
             node.inputs[place] = made[tensor.name, names]
     return copy
+
+
+def _stands_for_itself(node: gs.Node, place: int) -> bool:
+    """Integers of which 0 stands for 0."""
+    if node.op != "DequantizeLinear" or place:
+        return False
+    zero = node.inputs[2] if len(node.inputs) > 2 and node.inputs[2].name else None
+    return zero is None or (isinstance(zero, gs.Constant) and not np.any(zero.values))
 
 
 def _factors(node: gs.Node, twin: gs.Node | None) -> dict[str, float]:
