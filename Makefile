@@ -1,6 +1,6 @@
 # Every target does its own set-up, in .venv, and needs nothing but Python 3.11 or newer.
 #   make demo    the whole story on a real model
-#   make test    the tests
+#   make test    the tests, in two processes (WORKERS=4: 3 GB each); TEST="tests/surgery -x" for a part
 #   make check   lint, format, types, import directions, line budget
 #   make benchmark-report   docs/benchmarks.md, from the curves under benchmarks/results/speedup
 #   make counterparts   docs/counterparts.md: Olive, Optimum and sentence-transformers, in an environment of their own
@@ -23,6 +23,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-inp
 # onnxruntime-genai brings onnxruntime, which onnxruntime-gpu does not bear
 TOOLS := $(if $(filter cpu,$(HARDWARE)),genai,data)
 TEST ?=
+WORKERS ?= 2
 DEMO ?=
 ZOO ?=
 
@@ -30,7 +31,7 @@ demo: $(READY)
 	$(BIN)/python -m graphclone demo $(DEMO)
 
 test: $(READY)
-	$(BIN)/python -m pytest $(TEST)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(TEST)
 
 check: $(READY)
 	$(BIN)/ruff check .
