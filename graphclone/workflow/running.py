@@ -163,7 +163,10 @@ class _Run:
         if row.key != key or not row.contents:
             return False
         paths = {path: self.folder / path for path in row.contents}
-        return all(path.exists() and self.contents.of(path) == row.contents[name] for name, path in paths.items())
+        try:
+            return all(path.exists() and self.contents.of(path) == row.contents[name] for name, path in paths.items())
+        except BadModel:  # cut short, or not a model any more
+            return False
 
     def _left(self, step: Step, job: Job, *, keep: bool) -> bool:
         """Whether a step that was stopped left something to go on with; what is of another key is removed."""

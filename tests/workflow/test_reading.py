@@ -1,0 +1,120 @@
+"""What a recipe may say, and what is said of one that says something else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from graphclone.cli.app import run
+from graphclone.errors import BadData
+from graphclone.workflow.reading import BadRecipe, read
+
+ROOT = Path(__file__).parents[2]
+GOOD = "parent: a.onnx\ntarget: {hidden: 32}\n"
+BOMB = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"{new}: &{new} [{', '.join(['*' + old] * 10)}]\n" for old, new in zip("abcde", "bcdef", strict=True)
+)
+
+REFUSED = {
+    "a misspelt key": ("parent: a\ntarget:\n  hiden: 5\n", "line 3: no key 'target.hiden'; did you mean 'hidden'?"),
+    "deep inside": (
+        "parent: a\ntargets:\n  one:\n    hidden: 3\n    training:\n      steps: 3\n      lerning_rate: 1\n",
+        "line 7: no key 'targets.one.training.lerning_rate'; did you mean 'learning_rate'?",
+    ),
+    "nothing like it": ("parent: a\ntarget: {hidden: 3}\nbench: {zzz: 1}\n", "there are batch, lengths, runs, warmup"),
+    "no parent": ("target: {hidden: 3}\n", "line 1: 'parent' is missing"),
+    "a truth for a size": ("parent: a\ntarget:\n  hidden: true\n", "line 3: target.hidden: should be"),
+    "too few": (
+        GOOD + "data: {source: d, limit: 0}\n",
+        "line 3: data.limit: should be greater than or equal to 1, not 0",
+    ),
+    "sizes and a budget": ("parent: a\ntarget: {hidden: 3, params: 5M}\n", "line 2: target: params choose the sizes"),
+    "no size": ("parent: a\ntarget: {}\n", "line 2: target: nothing is asked for"),
+    "no target": ("parent: a\n", "give either `target` (one clone) or `targets`"),
+    "both": (GOOD + "targets: {b: {hidden: 3}}\n", "give either `target` (one clone) or `targets`"),
+    "no folder's name": ("parent: a\ntargets:\n  ../b: {hidden: 3}\n", "line 3"),
+    "a key twice": ("parent: a\nparent: b\n", "line 2: the key 'parent' is there twice"),
+    "not YAML": ("parent: [\n", "line 2: not YAML"),
+    "Python": ("parent: !!python/object/apply:os.system [ls]\n", "line 1"),
+    "a list": ("- a\n", "a recipe is keys and values"),
+    "nothing": ("", "a recipe is keys and values"),
+    "an unset variable": ("parent: ${NOWHERE}\n", "line 1: the environment has no NOWHERE"),
+    "itself": ("a: &a\n  b: *a\n", "it holds itself"),
+    "a bomb": (BOMB, "more than 20,000 values"),
+}
+
+
+@pytest.mark.parametrize(("text", "said"), REFUSED.values(), ids=REFUSED)
+def test_refusals_name_the_line_and_what_was_meant(text: str, said: str) -> None:
+    with pytest.raises(BadRecipe) as refused:
+        read("-", environment={}, stdin=text)
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_set_goes_before_the_environment_and_that_before_the_recipe() -> None:
+    text = "parent: ${P:-a.onnx}\ntarget: {hidden: 5, layers: '${L}'}\ndata:\n  source: d\n  limit: ${N:-7}\n"
+    environment = {"L": "3", "GRAPHCLONE__DATA__LENGTH": "16", "GRAPHCLONE__TARGET__HIDDEN": "8"}
+    held = read("-", ["target.hidden=50%", "training.steps=4"], environment, text).held
+    assert (held.parent, held.target and held.target.hidden, held.target and held.target.layers) == (
+        "a.onnx",
+        "50%",
+        "3",
+    )
+    assert held.data
+    assert (held.data.limit, held.data.length) == (7, 16)
+    assert held.training
+    assert held.training.steps == 4
+    with pytest.raises(
+        BadRecipe, match=r"the environment's GRAPHCLONE__DATA__LENGHT: no key 'data.lenght'; .*'length'"
+    ):
+        read("-", (), {"L": "3", "GRAPHCLONE__DATA__LENGHT": "16"}, text)
+    with pytest.raises(BadRecipe, match=r"--set target.hiden=3: no key 'target.hiden'; did you mean 'hidden'"):
+        read("-", ["target.hiden=3"], {}, GOOD)
+    for wrong in ("target.hidden", "=3", "parent.deep=3"):
+        with pytest.raises(BadRecipe, match="--set"):
+            read("-", [wrong], {}, GOOD)
+
+
+def test_families_share_by_merging_and_leave_out_what_is_null() -> None:
+    text = "parent: a\ntargets:\n  x: &x {hidden: 3, ffn: 4}\n  y: {<<: *x, ffn: 8}\n  z: {layers: 1}\n"
+    family = read("-", ["targets.z=null"], {}, text).held.family
+    assert {name: target.sizes for name, target in family.items()} == {
+        "x": {"hidden": 3, "ffn": 4},
+        "y": {"hidden": 3, "ffn": 8},
+    }
+
+
+def test_files_that_are_no_recipes(tmp_path: Path) -> None:
+    with pytest.raises(BadData, match="no such recipe"):
+        read(str(tmp_path / "nowhere.yaml"))
+    with pytest.raises(BadData, match="a folder"):
+        read(str(tmp_path))
+    binary = tmp_path / "binary.yaml"
+    binary.write_bytes(bytes(range(256)))
+    with pytest.raises(BadRecipe, match="not text"):
+        read(str(binary))
+
+
+def test_the_published_schema_is_what_recipes_are_held_against(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["run", "--schema"]) == 0
+    printed = capsys.readouterr().out
+    assert (ROOT / "docs/recipe.schema.json").read_text() == printed, (
+        "graphclone run --schema > docs/recipe.schema.json"
+    )
+    schema = json.loads(printed)
+    assert set(schema["properties"]) >= {"parent", "data", "target", "targets", "method", "training", "outputs"}
+    described = [key for part in schema["$defs"].values() for key in part["properties"].values()]
+    assert all(key.get("description") for key in described)
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT / "models/recipes").glob("*.yaml")), ids=lambda file: file.stem)
+def test_shipped_recipes_are_valid_by_the_published_schema(recipe: Path) -> None:
+    jsonschema = pytest.importorskip("jsonschema", reason="pip install jsonschema")
+    schema = json.loads((ROOT / "docs/recipe.schema.json").read_text())
+    held = read(str(recipe), environment={}).held.model_dump(mode="json", exclude_unset=True)
+    jsonschema.validate(held, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**held, "hiden": 3}, schema)
