@@ -60,17 +60,20 @@ def olive_config(
         Path | None,
         typer.Option("-o", "--output", help="Where to write; by default it is printed.", show_default=False),
     ] = None,
+    json: o.Json = False,
 ) -> None:
     """The list of passes for `olive run --package-config`: Olive's own, and GraphClone."""
-    import json
+    from json import dumps
 
     from graphclone import outputs
     from graphclone.olive.package import configuration
 
-    text = json.dumps(configuration(), indent=2)
+    held = configuration()
+    text = dumps(held, indent=2)
     if output is None:
-        print(text)
-        return
+        return show.as_json(held) if json else print(text)
     with outputs.staged(output) as draft:
         draft.write_text(text + "\n", encoding="utf-8")
+    if json:
+        return show.as_json({"output": str(output), "passes": sorted(held["passes"])})
     print(f"{output}: Olive's passes and GraphClone: olive run --config run.json --package-config {output}")
