@@ -125,6 +125,6 @@ def test_a_shape_out_of_reach_is_said_and_nothing_is_written(workplace):
     (workplace.folder / "failing.json").write_text(json.dumps(run))
     workplace.run("graphclone olive-config -o passes.json")
     # Olive logs a pass that fails and goes on with what is left: its own exit code says nothing
-    _, said = workplace.refused("olive run --config failing.json --package-config passes.json --disable_telemetry")
+    said = workplace.run("olive run --config failing.json --package-config passes.json --disable_telemetry")
     assert "layers 99" in said
     assert not list(workplace.folder.glob("failing-out/*.onnx"))
