@@ -30,7 +30,7 @@ def test_what_does_not_run_is_one_line_in_the_tools_own_words(workplace):
     for file in (workplace.folder / "small-genai").iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
     held = json.loads((folder / "genai_config.json").read_text())
-    held["model"]["decoder"]["num_hidden_layers"] = 30  # caches that the graph does not have
+    held["model"]["decoder"]["inputs"]["input_ids"] = "tokens"  # which the graph does not have
     (folder / "genai_config.json").write_text(json.dumps(held))
     code, said = workplace.refused("graphclone try broken")
     assert code == 4
