@@ -108,9 +108,11 @@ def _kept(parent: Anatomy, plan: Plan, kind: str) -> Sequence[int] | None:
 def _left(folder: Path, model: Path, written: set[str]) -> list[str]:
     """What the folder holds beside the model, its data and what has a counterpart; other folders by their names."""
     tops = {name.partition("/")[0] for name in written}
-    mine = {model.resolve(), *model.resolve().parent.glob(f"{model.name}*data")}
+    folder, model = folder.resolve(), model.resolve()
+    mine = {model, *model.parent.glob(f"{model.name}*data")}
     found = [f for f in sorted(folder.iterdir()) if f.name not in tops and not f.name.startswith(".")]
-    inside = [f for f in sorted(model.parent.iterdir()) if f.is_file()] if model.parent != folder else []
+    below = folder in model.parent.parents  # a folder that was named may be anywhere
+    inside = [f for f in sorted(model.parent.iterdir()) if f.is_file()] if below else []
     others = [f for f in (*found, *inside) if f.resolve() not in mine and f != model.parent and not _empty(f)]
     return [name for f in others if (name := f.relative_to(folder).as_posix()) not in written]
 

@@ -15,11 +15,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from safetensors.numpy import load_file, save_file
 
 import graphclone as gc
 from graphclone.cli.app import run
 from graphclone.requirements import Feature, MissingPackage, Requirement
 from graphclone.workflow.record import Record
+from models.checkpoint import checkpoint
 
 ROOT = Path(__file__).parents[2]
 RECIPE = """
@@ -216,3 +218,27 @@ def test_everything_that_a_recipe_can_ask_for(recipe: Path, capsys: pytest.Captu
     assert figures["train"]["losses"] != figures["twin"]["losses"]
     assert do(recipe, *(word for change in (*changes, "check.max_params=1%") for word in ("--set", change))) == 4
     assert "small: check: parameters: " in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_weights_trained_elsewhere_come_back_and_folders_for_others_are_written(recipe: Path) -> None:
+    like = checkpoint("llama", recipe.parent / "like")
+    asked = ("targets.tiny=null", "outputs.torch=true", f"outputs.hugging_face={like}", f"outputs.side_files={like}")
+    assert do(recipe, *(word for change in asked for word in ("--set", change))) == 0
+    folder = recipe.with_suffix("") / "small"
+    ours = gc.inspect(gc.load(folder / "clone.onnx")).stacks[0]
+    for config in (folder / "hugging_face" / "config.json", folder / "model" / "config.json"):
+        said = json.loads(config.read_text())
+        assert (said["hidden_size"], said["intermediate_size"]) == (32, ours.blocks[0].feed_forward[0].ffn)
+    assert (folder / "hugging_face" / "model.safetensors").is_file()
+    assert (folder / "model" / "model.onnx").read_bytes() == (folder / "clone.onnx").read_bytes()
+
+    trained = load_file(folder / "torch" / "model.safetensors")
+    name = next(name for name, array in trained.items() if array.ndim == 2)
+    trained[name] = trained[name] + 1
+    save_file(trained, recipe.parent / "elsewhere.safetensors")
+    more = (*asked, "targets.small.pack=elsewhere.safetensors")
+    assert do(recipe, *(word for change in more for word in ("--set", change))) == 0
+    before, after = (gc.load(folder / file).constants() for file in ("clone.onnx", "packed.onnx"))
+    changed = [key for key in before if not np.array_equal(before[key], after[key])]
+    assert len(changed) == 1
+    assert np.allclose(after[changed[0]], before[changed[0]] + 1)
