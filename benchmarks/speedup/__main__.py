@@ -62,7 +62,7 @@ def run(given: argparse.Namespace) -> None:
         print(f"{held.name}: {text}", flush=True)
 
     ready = prepare(held, TASKS[held.task], given.cache, say)
-    clock.write(ready, clock.timed(ready) if given.clock else clock.facts(ready))
+    clock.write(ready, clock.timed(ready, names) if given.clock else clock.facts(ready))
     if given.clock:
         return
     runs.everything(ready, names, held.seeds if given.seeds is None else held.seeds[: given.seeds], say)

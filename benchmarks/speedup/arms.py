@@ -42,6 +42,11 @@ class Arm:
         return self.importance in ("first", "uniform", SEEDED) and self.method == "none" and self.depth == "paper"
 
     @property
+    def moments(self) -> bool:
+        """Whether second moments are used: by least squares, and by this ranking of heads."""
+        return self.importance == "equal-vote" or "least-squares" in self.method
+
+    @property
     def nothing(self) -> bool:
         """Whether the arm starts from nothing of the parent's."""
         return bool(self.drawn)
@@ -67,6 +72,11 @@ ROWS: tuple[Arm, ...] = (
     Arm("default-gain", "equal-vote", "least-squares", against="default", shows="without the norm gain"),
     Arm("default+influence", *BEST, depth="block-influence", against="default", shows="blocks of least influence go"),
     Arm("default+stride", *BEST, depth="uniform", against="default", shows="blocks evenly spaced stay"),
+    Arm("default+patch", BEST[0], "best+depth-patch", against="default", shows="the depth patch"),
+    Arm("default+read-in", BEST[0], "best+read-in", against="default", shows="readers of each norm refitted"),
+    Arm("default+both", BEST[0], "best+read-in+depth-patch", against="default+read-in", shows="the depth patch beside"),
+    Arm("paper+read-in", method="paper+read-in", against="paper", shows="readers of each norm refitted"),
+    Arm("pca", BEST[0], "pca+least-squares", against="default", shows="directions instead of neurons; an untied head"),
     Arm("paper+taught", taught=0.5, against="paper", shows="half the loss imitates the parent"),
     Arm("default+taught", *BEST, taught=0.5, against="default", shows="half the loss imitates the parent"),
 )
@@ -87,19 +97,24 @@ class Source:
     affine: Callable[[Plan], Statistics | None]
 
 
-def start(arm: Arm, source: Source, seed: int) -> Model:
-    """The model that an arm begins to train from."""
+def planned(arm: Arm, source: Source, seed: int) -> Plan:
+    """What an arm keeps of the parent, and how it is corrected."""
     importance = f"{SEEDED}:{seed}" if arm.importance == SEEDED else arm.importance
-    statistics = None if arm.blind else source.statistics()
-    plan = pipeline.plan(
+    return pipeline.plan(
         source.anatomy,
-        statistics,
+        None if arm.blind else source.statistics(),
         Target(**source.target),  # type: ignore[arg-type]  # sizes alone
         importance=importance,
         method=arm.method,
         depth=arm.depth,
         weights=source.parent.constants(),
     )
+
+
+def start(arm: Arm, source: Source, seed: int) -> Model:
+    """The model that an arm begins to train from."""
+    plan = planned(arm, source, seed)
+    statistics = None if arm.blind else source.statistics()
     clone = pipeline.clone(source.parent, plan, statistics, anatomy=source.anatomy, affine=source.affine(plan))
     return pipeline.reinitialised(clone, seed) if arm.drawn == "all" else clone
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -13,9 +14,9 @@ import numpy as np
 import torch
 
 from benchmarks.speedup import teaching
-from benchmarks.speedup.arms import ARMS, start
+from benchmarks.speedup.arms import ARMS, Source, planned, start
 from benchmarks.speedup.curves import Key
-from benchmarks.speedup.prepared import Prepared, batches_of
+from benchmarks.speedup.prepared import Array, Prepared, batches_of, noted
 from benchmarks.speedup.runs import learner
 from benchmarks.speedup.training import trunk_share
 from graphclone import outputs, pipeline
@@ -38,27 +39,29 @@ def facts(held: Prepared) -> dict[str, Any]:
     }
 
 
-def timed(held: Prepared) -> dict[str, Any]:
-    """Seconds of everything that wall-clock is made of."""
+def timed(held: Prepared, names: Sequence[str]) -> dict[str, Any]:
+    """Seconds of everything that wall-clock is made of, for these arms; those of the parent's fit as it was noted."""
     source, batches = held.source, batches_of(held)
     found: dict[str, Any] = {"machine": f"{platform.machine()}, {torch.get_num_threads()} threads"}
     if held.config.device != "cpu":
         found["machine"] = torch.cuda.get_device_name()
 
-    def measured(count: int) -> None:
-        pipeline.measure(source.parent, batches[:count], anatomy=source.anatomy, moments=True)
+    found["fit"] = noted(held.folder).get("classifier", 0.0)
 
-    found["calibration"] = _reckoned(measured, len(batches))
+    def measured(count: int, moments: bool) -> None:
+        pipeline.measure(source.parent, batches[:count], anatomy=source.anatomy, moments=moments)
+
+    found["sums"] = _reckoned(lambda count: measured(count, moments=False), len(batches))
+    found["moments"] = _reckoned(lambda count: measured(count, moments=True), len(batches))
     began = time.perf_counter()
-    clone = start(ARMS[SHOWN], source, 0)
+    start(ARMS[SHOWN], source, 0)
     found["cloning"] = time.perf_counter() - began
-    plan = Plan.from_json(clone.metadata["graphclone.plan"])
-    if pipeline.takes_second_pass(source.anatomy, plan):
-        found["second pass"] = _reckoned(
-            lambda count: pipeline.measure_kept(source.parent, plan, batches[:count], anatomy=source.anatomy),
-            len(batches),
-        )
-    if any(ARMS[name].taught for name in held.config.arms):
+    found["second pass"] = {}
+    for name in names:
+        plan = planned(ARMS[name], source, 0)
+        if pipeline.takes_second_pass(source.anatomy, plan):
+            found["second pass"][name] = _reckoned(partial(_kept, source, plan, batches), len(batches))
+    if any(ARMS[name].taught for name in names):
         parent = teaching.Parent(held)
         rows = [row for row in range(len(held.train["input_ids"])) if row not in parent.said][: FEW + MORE]
         parent.of(np.array(rows[:FEW]))  # the session is opened, and not timed
@@ -72,6 +75,10 @@ def timed(held: Prepared) -> dict[str, Any]:
         made.step(step, trunk_share(held.config, step))
         steps.append(time.perf_counter() - began)
     return found | {"seconds a step": median(steps)}
+
+
+def _kept(source: Source, plan: Plan, batches: list[dict[str, Array]], count: int) -> None:
+    pipeline.measure_kept(source.parent, plan, batches[:count], anatomy=source.anatomy)
 
 
 def _reckoned(run: Callable[[int], object], count: int) -> float:

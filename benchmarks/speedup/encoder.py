@@ -16,8 +16,7 @@ from torch import nn
 import models
 from benchmarks.speedup import materials
 from benchmarks.speedup.config import Config
-from benchmarks.speedup.prepared import Array, Say, Task, Tensors, write_rows
-from benchmarks.speedup.prepared import note as noted
+from benchmarks.speedup.prepared import Array, Say, Task, Tensors, note, write_rows
 from graphclone import choose_tokens, pipeline
 from graphclone.graph import Model
 from graphclone.plan import Plan
@@ -54,7 +53,7 @@ def write(config: Config, folder: Path, say: Say) -> None:
     rows = _encoded(small, held)
     start = time.monotonic()
     rows["target"] = _embedded(pipeline.load(folder / "parent.onnx"), rows)
-    noted(folder, "teacher", time.monotonic() - start)
+    note(folder, "teacher", time.monotonic() - start)
     places = {
         "train": slice(0, asked["rows"]),
         "held_out": slice(asked["rows"], count),

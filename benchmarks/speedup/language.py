@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 import models
 from benchmarks.speedup import materials
 from benchmarks.speedup.config import Config
+from benchmarks.speedup.logits import dress
 from benchmarks.speedup.prepared import Array, Say, Task, Tensors, write_rows
 from graphclone import choose_tokens, pipeline
-from graphclone.graph import Model
 from graphclone.planner import Target
 
 HELD_OUT = 20  # every so many pieces of each text one is set apart
@@ -76,24 +75,6 @@ def _rows(tokenizer: Any, text: list[str], length: int, count: int) -> Array:
 def loss(output: torch.Tensor, rows: Tensors) -> torch.Tensor:
     """Nats a token, each predicted from those before it."""
     return F.cross_entropy(output[:, :-1].flatten(0, 1), rows["input_ids"][:, 1:].flatten())
-
-
-class Logits(nn.Module):
-    """The clone alone."""
-
-    def __init__(self, inside: nn.Module) -> None:
-        super().__init__()
-        self.inside = inside
-
-    def forward(self, **fed: torch.Tensor) -> torch.Tensor:
-        """[batch, length, vocabulary]."""
-        found: torch.Tensor = self.inside(**fed)["logits"]
-        return found
-
-
-def dress(module: nn.Module, clone: Model, nothing: bool, seed: int) -> nn.Module:
-    """Nothing stands behind a language model."""
-    return Logits(module)
 
 
 TASK = Task(write, ("input_ids", "attention_mask"), loss, dress, "tokens", "nats a token")

@@ -26,6 +26,7 @@ from graphclone.statistics.store import Statistics
 
 Array = np.ndarray[Any, Any]
 ROWS = "rows.npz"
+SECONDS = "seconds.json"
 Rows = Mapping[str, Array]  # name -> [rows, ...]
 Tensors = Mapping[str, torch.Tensor]
 Say = Callable[[str], None]
@@ -141,9 +142,13 @@ def write_rows(folder: Path, rows: Rows) -> None:
         np.savez(stream, **dict(rows))  # type: ignore[arg-type]  # its stub takes any name for allow_pickle
 
 
+def noted(folder: Path) -> dict[str, float]:
+    """Seconds of what was made once, as they were noted."""
+    file = folder / SECONDS
+    return dict(json.loads(file.read_text())) if file.is_file() else {}
+
+
 def note(folder: Path, what: str, seconds: float) -> None:
     """Keep how long something took, on a machine as busy as it was."""
-    file = folder / "seconds.json"
-    held = json.loads(file.read_text()) if file.is_file() else {}
-    with outputs.staged(file) as draft:
-        draft.write_text(json.dumps({**held, what: round(seconds, 2)}, indent=1) + "\n")
+    with outputs.staged(folder / SECONDS) as draft:
+        draft.write_text(json.dumps({**noted(folder), what: round(seconds, 2)}, indent=1) + "\n")

@@ -178,7 +178,9 @@ def _clock(config: Config, found: dict[str, Finding]) -> str:
     for name, one in found.items():
         if one.random is None or one.arm.nothing:
             continue
-        before = 0.0 if one.arm.blind else held["calibration"] + held.get("second pass", 0.0)
+        before = held["fit"] + held["second pass"].get(name, 0.0)
+        if not one.arm.blind:
+            before += held["moments" if one.arm.moments else "sums"]
         taught = config.batch * config.budget if one.arm.taught else 0
         training = (whole + held.get("teacher a row", 0.0) * taught) / one.random.mean
         total = before + held["cloning"] + training
