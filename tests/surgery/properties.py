@@ -10,15 +10,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
 
-from graphclone import feeds, graph, pipeline, saving
+from graphclone import graph, pipeline, saving
 from graphclone.anatomy import inspect
 from graphclone.anatomy.parts import Anatomy, Attention, AxisRef, FeedForward
 from graphclone.errors import InvalidTarget
@@ -26,79 +24,14 @@ from graphclone.graph import Model
 from graphclone.plan import Plan
 from graphclone.planner import Target
 from graphclone.surgery.operate import clone
-from tests.surgery.parents import Array, Parent, dropped, output_take, shuffled, zeroed
-from tests.surgery.parents import session as opened
+from tests.surgery.parents import Array, Parent, dropped, shuffled, zeroed
 from tests.surgery.rescaled import rescaled, with_biases
-from tests.surgery.silenced import level, means, measured, without, without_epsilon
+from tests.surgery.silenced import measured
+from tests.surgery.subject import Cut, Subject, activations, followed
 from tests.tolerances import assert_close
 
-Cut = Callable[..., Model]
 INNER = ("ffn", "head", "kv_head", "group")
 HALF = Target(hidden="50%", ffn="50%", layers="50%")
-
-
-@dataclass
-class Subject:
-    """A parent, what it is fed, and what its properties share. cut: as ``surgery.operate.clone``. size: batch and
-    length of what is answered; calibration: batches, and their size, of what least squares is fitted to."""
-
-    found: Parent
-    file: Path
-    cut: Cut = clone
-    size: tuple[int, int] = (2, 9)
-    calibration: tuple[int, tuple[int, int]] = (32, (8, 32))
-    kept: dict[str, tuple[Plan, Model]] = field(default_factory=dict)
-
-    def answers(self, model: Model, size: tuple[int, int] | None = None) -> list[Array]:
-        return list(opened(model).run(None, feeds.tiny_feeds(self.found.model, *(size or self.size))))
-
-    @cached_property
-    def wanted(self) -> list[Array]:
-        return self.answers(self.found.model)
-
-    def made(self, plan: Plan, found: Parent | None = None, *more: object) -> Model:
-        found = found or self.found
-        return self.cut(found.model, found.anatomy, plan, *more)
-
-    @property
-    def centred(self) -> bool:
-        return any(norm.kind == "LayerNorm" for block in self.found.anatomy.stacks[0].blocks for norm in block.norms)
-
-    @cached_property
-    def gone(self) -> Array:
-        """Every fourth channel of the stream."""
-        return np.arange(3, self.found.anatomy.stacks[0].hidden - 1, 4)
-
-    @cached_property
-    def silent(self) -> Parent:
-        """The parent whose dropped channels say nothing: they are zero, or what a LayerNorm takes for it."""
-        sound = level(self.found) if self.centred else without_epsilon(self.found)
-        found = without(sound, self.gone, centred=self.centred)
-        post = any(n.placement == "post" for b in self.found.anatomy.stacks[0].blocks for n in b.norms)
-        return means(found, self.gone) if post else found
-
-    def narrowed(self, method: str) -> Model:
-        """``silent`` without the channels that say nothing; made once a method."""
-        if method not in self.kept:
-            (stack,) = self.silent.anatomy.stacks
-            plan = self.silent.plan({stack.residual: self.channels}, method)
-            statistics = measured(self.silent, 1, (1, 16)) if method == "norm-gain" else None
-            self.kept[method] = plan, self.made(plan, self.silent, statistics)
-        return self.kept[method][1]
-
-    @cached_property
-    def small(self) -> Parent:
-        """The parent's first block and its last, with 512 of their feed-forward's neurons at most."""
-        (stack,) = self.found.anatomy.stacks
-        sizes = {n: min(512, self.found.anatomy.groups[n].size) for n in self.found.groups("ffn")}
-        plan = self.found.plan({n: range(size) for n, size in sizes.items()}, drop=range(1, len(stack.blocks) - 1))
-        model = clone(self.found.model, self.found.anatomy, plan)
-        return Parent(self.found.name, self.found.exporter, model, inspect(model))
-
-    @cached_property
-    def channels(self) -> Array:
-        """Those that stay where ``gone`` go."""
-        return np.setdiff1d(np.arange(self.found.anatomy.stacks[0].hidden), self.gone)
 
 
 def rng() -> np.random.Generator:
@@ -111,13 +44,6 @@ def assert_same_bytes(actual: Model, wanted: Model) -> None:
     for name, array in before.items():
         assert after[name].dtype == array.dtype
         assert after[name].tobytes() == array.tobytes(), f"{name} has other bytes"
-
-
-def followed(subject: Subject, answers: list[Array], keep: dict[str, Array]) -> list[Array]:
-    """Outputs that are the stream, in the order in which it is kept."""
-    takes = output_take(subject.found, keep)
-    names = [t.name for t in subject.found.model.graph.outputs]
-    return [np.take(a, takes[n][1], axis=takes[n][0]) if n in takes else a for n, a in zip(names, answers, strict=True)]
 
 
 def assert_same_answers(actual: list[Array], wanted: list[Array]) -> None:
@@ -342,17 +268,6 @@ def least_squares(subject: Subject, folder: Path) -> None:
 
 def writing(part: Attention | FeedForward) -> tuple[str, ...]:
     return part.o if isinstance(part, Attention) else part.down
-
-
-def activations(model: Model, names: list[str], size: tuple[int, int]) -> list[Array]:
-    """Float64 [token, width] of tensors, on a batch that no other test draws."""
-    shown = model.copy()
-    shown.graph.outputs = [shown.graph.tensors()[name] for name in names]
-    for tensor in shown.graph.outputs:
-        tensor.dtype = np.dtype(np.float32)
-    shown.graph.cleanup()
-    fed = feeds.tiny_feeds(model, *size, seed=np.random.SeedSequence([8, 8]))
-    return [a.reshape(-1, a.shape[-1]).astype(np.float64) for a in opened(shown).run(None, fed)]
 
 
 PROPERTIES: dict[str, Callable[[Subject, Path], None]] = {

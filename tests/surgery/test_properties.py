@@ -11,7 +11,8 @@ import pytest
 import models
 from graphclone.surgery.operate import clone
 from tests.surgery.parents import parent
-from tests.surgery.properties import PROPERTIES, Subject
+from tests.surgery.properties import PROPERTIES
+from tests.surgery.subject import Subject
 
 SEEDED = {"llama": "torchscript", "gpt2": "dynamo", "bert": "torchscript", "vit-tiny": "dynamo"}
 CALIBRATION = {"vit-tiny": (60, (8, 1))}

@@ -12,7 +12,8 @@ from graphclone import graph
 from graphclone.anatomy import inspect
 from models.packages import MissingPackage
 from tests.surgery.parents import Parent, outputs, parent
-from tests.surgery.properties import PROPERTIES, Subject
+from tests.surgery.properties import PROPERTIES
+from tests.surgery.subject import Subject
 
 pytestmark = pytest.mark.real
 
