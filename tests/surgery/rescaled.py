@@ -9,22 +9,25 @@ from tests.surgery.parents import dropped, with_constants, zeroed
 
 
 def rescaled(found, keep, factor):
-    """The parent whose dropped dimensions of queries and values are zero, and its queries times ``factor``: the scores
-    of the kept dimensions at the clone's own scale."""
+    """The parent whose dropped dimensions of queries, keys and values are zero, and its scores times ``factor``: the
+    kept dimensions at the clone's own scale. Queries and keys take a root of it each, so a weight may hold both."""
     model = zeroed(found, {n: k for n, k in keep.items() if found.anatomy.groups[n].kind == "v_dim"})
     dims = {n: k for n, k in keep.items() if found.anatomy.groups[n].kind == "qk_dim"}
     values = {}
     for block in found.anatomy.stacks[0].blocks:
         for attention in block.attention:
-            for ref in with_biases(found, attention.q):
-                array = np.moveaxis(model.constants()[ref.tensor].copy(), ref.axis, -1)
-                width = (
-                    array.shape[-1] // 3 if attention.q == attention.k else array.shape[-1]
-                )  # GPT-2 packs q, k and v
-                array[..., :width] *= np.float32(factor)
-                array[..., dropped(found.anatomy, ref, dims) & (np.arange(array.shape[-1]) < width)] = 0
-                values[ref.tensor] = np.moveaxis(array, -1, ref.axis)
+            for weights in {attention.q, attention.k}:
+                for ref in with_biases(found, weights):
+                    array = np.moveaxis(model.constants()[ref.tensor].copy(), ref.axis, -1)
+                    array[..., turned(found, ref, dims)] *= np.float32(np.sqrt(factor))
+                    array[..., dropped(found.anatomy, ref, dims)] = 0
+                    values[ref.tensor] = np.moveaxis(array, -1, ref.axis)
     return with_constants(model, values)
+
+
+def turned(found, ref, dims):
+    """Which positions are of queries and keys."""
+    return np.any([neurons >= 0 for name, neurons in found.anatomy.axes[ref] if name in dims], axis=0)
 
 
 def with_biases(found, weights):
