@@ -191,6 +191,7 @@ def _head_dim(block: Block, asked: Mapping[str, Asked], chooser: _Chooser) -> No
         return
     for part in block.attention:
         groups = [(chooser.anatomy.groups[name], held) for name, held in part.qk_dims]
+        groups = [(group, held) for group, held in groups if group.size > 1]  # of pairs side by side, too
         along = [*groups, *((chooser.anatomy.groups[name], held) for name, held in part.v_dims)]
         sizes = range(1 if groups else part.head_dim, part.head_dim + 1)
         feasible = [size for size in sizes if all(_shared_out(size, part, *g) for g in groups)]

@@ -92,8 +92,11 @@ def _width(cut: Cut, tensor: gs.Tensor, value: Value) -> tuple[int, int] | None:
     """(width of a head, what is kept of it), for queries, keys or their product."""
     while tensor.inputs and tensor.inputs[0].op in PASSED:
         tensor = tensor.inputs[0].inputs[0]
-    if tensor.name in (scores := _scores(cut)):
-        return scores[tensor.name]
+    scores = _scores(cut)
+    masked = tensor.inputs and tensor.inputs[0].op == "Add"  # CodeGen divides the sum of scores and mask
+    for one in tensor.inputs[0].inputs if masked else (tensor,):
+        if one.name in scores:
+            return scores[one.name]
     for axis in range(len(value.shape)):
         if any(g.kind == "qk_dim" for g in cut.found.on(value.axis(axis))):
             return _of_head(cut, value, axis)

@@ -82,7 +82,9 @@ def test_measured_shards_merge(llama: Path, tmp_path: Path) -> None:
     assert counts[2] == counts[0] + counts[1] > 0
 
 
-def test_a_clone_that_was_tampered_with_fails_verification(llama: Path, tmp_path: Path) -> None:
+def test_a_clone_that_was_tampered_with_fails_verification(
+    llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "clone.onnx"
     assert run(["clone", str(llama), str(out), "--ffn", "50%", "--importance", "first"]) == 0
     assert run(["verify", str(llama), str(out)]) == 0
@@ -90,7 +92,16 @@ def test_a_clone_that_was_tampered_with_fails_verification(llama: Path, tmp_path
     name, array = max(made.constants().items(), key=lambda item: item[1].nbytes)
     made.graph.tensors()[name].values = array + 1
     gc.save(made, out)
+    capsys.readouterr()
     assert run(["verify", str(llama), str(out)]) == 4
+    head, *rows = capsys.readouterr().out.splitlines()[1:]
+    assert head.split() == ["check", "value", "tolerance", "verdict", "detail"]
+    (wrong,) = [row for row in rows if row.startswith("weights are the parent's slices")]
+    assert " failed " in wrong
+    assert sum(" passed " in row for row in rows) > 5
+    assert run(["verify", str(llama), str(out), "--json"]) == 4
+    checks = {c["name"]: c for c in json.loads(capsys.readouterr().out)["checks"]}
+    assert checks["weights are the parent's slices"]["value"] > checks["weights are the parent's slices"]["tolerance"]
 
 
 def test_a_reader_that_leaves_early_is_no_error(llama: Path) -> None:

@@ -60,6 +60,27 @@ def test_all_shapes_are_counted_at_once_as_each_is(recipe):
         assert census.parameters(plan(found.anatomy, None, target, importance="first")) == counts[index]
 
 
+def test_shapes_are_whole_groups_and_multiples_of_what_processors_like():
+    found = parent("llama", "dynamo")  # 64 wide, 8 heads on 4 KV heads, 160 in the feed-forward, 3 blocks
+    shapes = candidates.enumerate_shapes(found.anatomy)
+    assert sorted(set(shapes.hidden.tolist())) == [32, 64]
+    assert sorted(set(shapes.ffn.tolist())) == [32, 64, 96, 128, 160]
+    assert sorted(set(shapes.kv_heads.tolist())) == [1, 2, 3, 4]
+    assert sorted(set(shapes.layers.tolist())) == [1, 2, 3]
+    assert len(shapes) == 2 * 5 * 4 * 3
+    assert {shape.heads(found.anatomy) for shape in (shapes[k] for k in range(len(shapes)))} == {2, 4, 6, 8}
+
+
+def test_the_best_eight_are_cut_and_judged():
+    found = parent("llama", "dynamo")
+    judged, statistics = measured(found)
+    made = searching.search(found.model, found.anatomy, Budget(params="50%"), statistics, held_out=[judged])
+    assert len(made.finalists) == searching.FINALISTS == 8
+    scores = [one.score for one in made.finalists]
+    assert scores == sorted(scores)
+    assert len({one.shape for one in made.finalists}) == 8
+
+
 @pytest.mark.parametrize(
     ("recipe", "budget"),
     [("llama", Budget(params="50%")), ("gpt2", Budget(size="60%")), ("bert", Budget(params="40%", size="60%"))],

@@ -72,6 +72,45 @@ def without(found: Parent, dropped, *, centred: bool) -> Parent:
     return changed(found, edits | dict.fromkeys(biases, no_bias))
 
 
+def level(found: Parent) -> Parent:
+    """Gains and factors a channel are the same number along the stream, and biases say nothing of what is dropped: so
+    a mean stays a mean behind them."""
+    stack = found.anatomy.stacks[0]
+    norms = [n for n in (*stack.norms, *(m for b in stack.blocks for m in b.norms)) if n.site]
+    constants = found.model.constants()
+    gains = [n.gain for n in norms] + [n for n in constants if "lambda" in n]
+    rng = np.random.default_rng(3)
+    numbers = {name: rng.uniform(0.6, 1.6) for name in gains}
+    edits = {name: lambda a, number=number: np.full_like(a, number) for name, number in numbers.items()}
+    biases = [n.bias for n in norms if n.bias]
+    drawn = {name: rng.standard_normal(constants[name].shape) * 0.3 for name in biases}
+    return changed(found, edits | {name: lambda a, values=values: values for name, values in drawn.items()})
+
+
+def without_epsilon(found: Parent) -> Parent:
+    """What norms add to the mean of squares is next to nothing: it weighs more over fewer channels, by the token."""
+    stack = found.anatomy.stacks[0]
+    used = {n.epsilon for n in (*stack.norms, *(m for b in stack.blocks for m in b.norms))}
+    held = {
+        n: float(a.reshape(-1)[0]) for n, a in found.model.constants().items() if a.size == 1 and a.dtype.kind == "f"
+    }
+    names = [n for n, value in held.items() if any(abs(value - epsilon) < 1e-3 * epsilon for epsilon in used)]
+    return changed(found, dict.fromkeys(names, lambda array: np.asarray(array * 1e-4)))
+
+
+def means(found: Parent, gone) -> Parent:
+    """Where norms are the stream itself: biases have a mean of zero, which dropped channels have too."""
+    stack = found.anatomy.stacks[0]
+    biases = [n.bias for n in (*stack.norms, *(m for b in stack.blocks for m in b.norms)) if n.bias and n.site]
+
+    def edit(array):
+        array -= np.delete(array, gone).mean()
+        array[gone] = 0.0
+        return array
+
+    return changed(found, dict.fromkeys(biases, edit))
+
+
 def tied(found: Parent) -> set[tuple[str, int]]:
     """Axes of an embedding that is the head too: written and read, so it is silenced as what writes."""
     uses = {}

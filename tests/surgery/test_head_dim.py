@@ -11,40 +11,14 @@ from graphclone import pipeline
 from graphclone.anatomy import inspect
 from graphclone.anatomy.parts import AxisRef
 from graphclone.errors import InvalidTarget
+from graphclone.feeds import tiny_feeds
 from graphclone.planner import Target
 from graphclone.surgery.head_scale import rooted
-from tests.surgery.parents import dropped, outputs, parent, with_constants, zeroed
+from tests.surgery.parents import outputs, parent
+from tests.surgery.rescaled import rescaled
+from tests.surgery.silenced import answer
+from tests.surgery.zoo_parent import zoo_parent
 from tests.tolerances import assert_close
-
-
-def rescaled(found, keep, factor):
-    """The parent whose dropped dimensions of queries and values are zero, and its queries times ``factor``: the scores
-    of the kept dimensions at the clone's own scale."""
-    model = zeroed(found, {n: k for n, k in keep.items() if found.anatomy.groups[n].kind == "v_dim"})
-    dims = {n: k for n, k in keep.items() if found.anatomy.groups[n].kind == "qk_dim"}
-    values = {}
-    for block in found.anatomy.stacks[0].blocks:
-        for attention in block.attention:
-            for ref in with_biases(found, attention.q):
-                array = np.moveaxis(model.constants()[ref.tensor].copy(), ref.axis, -1)
-                width = (
-                    array.shape[-1] // 3 if attention.q == attention.k else array.shape[-1]
-                )  # GPT-2 packs q, k and v
-                array[..., :width] *= np.float32(factor)
-                array[..., dropped(found.anatomy, ref, dims) & (np.arange(array.shape[-1]) < width)] = 0
-                values[ref.tensor] = np.moveaxis(array, -1, ref.axis)
-    return with_constants(model, values)
-
-
-def with_biases(found, weights):
-    """Where a projection writes: an axis of its matrix, and the bias that is added next."""
-    (matrix,) = weights
-    (linear,) = [ln for ln in found.anatomy.linears if ln.weight == matrix]
-    made = next(n for n in found.model.graph.nodes for t in n.outputs if t.name == linear.output)
-    beside = [t for n in (made, *made.outputs[0].outputs) for t in n.inputs if n.op in ("Add", "Gemm")]
-    constants = found.model.constants()
-    biases = [t.name for t in beside if t.name in constants and constants[t.name].ndim == 1]
-    return [AxisRef(matrix, linear.out_axis), *(AxisRef(name, 0) for name in biases)]
 
 
 @pytest.mark.parametrize("importance", ["first", "uniform", "random"])
@@ -81,6 +55,39 @@ def test_rotary_pairs_are_kept_whole_and_alike_in_queries_and_keys():
             linear = next(ln for ln in found.anatomy.linears if ln.weight == weights[0])
             pairs = dict(found.anatomy.axes[AxisRef(linear.weight, linear.out_axis)])[group]
             assert np.array_equal(pairs, np.tile(np.arange(4), 2 * heads))  # (i, i + r/2)
+
+
+LAYOUTS = {  # how heads lie in a projection, and pairs in a head
+    ("phi", "torchscript"): "a part of the head turns",
+    ("phi3", "torchscript"): "queries, keys and values in one weight",
+    ("gpt-neox", "torchscript"): "so they are, head by head, and a part turns",
+    ("cohere", "dynamo"): "pairs side by side (2i, 2i + 1)",
+    ("codegen", "torchscript"): "so they are, in a part of the head; scores are divided behind their mask",
+}
+
+
+@pytest.mark.parametrize(("name", "column"), LAYOUTS)
+def test_pairs_stay_pairs_in_every_layout(name, column):
+    found = zoo_parent(name, column)
+    plan = pipeline.plan(found.anatomy, None, Target(head_dim="50%"), importance="uniform", method="none")
+    made = pipeline.clone(found.model, plan, anatomy=found.anatomy)
+    fed = tiny_feeds(found.model, 2, 9)
+    assert_close(answer(made, fed), answer(rescaled(found, plan.keep, np.sqrt(2)), fed))
+    other = {n: k for n, k in plan.keep.items() if found.anatomy.groups[n].kind == "v_dim"}
+    spared = next(n for n, k in plan.keep.items() if found.anatomy.groups[n].kind == "qk_dim" and len(k) > 1)
+    other |= {n: k for n, k in plan.keep.items() if n not in other} | {spared: plan.keep[spared][1:]}
+    with pytest.raises(AssertionError, match="differs by"):
+        assert_close(answer(made, fed), answer(rescaled(found, other, np.sqrt(2)), fed))
+    assert {a.head_dim for b in inspect(made).stacks[0].blocks for a in b.attention} == {
+        found.anatomy.stacks[0].blocks[0].attention[0].head_dim // 2
+    }
+    pipeline.verify(found.model, made, plan).raise_if_failed()
+
+
+def test_frequencies_that_are_picked_one_by_one_are_a_refusal_with_the_reason():
+    found = zoo_parent("gpt-j", "torchscript")
+    with pytest.raises(InvalidTarget, match=r"picked one by one by GatherElements node .* can have 8; nearest: 8"):
+        pipeline.plan(found.anatomy, None, Target(head_dim=4), importance="uniform", method="none")
 
 
 @pytest.mark.parametrize(("full", "kept"), [*product((16, 64, 80, 128), (8, 48))])

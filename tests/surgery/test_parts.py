@@ -10,9 +10,10 @@ from graphclone import graph, pipeline
 from graphclone.anatomy import inspect
 from graphclone.errors import InvalidTarget
 from graphclone.plan import Plan
+from graphclone.planner import Target
 from models.building import cache_folder
 from tests.conftest import SEEDED_EXPORTS
-from tests.surgery.parents import outputs, parent, with_constants
+from tests.surgery.parents import outputs, parent, with_constants, zeroed
 from tests.tolerances import assert_close
 from tools.zoo import build
 from tools.zoo.columns import COLUMNS
@@ -139,3 +140,33 @@ def test_a_part_that_is_not_there_is_refused():
         plan = Plan(found.anatomy.fingerprint, {}, method="none", drop_attention=chosen)
         with pytest.raises(InvalidTarget, match=said):
             pipeline.clone(found.model, plan, anatomy=found.anatomy)
+
+
+def test_each_block_gets_the_size_that_it_was_given(found):
+    """The zeroed parent, block by block; and the clone is read again with its uneven blocks."""
+    (stack,) = found.anatomy.stacks
+    part = stack.blocks[0].attention[0]
+    whole, group = part.heads, part.heads // part.kv_heads
+    heads = (whole, group, whole - group)
+    target = Target(ffn="40,50%,60", heads=",".join(map(str, heads)))
+    plan = pipeline.plan(found.anatomy, None, target, importance="uniform", method="none")
+    made = pipeline.clone(found.model, plan, anatomy=found.anatomy)
+    pipeline.verify(found.model, made, plan).raise_if_failed()
+    for got, want in zip(outputs(made), outputs(zeroed(found, plan.keep)), strict=True):
+        for a, b in zip(got, want, strict=True):
+            assert_close(a, b)
+    (after,) = inspect(made).stacks
+    assert [b.feed_forward[0].ffn for b in after.blocks] == [40, stack.blocks[1].feed_forward[0].ffn // 2, 60]
+    assert [b.attention[0].heads for b in after.blocks] == list(heads)
+
+
+def test_blocks_that_are_named_stay_each_at_its_size(found):
+    target = Target(keep_blocks="0,2", ffn="0:40,2:50%")
+    plan = pipeline.plan(found.anatomy, None, target, importance="first", method="none")
+    made = pipeline.clone(found.model, plan, anatomy=found.anatomy)
+    pipeline.verify(found.model, made, plan).raise_if_failed()
+    assert [b.feed_forward[0].ffn for b in inspect(made).stacks[0].blocks] == [40, 80]
+    one_by_one = found.cut({n: k for n, k in plan.keep.items() if n.endswith("ffn")}, drop=[1])
+    for got, want in zip(outputs(made), outputs(one_by_one), strict=True):
+        for a, b in zip(got, want, strict=True):
+            assert np.array_equal(a, b)

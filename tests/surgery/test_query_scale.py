@@ -6,7 +6,7 @@ from graphclone import pipeline
 from graphclone.planner import Target
 from graphclone.verification import verify
 from tests.surgery.parents import outputs
-from tests.surgery.test_head_dim import rescaled
+from tests.surgery.rescaled import rescaled
 from tests.tolerances import assert_close, difference
 
 

@@ -1,4 +1,4 @@
-"""The oracles again, on trained parents."""
+"""The properties again, on trained parents: a decoder with a tied head, a post-norm encoder, a vision transformer."""
 
 from __future__ import annotations
 
@@ -7,39 +7,40 @@ import math
 import numpy as np
 import pytest
 
+import models
+from graphclone import graph
 from graphclone.anatomy import inspect
-from tests.surgery.parents import expected, outputs, parent, shuffled, zeroed
-from tests.tolerances import assert_close
+from models.packages import MissingPackage
+from tests.surgery.parents import Parent, outputs, parent
+from tests.surgery.properties import PROPERTIES
+from tests.surgery.subject import Subject
 
 pytestmark = pytest.mark.real
 
 
-def assert_equal(actual, wanted):
-    for got, want in zip(actual, wanted, strict=True):
-        for a, b in zip(got, want, strict=True):
-            assert_close(a, b)
+REAL = {
+    "smollm2": ("dynamo", {"size": (1, 7), "calibration": (24, (8, 128))}),
+    "minilm": ("torchscript", {"calibration": (24, (8, 128))}),
+    "vit-focus": ("asis", {"size": (1, 1), "calibration": (11, (8, 1))}),
+}
 
 
-@pytest.fixture(scope="module", params=["dynamo", "torchscript"])
-def found(request):
-    return parent("minilm", request.param)
+@pytest.fixture(scope="module", params=REAL)
+def subject(request):
+    """One parent in memory at a time, with what its properties share."""
+    exporter, more = REAL[request.param]
+    try:
+        file = models.cached(request.param, exporter=exporter)
+    except MissingPackage as missing:
+        pytest.skip(f"NOT TESTED on {request.param}: {missing}")
+    model = graph.load(file)
+    return Subject(Parent(request.param, exporter, model, inspect(model)), file, **more)
 
 
-def test_keeping_everything_changes_no_byte(found):
-    made = found.cut({n: range(found.anatomy.groups[n].size) for n in found.groups()}, "paper")
-    before, after = found.model.constants(), made.constants()
-    assert before.keys() == after.keys()
-    assert all(before[n].tobytes() == after[n].tobytes() for n in before)
-
-
-def test_a_permutation_changes_no_output(found, rng):
-    keep = {n: shuffled(rng, found.anatomy.groups[n].size) for n in found.groups()}
-    assert_equal(outputs(found.cut(keep)), expected(found, found.model, keep))
-
-
-def test_dropped_heads_and_neurons_equal_the_zeroed_parent(found, rng):
-    keep = found.some(rng, 0.5, "ffn", "head")
-    assert_equal(outputs(found.cut(keep)), outputs(zeroed(found, keep)))
+@pytest.mark.slow
+@pytest.mark.parametrize("property_", PROPERTIES)
+def test_it_holds(property_, subject, tmp_path):
+    PROPERTIES[property_](subject, tmp_path)
 
 
 @pytest.mark.slow

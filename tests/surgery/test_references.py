@@ -14,38 +14,10 @@ from graphclone import pipeline
 from graphclone.feeds import tiny_feeds
 from graphclone.surgery.operate import clone
 from graphclone.verification import verify
-from tests.surgery.parents import Parent, parent
-from tests.surgery.silenced import changed, data, measured, without
+from tests.surgery.parents import parent
+from tests.surgery.silenced import data, level, means, measured, without
 from tests.surgery.zoo_parent import zoo_parent
 from tests.tolerances import TOLERANCE, assert_close, difference
-
-
-def level(found: Parent) -> Parent:
-    """Gains and factors a channel are the same number along the stream, and biases say nothing of what is dropped: so
-    a mean stays a mean behind them."""
-    stack = found.anatomy.stacks[0]
-    norms = [n for n in (*stack.norms, *(m for b in stack.blocks for m in b.norms)) if n.site]
-    constants = found.model.constants()
-    gains = [n.gain for n in norms] + [n for n in constants if "lambda" in n]
-    rng = np.random.default_rng(3)
-    numbers = {name: rng.uniform(0.6, 1.6) for name in gains}
-    edits = {name: lambda a, number=number: np.full_like(a, number) for name, number in numbers.items()}
-    biases = [n.bias for n in norms if n.bias]
-    drawn = {name: rng.standard_normal(constants[name].shape) * 0.3 for name in biases}
-    return changed(found, edits | {name: lambda a, values=values: values for name, values in drawn.items()})
-
-
-def means(found: Parent, gone) -> Parent:
-    """Where norms are the stream itself: biases have a mean of zero, which dropped channels have too."""
-    stack = found.anatomy.stacks[0]
-    biases = [n.bias for n in (*stack.norms, *(m for b in stack.blocks for m in b.norms)) if n.bias and n.site]
-
-    def edit(array):
-        array -= np.delete(array, gone).mean()
-        array[gone] = 0.0
-        return array
-
-    return changed(found, dict.fromkeys(biases, edit))
 
 
 def in_float64(model, fed) -> np.ndarray:
