@@ -9,7 +9,8 @@ import onnx_graphsurgeon as gs
 import pytest
 
 from graphclone import recipes
-from graphclone.recipes import Recipe, held, is_lazy, pieces, release, sample
+from graphclone.pages import release
+from graphclone.recipes import Recipe, held, is_lazy, pieces, sample
 
 
 def taken(array, takes):
