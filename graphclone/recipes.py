@@ -148,6 +148,7 @@ class Piece:
     place: Place
 
     def __call__(self) -> Array:
+        """Make them."""
         return np.ascontiguousarray(self.recipe.make(self.place)).reshape(-1).view(np.uint8)
 
     def expect(self) -> None:

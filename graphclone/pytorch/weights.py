@@ -31,9 +31,9 @@ import torch
 
 from graphclone.errors import UnsupportedGraph
 from graphclone.graph import Model
+from graphclone.pages import release
 from graphclone.pytorch.operators import Lookup
 from graphclone.pytorch.usage import Usage, uses
-from graphclone.pages import release
 from graphclone.recipes import PIECE
 
 MASKED = 1e4
