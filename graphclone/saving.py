@@ -245,8 +245,10 @@ def _in_order(jobs: Iterable[_Prefix | Piece]) -> Iterator[Array]:
                     begin()
                 yield waiting.popleft().result()
         finally:
-            for left in (*waiting, *(read for _, read in expected)):
+            for left in waiting:
                 left.cancel()
+            for _, read in expected:
+                read.cancel()
 
 
 def _made(job: _Prefix | Piece, read: Future[None]) -> Array:
