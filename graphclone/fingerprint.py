@@ -24,6 +24,8 @@ NOTED_ABOVE = 1 << 30  # bytes of files whose fingerprint is noted
 WORKERS = 4  # at least: reading waits for the disk
 SEGMENT = 1 << 26  # bytes of a data file behind one digest
 READ = 1 << 23
+WARMED = 3 << 29  # bytes from the data's beginning that are read while the graph is planned and cut
+ASKED = 1 << 20  # of them at a time: the system reads little more for one request
 
 
 class Fingerprint:
@@ -60,6 +62,23 @@ class Fingerprint:
                 draft.write_text(digest)
                 draft.replace(self._note)
         return digest
+
+    def prepare(self) -> None:
+        """Begin in the background. Where it is noted, nothing has to be read for it: let the disk read the beginning of
+        the data meanwhile, as surgery will."""
+        if self._noted:
+            threading.Thread(target=self._warm, daemon=True).start()
+        else:
+            self.start()
+
+    def _warm(self) -> None:
+        left = WARMED
+        for file in self.files[1:] or self.files:
+            with suppress(OSError, AttributeError), file.open("rb", buffering=0) as stream:
+                until = min(left, os.fstat(stream.fileno()).st_size)
+                left -= until
+                for start in range(0, until, ASKED):
+                    os.posix_fadvise(stream.fileno(), start, ASKED, os.POSIX_FADV_WILLNEED)
 
     def start(self) -> None:
         """Begin in the background. Nobody waits for the threads where the answer is never asked for."""

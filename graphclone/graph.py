@@ -65,9 +65,9 @@ class Model:
         return digest.hexdigest()
 
     def prepare_sha256(self) -> None:
-        """Begin to read the file for its digest, while other work goes on."""
+        """Begin to read the file for its digest, while other work goes on; where it is known, for surgery."""
         if self.fingerprint is not None:
-            self.fingerprint.start()
+            self.fingerprint.prepare()
 
     def constants(self) -> dict[str, np.ndarray[Any, Any]]:
         """Every initializer by name, subgraphs left out."""

@@ -18,7 +18,7 @@ import onnx_graphsurgeon as gs
 
 from graphclone.branches import inline_branches
 from graphclone.dequantise import dequantise
-from graphclone.recipes import release
+from graphclone.pages import release
 
 Array = np.ndarray[Any, Any]
 CORNER = 8

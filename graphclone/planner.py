@@ -135,7 +135,8 @@ def _fit(name: str, asked: Asked, whole: int, feasible: Iterable[int], where: st
     """The size asked, or for a share the largest feasible one not above it. Raises InvalidTarget, naming what fits."""
     sizes = sorted(set(feasible))
     if isinstance(asked, Fraction):
-        below = [size for size in sizes if size <= asked * whole]
+        most = math.floor(asked * whole)
+        below = [size for size in sizes if size <= most]
         if below:
             return below[-1]
         raise InvalidTarget(f"{name} {float(asked):.3g} x {whole}: {where} can have {_listed(sizes)}")

@@ -8,16 +8,16 @@ output, and never holds the whole. Whoever asks for ``tensor.values`` gets all o
 from __future__ import annotations
 
 import math
-import mmap
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from numpy.lib.array_utils import byte_bounds
 from onnx_graphsurgeon.ir.tensor import LazyValues
+
+from graphclone import pages
 
 Array = np.ndarray[Any, Any]
 Ids = np.ndarray[Any, np.dtype[np.int64]]
@@ -62,7 +62,8 @@ class Recipe(LazyValues):  # type: ignore[misc]  # onnx-graphsurgeon has no type
         if isinstance(self.source, Recipe):
             self.source.expect(there)
         elif place:
-            advise(_span(self.source, there)[0], "MADV_WILLNEED")
+            span, low = _span(self.source, there)
+            pages.expect(span, None if isinstance(there[-1], slice) else there[-1] - low)
 
     def make(self, place: Place) -> Array:
         """One piece of the result, in memory of its own."""
@@ -102,8 +103,8 @@ def _read(source: Array | Recipe, place: Place) -> Array:
     if not place:
         return source.copy()
     span, low = _span(source, place)
-    taken: Array = span.copy() if isinstance(place[-1], slice) else span[place[-1] - low]
-    release(span)
+    taken: Array = span.copy() if isinstance(place[-1], slice) else np.take(span, place[-1] - low, axis=0)
+    pages.release(span)
     return taken
 
 
@@ -139,38 +140,27 @@ def sample(values: Array | Recipe, count: int) -> Array:
     return values.reshape(-1)[:count]
 
 
-def pieces(values: Array | Recipe, budget: int = PIECE) -> Iterator[Callable[[], Array]]:
-    """Functions that make the array's bytes, a run of them each, in order: uint8; none for an empty one.
+@dataclass(frozen=True)
+class Piece:
+    """Some of an array's bytes in order, made when called: uint8."""
 
-    To ask for a function is to announce that it will be called.
-    """
+    recipe: Recipe
+    place: Place
+
+    def __call__(self) -> Array:
+        """Make them."""
+        return np.ascontiguousarray(self.recipe.make(self.place)).reshape(-1).view(np.uint8)
+
+    def expect(self) -> None:
+        """It will soon be called."""
+        self.recipe.expect(self.place)
+
+
+def pieces(values: Array | Recipe, budget: int = PIECE) -> Iterator[Piece]:
+    """All of an array, a run of its bytes each, in order; none for an empty one."""
     if not isinstance(values, Recipe):
         if not values.nbytes:
             return
         values = Recipe(values, {})
     for place in values.places(budget):
-        values.expect(place)
-        yield partial(_bytes, values, place)
-
-
-def _bytes(recipe: Recipe, place: Place) -> Array:
-    return np.ascontiguousarray(recipe.make(place)).reshape(-1).view(np.uint8)
-
-
-def release(array: Array) -> None:
-    """Give the pages of a mapped file back: they stay in the system's cache, and no longer count as this process's."""
-    advise(array, "MADV_DONTNEED")
-
-
-def advise(array: Array, advice: str) -> None:
-    """Tell the system what becomes of the pages of a mapped file; other arrays are left alone."""
-    if array.flags.writeable or not array.size or not hasattr(mmap, advice):
-        return
-    base: Any = array
-    while base is not None and not isinstance(base, mmap.mmap):
-        base = getattr(base, "base", None)
-    if base is not None:
-        start = np.frombuffer(base, np.uint8).ctypes.data
-        low, high = (bound - start for bound in byte_bounds(array))
-        low -= low % mmap.PAGESIZE
-        base.madvise(getattr(mmap, advice), low, high - low)
+        yield Piece(values, place)

@@ -11,9 +11,9 @@ import errno
 import os
 import shutil
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -25,12 +25,13 @@ from google.protobuf.message import EncodeError
 from graphclone.errors import BadModel, InvalidTarget
 from graphclone.graph import Model, skeleton
 from graphclone.outputs import data_name, staged
-from graphclone.recipes import Array, Recipe, held, pieces
+from graphclone.recipes import Array, Piece, Recipe, held, pieces
 
 EXTERNAL_ABOVE = 1 << 30  # bytes of weights beyond which they go to files beside the model (protobuf ends at 2 GB)
 ALIGNMENT = 4096  # external tensors start on a page, so that readers can map them (onnx's ExternalData.md)
 FLUSH_EVERY = 1 << 28  # bytes after which the disk is set to work, so that little is left to wait for at the end
 WORKERS = min(os.cpu_count() or 1, 4)
+AHEAD = 64  # pieces that the disk reads before one of them is made: requests enough to keep it busy
 
 Values = Array | Recipe
 
@@ -203,24 +204,53 @@ class _DataFile:
             self._flushes.append(self._flusher.submit(os.fsync, self._stream.fileno()))
 
 
-def _prefixed(prefixes: Iterable[bytes], values: Iterable[Values]) -> Iterator[Callable[[], Array]]:
+@dataclass(frozen=True)
+class _Prefix:
+    """A few bytes of the saver's own, made as a piece is."""
+
+    data: bytes
+
+    def __call__(self) -> Array:
+        return np.frombuffer(self.data, np.uint8)
+
+    def expect(self) -> None:
+        """They are there."""
+
+
+def _prefixed(prefixes: Iterable[bytes], values: Iterable[Values]) -> Iterator[_Prefix | Piece]:
     """The bytes of each array behind a few of its own."""
     for prefix, value in zip(prefixes, values, strict=True):
-        yield partial(np.frombuffer, prefix, np.uint8)
+        yield _Prefix(prefix)
         yield from pieces(value)
 
 
-def _in_order(jobs: Iterable[Callable[[], Array]]) -> Iterator[Array]:
-    """What the jobs make, in their order, a few of them at work at a time."""
-    with ThreadPoolExecutor(WORKERS) as pool:
+def _in_order(jobs: Iterable[_Prefix | Piece]) -> Iterator[Array]:
+    """What the jobs make, in their order: the disk reads for some, a few of those before them are at work."""
+    with ThreadPoolExecutor(WORKERS) as pool, ThreadPoolExecutor(1) as reader:
+        expected: deque[tuple[_Prefix | Piece, Future[None]]] = deque()
         waiting: deque[Future[Array]] = deque()
+
+        def begin() -> None:
+            waiting.append(pool.submit(_made, *expected.popleft()))
+
         try:
             for job in jobs:
-                waiting.append(pool.submit(job))
+                expected.append((job, reader.submit(job.expect)))
+                if len(expected) > AHEAD:
+                    begin()
                 if len(waiting) > 2 * WORKERS:
                     yield waiting.popleft().result()
-            while waiting:
+            while expected or waiting:
+                while expected and len(waiting) <= 2 * WORKERS:
+                    begin()
                 yield waiting.popleft().result()
         finally:
             for left in waiting:
                 left.cancel()
+            for _, read in expected:
+                read.cancel()
+
+
+def _made(job: _Prefix | Piece, read: Future[None]) -> Array:
+    read.result()  # a page that nobody asked for brings its neighbours along
+    return job()

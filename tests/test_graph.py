@@ -272,3 +272,26 @@ def test_a_model_without_its_path_is_no_file(tmp_path):
 def test_the_digest_of_a_graph_in_memory_follows_its_weights():
     first = graph.from_proto(tiny()).sha256
     assert graph.from_proto(tiny()).sha256 == first != graph.from_proto(tiny(WEIGHT + 1)).sha256
+
+
+def test_where_the_digest_is_noted_the_beginning_of_the_weights_is_read_ahead(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(fingerprint, "NOTED_ABOVE", 0)
+    files = [tmp_path / "model.onnx", tmp_path / "weights"]
+    for file in files:
+        file.write_bytes(bytes(4000))
+    asked = []
+    monkeypatch.setattr(fingerprint, "WARMED", 2500)
+    monkeypatch.setattr(fingerprint, "ASKED", 1000)
+    monkeypatch.setattr(os, "posix_fadvise", lambda _, start, length, __: asked.append((start, length)), raising=False)
+    monkeypatch.setattr(os, "POSIX_FADV_WILLNEED", 3, raising=False)
+    first = fingerprint.Fingerprint(files[0], files[1:])
+    first.prepare()
+    digest = first.result()
+    assert asked == []  # all of it was read
+    again = fingerprint.Fingerprint(files[0], files[1:])
+    again._warm()
+    assert asked == [(0, 1000), (1000, 1000), (2000, 1000)]
+    again.prepare()
+    assert again.result() == digest
+    assert not again._workers

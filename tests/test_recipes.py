@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import mmap
 from pathlib import Path
 
 import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
 
-from graphclone import recipes
-from graphclone.recipes import Recipe, held, is_lazy, pieces, release, sample
+from graphclone import pages, recipes
+from graphclone.pages import release
+from graphclone.recipes import Recipe, held, is_lazy, pieces, sample
 
 
 def taken(array, takes):
@@ -124,3 +126,32 @@ def test_arrays_in_memory_are_left_alone(rng):
     before = numbers.copy()
     release(numbers)
     assert np.array_equal(numbers, before)
+
+
+@pytest.fixture
+def asked(tmp_path, monkeypatch):
+    """A mapped matrix with rows of 2 pages, and the runs of its rows that the system is asked to read."""
+    row = 2 * mmap.PAGESIZE
+    (tmp_path / "weights").write_bytes(bytes(64 * row))
+    mapped = np.memmap(tmp_path / "weights", mode="r").reshape(64, row)
+    start, runs = mapped.ctypes.data, []
+    monkeypatch.setattr(pages, "GAP", 2 * row)
+    monkeypatch.setattr(
+        pages, "_advise", lambda low, high, advice: runs.append(((low - start) / row, (high - start) / row, advice))
+    )
+    return mapped, runs
+
+
+def test_the_disk_is_asked_for_the_rows_that_are_taken(asked):
+    mapped, runs = asked
+    recipe = Recipe(Recipe(mapped, {0: np.array([9, 1, 2, 40, 5, 43, 41])}), {0: np.array([1, 2, 3, 4, 5, 6])})
+    next(pieces(recipe)).expect()
+    assert runs == [(1, 6, "MADV_WILLNEED"), (40, 44, "MADV_WILLNEED")]  # a gap of two rows is read along
+
+
+def test_the_disk_is_asked_for_all_of_a_run(asked):
+    mapped, runs = asked
+    next(pieces(Recipe(mapped, {0: np.arange(7, 30)}))).expect()
+    assert runs == [(7, 30, "MADV_WILLNEED")]
+    next(pieces(mapped.copy())).expect()  # in memory: nothing to ask for
+    assert len(runs) == 1

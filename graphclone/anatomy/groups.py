@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphclone.anatomy.ids import ALWAYS, Factors
+from graphclone.anatomy.ids import ALWAYS, Factors, distinct
 from graphclone.anatomy.parts import Ids
 from graphclone.anatomy.trace import Slot, Trace
 
@@ -59,8 +59,8 @@ class Grouping:
         found = {}
         for name, value in self.trace.values.items():
             factors = self.trace.ids.resolve([f for axis in value.factors for f in axis])
-            held = [np.unique(self.group_of[f]) for f in factors]
-            found[name] = frozenset(i for h in held for i in h.tolist() if i != NONE)
+            held = [different(self.group_of[f]) for f in factors]
+            found[name] = frozenset(i for h in held for i in h if i != NONE)
         return found
 
     @cached_property
@@ -72,7 +72,7 @@ class Grouping:
         """The groups along an axis, in the order of its factors."""
         found: list[int] = []
         for factor in self.trace.ids.resolve(factors):
-            for index in dict.fromkeys(self.group_of[factor].tolist()):
+            for index in different(self.group_of[factor]):
                 if index != NONE and index not in found:
                     found.append(index)
         return [self.groups[i] for i in found]
@@ -82,7 +82,7 @@ class Grouping:
         found: dict[int, Ids] = {}
         for factor in self.trace.ids.resolve(factors):
             held = self.group_of[factor]
-            for index in np.unique(held[held != NONE]).tolist():
+            for index in sorted(different(held[held != NONE])):
                 here = np.where(held == index, self.neuron_of[factor], NONE)
                 found.setdefault(index, self._same.setdefault(here.tobytes(), here))
         return found
@@ -115,14 +115,14 @@ def _signatures(trace: Trace) -> tuple[Ids, dict[int, list[Slot]]]:
     for slot in trace.slots:
         ids = np.arange(slot.start, slot.start + slot.size)
         for factor in trace.ids.resolve([ids]):
-            roots, counts = np.unique(factor[factor != ALWAYS], return_counts=True)
+            roots, _, inverse = distinct(factor[factor != ALWAYS])
             place, often = random.integers(1 << 62, size=2)
             with np.errstate(over="ignore"):
-                signature[roots] += place + counts * often
+                signature[roots] += place + np.bincount(inverse) * often
             standing.append((slot, roots))
     where: dict[int, list[Slot]] = {}
     for slot, roots in standing:
-        for value in np.unique(signature[roots]).tolist():
+        for value in sorted(different(signature[roots])):
             slots = where.setdefault(value, [])
             if slot not in slots[-1:]:
                 slots.append(slot)
@@ -139,3 +139,10 @@ def _note_pins(trace: Trace, found: Grouping) -> None:
             for group in found.on(factors):
                 if tensor.name not in group.outputs:
                     group.outputs.append(tensor.name)
+
+
+def different(values: Ids) -> list[int]:
+    """The numbers among them, in the order in which they first stand there; mostly it is one."""
+    if values.size and (values == values[0]).all():
+        return [int(values[0])]
+    return list(dict.fromkeys(values.tolist()))

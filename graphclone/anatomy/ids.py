@@ -77,7 +77,7 @@ class IdSpace:
                     break
                 a, b = a[differ], b[differ]
                 # one parent a round for each root; what is left over meets again in the next round
-                high, where = np.unique(np.maximum(a, b), return_index=True)
+                high, where, _ = distinct(np.maximum(a, b))
                 self._parent[high] = np.minimum(a, b)[where]
                 queue.extend(self._carry_definitions(high))
                 met.append(high)
@@ -89,7 +89,9 @@ class IdSpace:
 
     def _circular(self, roots: Ids) -> Ids:
         """Among ``roots`` and what they are made of: the conjunctions that contain themselves, or lie between such."""
-        seen = frontier = np.unique(roots[self._left[roots] != UNDEFINED])
+        seen = frontier = distinct(roots[self._left[roots] != UNDEFINED])[0]
+        if not seen.size:
+            return seen
         while frontier.size:
             below = np.unique(self.find(np.concatenate([self._left[frontier], self._right[frontier]])))
             frontier = np.setdiff1d(below[self._left[below] != UNDEFINED], seen)
@@ -182,7 +184,7 @@ class IdSpace:
         return (), ()
 
     def _define_with_repeats(self, ids: Ids, parts: Sequence[Ids]) -> None:
-        roots, first, inverse = np.unique(self.find(ids), return_index=True, return_inverse=True)
+        roots, first, inverse = distinct(self.find(ids))
         for part in parts:
             self.unite(part, part[first][inverse])
         self.define(roots, [part[first] for part in parts])
@@ -205,7 +207,7 @@ class IdSpace:
     def _split_grid(self, grid: Ids, varying: list[int], axes: list[list[Ids]]) -> Ids:
         coordinates = np.indices(grid.shape)
         flat = grid.reshape(-1)
-        _, first, inverse = np.unique(flat, return_index=True, return_inverse=True)
+        _, first, inverse = distinct(flat)
         parts = []
         for k in varying:
             factor = self.fresh(grid.shape[k])
@@ -219,5 +221,17 @@ class IdSpace:
 
 def partition(factor: Ids) -> bytes:
     """How a factor divides its positions, whatever its ids are called."""
-    _, first, inverse = np.unique(factor, return_index=True, return_inverse=True)
+    _, first, inverse = distinct(factor)
     return bytes(np.argsort(np.argsort(first))[inverse].astype(np.int64).data)
+
+
+def distinct(ids: Ids) -> tuple[Ids, Ids, Ids]:
+    """Its ids, sorted, where each stands first, and for every position which of them it holds.
+
+    Nearly all that are asked for are sorted already, as ids are given out in order, and then are their own answer.
+    """
+    if (ids[1:] > ids[:-1]).all():
+        places = np.arange(ids.size)
+        return ids, places, places
+    values, first, inverse = np.unique(ids, return_index=True, return_inverse=True)
+    return values, first, inverse

@@ -31,9 +31,10 @@ import torch
 
 from graphclone.errors import UnsupportedGraph
 from graphclone.graph import Model
+from graphclone.pages import release
 from graphclone.pytorch.operators import Lookup
 from graphclone.pytorch.usage import Usage, uses
-from graphclone.recipes import PIECE, release
+from graphclone.recipes import PIECE
 
 MASKED = 1e4
 FLOATS = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64), np.dtype(ml_dtypes.bfloat16))

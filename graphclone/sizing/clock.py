@@ -1,14 +1,15 @@
 """How long one run of a clone takes, in ONNX Runtime on the provider that is asked for; nothing is written for it.
 
-A clone that fits is timed as it is. Of a larger one, few blocks are: its ends with one block of each shape, and again
-with a few more of each, whose difference is what a block takes.
+A clone that fits is timed as it is. Of a larger one, some blocks are: its ends with one block of each shape, and, by
+turns with that, as many more of a shape as fit, whose difference is what a block takes.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,12 +25,12 @@ from graphclone.recipes import held
 from graphclone.statistics.runtime import PROVIDERS, provider
 from graphclone.surgery.operate import clone
 from graphclone.verification.memory import available
-from graphclone.verification.sessions import latency
+from graphclone.verification.sessions import latencies, latency
 
 Array = np.ndarray[Any, Any]
 WHOLE = 1 << 30  # bytes of weights up to which a clone is timed as it is
 COPIES = 2  # of its weights, that ONNX Runtime holds
-MORE = 3  # blocks of a shape by which its time is told
+MORE = 3  # blocks of a shape, at least, by which its time is told
 _SIZES = re.compile(r"(\d+)x(\d+)")
 Key = tuple[Any, ...]
 
@@ -68,21 +69,39 @@ class Clock:
 
     def seconds(self, model: Model) -> float:
         """Of a model as it is. Raises InvalidTarget where ONNX Runtime does not run it on such a batch."""
-        gpu = 0 if provider(self.provider) == PROVIDERS["cuda"] else None
-        fed = feeds.tiny_feeds(model, self.batch, self.length)
-        try:
-            return latency(model, fed, threads=self.threads, gpu=gpu)
-        except UnsupportedGraph as reason:
-            asked = f"{self.batch}x{self.length}"
-            raise InvalidTarget(f"timed {asked}: {reason}; longer than the model's positions? lower --timed") from None
+        with self._refusing():
+            return latency(model, self._feeds(model), threads=self.threads, gpu=self._gpu)
+
+    def by_turns(self, models: Sequence[Model]) -> Array:
+        """Of several, [turn, model]. Raises InvalidTarget as ``seconds`` does."""
+        with self._refusing():
+            return latencies([(m, self._feeds(m)) for m in models], threads=self.threads, gpu=self._gpu)
 
     def clone(self, model: Model, anatomy: Anatomy, plan: Plan, made: Model | None = None) -> float:
         """Of the clone of a plan; ``made``: that clone, where it is there already. Weights are not corrected for it."""
         rough = replace(plan, method="none")
         made = made or clone(model, anatomy, rough)
-        if _weights(made) <= min(self.whole, available() or self.whole):
+        room, taken = min(self.whole, available() or self.whole), _weights(made)
+        if taken <= room:
             return self.seconds(made)
-        return by_blocks(lambda part: self.seconds(clone(model, anatomy, part)), anatomy, rough)
+        return by_blocks(
+            lambda parts: self.by_turns([clone(model, anatomy, part) for part in parts]), anatomy, rough, room / taken
+        )
+
+    def _feeds(self, model: Model) -> dict[str, Array]:
+        return feeds.tiny_feeds(model, self.batch, self.length)
+
+    @property
+    def _gpu(self) -> int | None:
+        return 0 if provider(self.provider) == PROVIDERS["cuda"] else None
+
+    @contextmanager
+    def _refusing(self) -> Iterator[None]:
+        try:
+            yield
+        except UnsupportedGraph as reason:
+            asked = f"{self.batch}x{self.length}"
+            raise InvalidTarget(f"timed {asked}: {reason}; longer than the model's positions? lower --timed") from None
 
 
 def _weights(model: Model) -> int:
@@ -90,8 +109,12 @@ def _weights(model: Model) -> int:
     return COPIES * sum(held(t).nbytes for t in constants)
 
 
-def by_blocks(timed: Callable[[Plan], float], anatomy: Anatomy, plan: Plan) -> float:
-    """Of a plan, from plans of few blocks: t(one of each shape) + for each shape, the others times what one adds."""
+def by_blocks(timed: Callable[[Sequence[Plan]], Array], anatomy: Anatomy, plan: Plan, share: float = 0.0) -> float:
+    """Of a plan, from plans of few blocks: t(one of each shape) + for each shape, the others times what one adds.
+
+    timed: seconds of several plans by turns, [turn, plan]. share: of the plan's blocks, how many may run at once: the
+    more there are, the less what one adds is told from noise, or from weights that a processor's cache still holds.
+    """
     kinds: dict[Key, list[tuple[str, int]]] = {}
     counts: Counter[Key] = Counter()
     for stack in anatomy.stacks:
@@ -101,19 +124,20 @@ def by_blocks(timed: Callable[[Plan], float], anatomy: Anatomy, plan: Plan) -> f
                 kinds.setdefault(key, []).append((stack.name, block.index))
                 counts[key] += 1 + plan.repeat_blocks.get(stack.name, ()).count(block.index)
     first = [places[0] for places in kinds.values()]
-    ends = timed(_only(anatomy, plan, first))
-    total = ends
+    single = _only(anatomy, plan, first)
+    ends, total = [], 0.0
     for key, places in kinds.items():
-        more = places[1 : 1 + MORE]
         if counts[key] == 1:
             continue
+        more = places[1 : 1 + max(MORE, int(share * counts[key]))]
         if more:
-            each = (timed(_only(anatomy, plan, [*first, *more])) - ends) / len(more)
+            longer, added = _only(anatomy, plan, [*first, *more]), len(more)
         else:  # one block, put in again and again
-            twice = replace(_only(anatomy, plan, first), repeat_blocks={places[0][0]: places[0][1:] * MORE})
-            each = (timed(twice) - ends) / MORE
-        total += max(each, 0.0) * (counts[key] - 1)
-    return total
+            longer, added = replace(single, repeat_blocks={places[0][0]: places[0][1:] * MORE}), MORE
+        short, long = timed([single, longer]).T
+        ends.append(short)
+        total += max(float(np.median(long - short)) / added, 0.0) * (counts[key] - 1)
+    return float(np.median(ends or timed([single]))) + total
 
 
 def _shape(stack: Stack, block: Block, plan: Plan) -> Key:

@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 
 from graphclone.anatomy.flows import TABLE
 from graphclone.anatomy.groups import Grouping
-from graphclone.anatomy.ids import Factors
+from graphclone.anatomy.ids import Factors, distinct
 from graphclone.anatomy.parts import Ids, Site
 from graphclone.anatomy.trace import Slot
 from graphclone.anatomy.tracing import run
@@ -128,6 +128,17 @@ class Cut:
         found = run(self.trace.model, tiny_feeds(self.trace.model, OTHER_BATCH, OTHER_LENGTH), TABLE)
         return {name: value.shape for name, value in found.values.items()}
 
+    def _each_once(self, factors: Factors, full: int) -> bool:
+        """Does no other position of an axis hold the same neurons?"""
+        resolved = self.trace.ids.resolve(factors)
+        held = np.zeros(full, np.int64)
+        for factor in resolved:
+            held = held * self.trace.ids.size + factor
+        return bool(resolved) and distinct(held)[0].size == full
+
     def varies(self, name: str, axis: int) -> bool:
         """Does the size of a tensor's axis depend on the batch?"""
+        value = self.trace.values[name]
+        if self._each_once(value.axis(axis), value.shape[axis]):
+            return False  # of two sequences, and several tokens each, every neuron would be there more than once
         return self.other[name][axis] != self.trace.values[name].shape[axis]

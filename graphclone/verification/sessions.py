@@ -22,6 +22,7 @@ Array = np.ndarray[Any, Any]
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 MOST_RUNS = 200  # that a latency is the median of
+TURN_RUNS, TURN_SECONDS = 2, 0.2  # of a model that is timed by turns: so many runs, or all that so many seconds hold
 _FATAL_ONLY = 4  # ONNX Runtime's log level: what it would print is in the exception it raises as well
 
 
@@ -103,8 +104,16 @@ def has_cuda() -> bool:
     return CUDA in _runtime().get_available_providers()
 
 
-def open_session(model: Model, *, threads: int | None = None, optimise: bool = True, gpu: int | None = None) -> Session:
+def open_session(
+    model: Model,
+    *,
+    threads: int | None = None,
+    optimise: bool = True,
+    gpu: int | None = None,
+    beside: bool = False,
+) -> Session:
     """A session on a model in memory; ``optimise=False`` runs the nodes as they stand. gpu: its number, if any.
+    ``beside``: another session runs while this one does not, and its threads do not wait for work at full speed then.
 
     Raises UnsupportedGraph where ONNX Runtime cannot load the model.
     """
@@ -116,6 +125,8 @@ def open_session(model: Model, *, threads: int | None = None, optimise: bool = T
         options.intra_op_num_threads = threads
     if not optimise:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if beside:
+        options.add_session_config_entry("session.force_spinning_stop", "1")
     names = sorted(arrays)
     contiguous = [np.ascontiguousarray(arrays[name]) for name in names]
     values = [
@@ -148,7 +159,23 @@ def latency(
 ) -> float:
     """Median seconds of a run, after one that does not count: of ``runs`` runs, or of all that ``at_least`` seconds
     hold, where those are more. gpu: its number; None for the CPU."""
-    session = open_session(model, threads=threads, gpu=gpu)
+    return _median(open_session(model, threads=threads, gpu=gpu), feeds, runs, at_least)
+
+
+def latencies(
+    cases: Sequence[tuple[Model, Mapping[str, Array]]],
+    *,
+    threads: int | None = None,
+    gpu: int | None = None,
+    turns: int = 5,
+) -> Array:
+    """``latency`` of several models by turns, [turn, model]: what slows the machine down for a while meets all of them,
+    and the difference between two is not made of it."""
+    sessions = [(open_session(model, threads=threads, gpu=gpu, beside=True), feeds) for model, feeds in cases]
+    return np.array([[_median(one, feeds, TURN_RUNS, TURN_SECONDS) for one, feeds in sessions] for _ in range(turns)])
+
+
+def _median(session: Session, feeds: Mapping[str, Array], runs: int, at_least: float) -> float:
     session.run(feeds)
     taken: list[float] = []
     while len(taken) < runs or (sum(taken) < at_least and len(taken) < MOST_RUNS):

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from graphclone.recipes import release
+from graphclone.pages import release
 from graphclone.verification.claims import Claims, Indices, Slice
 from graphclone.verification.report import Check
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from graphclone.anatomy.ids import ALWAYS, IdSpace, partition
+from graphclone.anatomy.ids import ALWAYS, IdSpace, distinct, partition
 
 KEEP_SETS = 64  # tried for each case; all of them where there are fewer
 
@@ -231,3 +231,11 @@ def test_the_space_grows_past_its_first_room():
     ids.unite(many[0], many[4])
     assert np.array_equal(ids.find(many[4]), many[0])
     assert np.array_equal(ids.find(many[2]), many[2])
+
+
+@pytest.mark.parametrize("ids", [[], [4], [1, 2, 9], [3, 3, 1, 7, 1], [5, 4], [2, 2]])
+def test_distinct_ids_are_what_numpy_finds(ids):
+    ids = np.array(ids, np.int64)
+    expected = np.unique(ids, return_index=True, return_inverse=True)
+    for found, true in zip(distinct(ids), expected, strict=True):
+        assert np.array_equal(found, true)

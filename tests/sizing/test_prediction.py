@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from graphclone import feeds, graph, pipeline, saving
@@ -13,6 +14,7 @@ from graphclone.planner import Target, plan
 from graphclone.sizing.clock import Clock, by_blocks
 from graphclone.sizing.prediction import predict, size_of
 from graphclone.surgery.operate import clone
+from graphclone.verification.sessions import latencies
 from graphclone.vocabulary import keep
 from tests.conftest import SEEDED_EXPORTS
 from tests.surgery.parents import parent
@@ -65,6 +67,11 @@ def test_so_it_is_with_weights_beside_the_model(shard_size, tmp_path, monkeypatc
     assert predicted.size == size_of(written) == sum(file.stat().st_size for file in tmp_path.iterdir())
 
 
+def by_turns(seconds):
+    """A machine that is slow in one of three turns."""
+    return lambda plans: np.outer([1, 4, 1], [seconds(one) for one in plans])
+
+
 def test_blocks_of_every_shape_are_timed_and_counted():
     """With a clock that takes what each part costs, the sum over blocks is exact."""
     found = parent("llama", "torchscript")
@@ -82,7 +89,33 @@ def test_blocks_of_every_shape_are_timed_and_counted():
     shapes = (Target(ffn=40), Target(ffn="0:40,1-2:20"), Target(ffn=40, layers=1), Target(ffn=40, drop_attention="1"))
     for target in (*shapes, Target(ffn=40, layers=7, deeper=True)):
         made = plan(found.anatomy, None, target, importance="first", method="none")
-        assert by_blocks(seconds, found.anatomy, made) == pytest.approx(seconds(made))
+        for share in (0.0, 0.9):
+            timed = by_blocks(by_turns(seconds), found.anatomy, made, share)
+            assert timed == pytest.approx(seconds(made))
+
+
+def test_as_many_blocks_are_timed_as_may_run_at_once():
+    found = parent("llama", "torchscript")
+    made = plan(found.anatomy, None, Target(layers=7, deeper=True), importance="first", method="none")
+    blocks = len(found.anatomy.stacks[0].blocks)
+    timed = []
+
+    def seconds(asked):
+        timed.append(blocks - len(asked.drop_blocks.get("blocks", ())))
+        return 1.0
+
+    for share, most in ((0.0, 4), (0.6, 5), (0.9, min(blocks, 7))):
+        timed.clear()
+        by_blocks(by_turns(seconds), found.anatomy, made, share)
+        assert timed == [1, min(most, blocks)]
+
+
+def test_models_are_timed_by_turns():
+    found = parent("gpt2", "dynamo")
+    fed = feeds.tiny_feeds(found.model, 2, 8)
+    taken = latencies([(found.model, fed), (found.model, fed)], threads=1, turns=3)
+    assert taken.shape == (3, 2)
+    assert (taken > 0).all()
 
 
 def test_a_run_is_timed_as_a_whole_or_by_its_blocks():
