@@ -1,4 +1,4 @@
-"""onnx2torch and onnx2pytorch, for benchmarks/torch.py."""
+"""onnx2torch and onnx2pytorch, for benchmarks/torch.py and torch_forward.py."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def peers(
 ) -> dict[str, tuple[nn.Module, Callable[..., Any]] | str]:
     """onnx2torch and onnx2pytorch; why not, where they are missing, fail or compute something else."""
     found: dict[str, Peer | str] = {}
-    for name, convert in (("onnx2torch", _onnx2torch), ("onnx2pytorch", _onnx2pytorch)):
+    for name, convert in CONVERTERS.items():
         try:
             with quiet():
                 module = convert(file)
                 names = [i.name for i in onnx.load(str(file), load_external_data=False).graph.input]
-                answer = _positional(module, names)
+                answer = called(module, names)
                 with torch.no_grad():
                     difference = float((answer(**inputs) - wanted).abs().max())
         except Exception as reason:  # noqa: BLE001  whatever a peer raises is its answer
@@ -47,7 +47,12 @@ def _onnx2pytorch(file: Path) -> nn.Module:
     return module
 
 
-def _positional(module: nn.Module, names: list[str]) -> Callable[..., Any]:
+CONVERTERS: dict[str, Callable[[Path], nn.Module]] = {"onnx2torch": _onnx2torch, "onnx2pytorch": _onnx2pytorch}
+
+
+def called(module: nn.Module, names: list[str]) -> Callable[..., Any]:
+    """The module fed by name: theirs take the graph's inputs in order."""
+
     def call(**inputs: torch.Tensor) -> Any:
         answer = module(*(inputs[name] for name in names))
         return answer[0] if isinstance(answer, (tuple, list)) else answer

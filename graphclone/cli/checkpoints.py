@@ -30,6 +30,8 @@ def torch(
     if json:
         return show.as_json({"output": str(output), **written})
     print(f"{output}: model.py ({written['lines']} lines), model.safetensors ({written['parameters']:,} parameters)")
+    if written["integers"]:
+        print(f"{written['integers']:,} weights are integers: they stay as they are, and their scales are trained")
 
 
 @app.command(

@@ -19,6 +19,7 @@ from graphclone.graph import Model, to_proto
 from graphclone.pytorch.operators import ON_SIZES, Call, Lookup, Row
 from graphclone.pytorch.operators.rows import TYPES
 from graphclone.pytorch.recorder import Recorder
+from graphclone.pytorch.usage import is_quantised
 from graphclone.pytorch.values import UNKNOWN, Sizes, Symbol, Value
 from graphclone.pytorch.weights import WeightMap, to_tensor
 
@@ -126,6 +127,8 @@ class _Builder:
             value = held.t() if turned else held
         else:
             value = to_tensor(tensor.values, tensor.name)
+            if is_quantised(tensor.values) and value.numel() > FEW:  # stays bytes: not folded into a table of floats
+                value = self.recorder.constant(value)
         self.values[tensor.name] = value
         return value
 

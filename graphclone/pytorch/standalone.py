@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from graphclone.errors import BadModel
 from graphclone.graph import Model
 from graphclone.pytorch.module import to_torch, weights
+from graphclone.pytorch.source.placement import BYTES
 from graphclone.pytorch.source.program import MODEL
 
 SOURCE, TENSORS = "model.py", "model.safetensors"
@@ -28,7 +29,7 @@ def load(folder=Path(__file__).parent):
 
 
 def write_standalone(model: Model, folder: str | Path, dropout: float = 0.0) -> dict[str, int]:
-    """Write the folder, whole or not at all, and say what is in it: parameters and lines.
+    """Write the folder, whole or not at all, and say what is in it: parameters, weights of integers, lines.
 
     ``model.py`` defines the module that ``to_torch`` builds and ``load()``. Weights trained there and saved under the
     module's names go back into the graph by ``pack``. Raises BadModel for a folder that has other files of these names'
@@ -56,7 +57,8 @@ def write_standalone(model: Model, folder: str | Path, dropout: float = 0.0) -> 
     finally:
         shutil.rmtree(staged, ignore_errors=True)
     count = sum(torch.Size(weight.shape).numel() for weight in weights(module))
-    return {"parameters": count, "lines": source.count("\n")}
+    integers = sum(b.numel() for b in module.buffers() if b.dtype in BYTES)
+    return {"parameters": count, "integers": integers, "lines": source.count("\n")}
 
 
 def with_loader(source: str) -> str:

@@ -7,6 +7,7 @@ tables) and *signal* (from float inputs or embeddings). See weights.py for the r
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -36,6 +37,7 @@ class _Value:
     carried: frozenset[str] = frozenset()  # candidates that nothing has settled yet
     shifted: bool = False  # a constant was added on the way (a gain of 1 + w)
     raw: bool = False  # an image as it is fed, at most rescaled
+    quantised: bool = False  # the integers of a weight
 
 
 @dataclass
@@ -69,10 +71,17 @@ def uses(graph: gs.Graph, lookup: Lookup, candidates: dict[str, gs.Constant]) ->
     return walk.found
 
 
-def _constant_kind(tensor: gs.Tensor) -> int:
-    """A table of integers is positions that an exporter folded; a single one is just a number."""
-    whole = isinstance(tensor, gs.Constant) and tensor.values.size > 1 and tensor.values.dtype.kind in "iu"
-    return POSITIONAL if whole else CONSTANT
+def _constant(tensor: gs.Tensor) -> _Value:
+    """A table of integers is positions that an exporter folded, or of bytes a weight; a single one is just a number."""
+    if not isinstance(tensor, gs.Constant) or tensor.values.size < 2 or tensor.values.dtype.kind not in "iu":
+        return _Value(CONSTANT)
+    quantised = is_quantised(tensor.values)
+    return _Value(CONSTANT if quantised else POSITIONAL, quantised=quantised)
+
+
+def is_quantised(values: np.ndarray[Any, Any]) -> bool:
+    """Bytes: the integers of a quantised weight, not positions or sizes."""
+    return values.size > 1 and values.dtype.kind in "iu" and values.dtype.itemsize == 1
 
 
 def _input(tensor: gs.Variable) -> _Value:
@@ -94,21 +103,7 @@ def _roles(graph: gs.Graph, lookup: Lookup) -> set[str]:
 
 
 def _step(node: gs.Node, row: Row | None, values: dict[str, _Value], walk: _Walk) -> _Value:
-    row = row or Row(lambda: None)
-    met: list[_Value] = []
-    for i, tensor in enumerate(node.inputs):
-        if tensor.is_empty() or i in row.numbers:
-            continue
-        if tensor.name in walk.constants:
-            if i in row.fixed:
-                walk.tables.add(tensor.name)
-            elif i in row.gains or i in row.biases:
-                walk.settle(frozenset({tensor.name}), "gain" if i in row.gains else "bias", node)
-            else:
-                walk.met.add(tensor.name)
-                met.append(_Value(CONSTANT, frozenset({tensor.name})))
-        else:
-            met.append(values.get(tensor.name, _Value(_constant_kind(tensor))))
+    met = _met(node, row or Row(lambda: None), values, walk)
     if node.op in MAKES_POSITIONS:
         return _Value(POSITIONAL)
     carried = frozenset().union(*(v.carried for v in met))
@@ -119,8 +114,7 @@ def _step(node: gs.Node, row: Row | None, values: dict[str, _Value], walk: _Walk
         walk.tables |= carried
         return _Value(max(kind, POSITIONAL))
     if kind == CONSTANT:
-        shifted = any(v.shifted for v in met) or (node.op in ADDS and len(met) > 1)
-        return _Value(CONSTANT, carried, shifted)
+        return _unsettled(node, met, carried, walk)
     raw = any(v.raw for v in met) and all(v.raw or v.kind == CONSTANT for v in met)
     if kind == POSITIONAL or (raw and _few(carried, walk) and node.op in MULTIPLIES | ADDS):
         walk.tables |= carried
@@ -130,6 +124,34 @@ def _step(node: gs.Node, row: Row | None, values: dict[str, _Value], walk: _Walk
     return _Value(SIGNAL, raw=raw and not carried)
 
 
+def _met(node: gs.Node, row: Row, values: dict[str, _Value], walk: _Walk) -> list[_Value]:
+    """The operands that are data; those that are weights by role are settled."""
+    met: list[_Value] = []
+    for i, tensor in enumerate(node.inputs):
+        if tensor.is_empty() or i in row.numbers:
+            continue
+        if tensor.name not in walk.constants:
+            met.append(values.get(tensor.name) or _constant(tensor))
+        elif i in row.fixed:
+            walk.tables.add(tensor.name)
+        elif i in row.gains or i in row.biases:
+            walk.settle(frozenset({tensor.name}), "gain" if i in row.gains else "bias", node)
+        else:
+            walk.met.add(tensor.name)
+            met.append(_Value(CONSTANT, frozenset({tensor.name})))
+    return met
+
+
+def _unsettled(node: gs.Node, met: list[_Value], carried: frozenset[str], walk: _Walk) -> _Value:
+    """Constants among themselves; what multiplies the integers of a weight are its scales."""
+    quantised = any(v.quantised for v in met)
+    if quantised and node.op in MULTIPLIES:
+        walk.settle(carried, "gain", node)
+        carried = frozenset()
+    shifted = any(v.shifted for v in met) or (node.op in ADDS and len(met) > 1)
+    return _Value(CONSTANT, carried, shifted, quantised=quantised)
+
+
 def _few(carried: frozenset[str], walk: _Walk) -> bool:
     return all(walk.constants[n].values.size <= IMAGE_CHANNELS for n in carried)
 
@@ -137,7 +159,7 @@ def _few(carried: frozenset[str], walk: _Walk) -> bool:
 def _picked(node: gs.Node, met: list[_Value], carried: frozenset[str], walk: _Walk) -> _Value:
     """Rows picked from a weight are an embedding; from a table, a table."""
     walk.settle(carried, "matrix", node)
-    if carried or node.op == "OneHot":
+    if carried or node.op == "OneHot" or (met and met[0].quantised):
         return _Value(SIGNAL)
     kinds = [v.kind for v in met] or [CONSTANT]
     return _Value(SIGNAL if kinds[0] == SIGNAL else max(POSITIONAL if POSITIONAL in kinds else CONSTANT, kinds[0]))

@@ -11,6 +11,8 @@ A float constant is a **weight** (an nn.Parameter), unless it is one of these, w
    side by side;
 6. a mean or deviation of image channels: at most four numbers applied to a graph input of rank 4.
 
+A weight of integers (operators/quantised.py) is a buffer; the scales that multiply it are weights.
+
 Exporters write a tied weight twice when one use is transposed: matrices with the same bytes, or the same bytes
 transposed, are one parameter, and both initializers are written back from it.
 """
@@ -190,7 +192,7 @@ def _same_bytes(a: Array, b: Array) -> bool:
     return same
 
 
-ANONYMOUS = re.compile(r"^(onnx::.*|_?val_?\d*|_?\d+|initializer_\d+|constant_\d+|.*_output_\d+)$")
+ANONYMOUS = re.compile(r"^(onnx::.*|_?val_?\d*(_scale)?|_?\d+|initializer_\d+|constant_\d+|.*_output_\d+)$")
 
 
 def _named(

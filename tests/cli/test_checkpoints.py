@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+import graphclone as gc
 from graphclone.cli.app import run
+from tests.pytorch.test_quantised import weight_only
+from tests.pytorch.test_weights import F32, made
 
 REFUSED, BAD_FILE = 3, 5
 
@@ -26,6 +29,24 @@ def test_torch_writes_a_folder_and_says_what_is_in_it(llama, tmp_path, capsys):
     assert "0.1" in source
     assert run(["torch", str(llama), "-o", str(tmp_path / "small")]) == 0  # again, in place of what it wrote
     assert "0.1 if" not in (tmp_path / "small" / "model.py").read_text()
+
+
+def test_torch_of_an_operator_without_a_row_says_which_and_how_to_add_one(tmp_path, capsys):
+    model = made([("Det", ["x"], ["y"], "the_node", {})], [("x", F32, [2, 2])], {})
+    gc.save(model, tmp_path / "det.onnx")
+    assert run(["torch", str(tmp_path / "det.onnx"), "-o", str(tmp_path / "det")]) != 0
+    said = capsys.readouterr().err
+    assert "Det version 11 (node 'the_node', opset 17)" in said
+    assert "@row('Det', 11) in graphclone/pytorch/operators" in said
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["det.onnx"]
+
+
+def test_torch_says_how_many_weights_are_integers(tmp_path, capsys):
+    gc.save(weight_only(by_operator=True), tmp_path / "bytes.onnx")
+    assert run(["torch", str(tmp_path / "bytes.onnx"), "-o", str(tmp_path / "bytes")]) == 0
+    assert (
+        "\n128 weights are integers: they stay as they are, and their scales are trained\n" in capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize("where", ["missing/out", "file"])

@@ -16,10 +16,10 @@ from graphclone import graph
 from graphclone.errors import UnsupportedGraph
 from graphclone.pytorch.module import to_torch
 from graphclone.pytorch.operators import TABLE, rows
-from tests.pytorch.cases import attention, elementwise, movement, products
+from tests.pytorch.cases import attention, elementwise, movement, products, quantised
 from tests.tolerances import assert_close
 
-CASES = [*elementwise.CASES, *movement.CASES, *products.CASES, *attention.CASES]
+CASES = [*elementwise.CASES, *movement.CASES, *products.CASES, *attention.CASES, *quantised.CASES]
 NO_KERNEL = ("NOT_IMPLEMENTED", "NotImplemented", "no kernel", "Could not find an implementation")
 
 

@@ -59,7 +59,7 @@ def gradients(model: Model, row: Row, column: str) -> str:
     """
     parent = row.load(row.sizes, merged=column == "merged")
     parent = exporters.with_positions(parent) if column == "opset23" and row.decoder else parent
-    module, original = to_torch(model).double(), parent.module.double()
+    module, original = to_torch(model).double(), as_fused(parent.module, model).double()
     names: dict[str, str] = module.meta["graphclone.inputs"]  # type: ignore[index, assignment]
     given = {n: t.double() if t.is_floating_point() else t for n, t in parent.inputs.items()}
     ours = module(**{argument: given[n] for n, argument in names.items()})
@@ -72,6 +72,17 @@ def gradients(model: Model, row: Row, column: str) -> str:
     assert matched == len(asked), f"{matched} of the original's {len(asked)} gradients are found (limit {GRADIENT})"
     more = int((found > FAINT * largest).sum()) - len(asked)
     return f"{len(asked)} trained" + (f", and {more} that the original keeps fixed" if more > FEW else "")
+
+
+def as_fused(original: torch.nn.Module, model: Model) -> torch.nn.Module:
+    """The original as the file computes it: onnxruntime.transformers writes BiasGelu, which is by erf, for a bias and
+    Gelu(approximate="tanh") too and leaves the attribute out."""
+    if any(node.op == "BiasGelu" for node in model.graph.nodes):
+        for holder in original.modules():
+            for name, part in holder.named_children():
+                if type(part).__name__ == "GELUTanh":
+                    setattr(holder, name, torch.nn.GELU())
+    return original
 
 
 def _matched(found: Array, wanted: Array, near: float) -> int:

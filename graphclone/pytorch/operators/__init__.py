@@ -1,6 +1,16 @@
 """TABLE (domain, operator, since_version) -> how torch computes it, one file a theme."""
 
-from graphclone.pytorch.operators import attention, convolution, elementwise, indexing, linear, movement, norms, sizes
+from graphclone.pytorch.operators import (
+    attention,
+    convolution,
+    elementwise,
+    indexing,
+    linear,
+    movement,
+    norms,
+    quantised,
+    sizes,
+)
 from graphclone.pytorch.operators.rows import ON_SIZES, TABLE, Call, Lookup, Row
 
 __all__ = [
@@ -16,5 +26,6 @@ __all__ = [
     "linear",
     "movement",
     "norms",
+    "quantised",
     "sizes",
 ]

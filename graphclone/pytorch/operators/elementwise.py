@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from graphclone.pytorch.operators.quantised import as_numbers
 from graphclone.pytorch.operators.rows import CONTRIB, Call, row
 from graphclone.pytorch.values import Symbol, Value
 
@@ -174,6 +175,8 @@ def clip(call: Call, x: Any, low: list[Any] | None = None, high: list[Any] | Non
 @row("Cast", 6, 9, 13, 19, 21, 23, 24, 25)
 def cast(call: Call, x: Any) -> Any:
     wanted = call.torch_type(int(call.attr("to")))
+    if wanted.is_floating_point:
+        return as_numbers(call, x, wanted)
     return x if call.dtype(x) == wanted else x.to(wanted)
 
 

@@ -205,7 +205,13 @@ def _measured(node: fx.Node, tensors: list[fx.Node]) -> tuple[fx.Node, int | Non
 
 
 RESERVED = frozenset(dir(torch.nn.Module())) | {"blocks"}
-TABLE_NAMES = {torch.bool: "mask", torch.int64: "positions", torch.int32: "positions"}
+TABLE_NAMES = {
+    torch.bool: "mask",
+    torch.int64: "positions",
+    torch.int32: "positions",
+    torch.int8: "integers",
+    torch.uint8: "integers",
+}
 
 
 def _table_name(node: fx.Node) -> str:

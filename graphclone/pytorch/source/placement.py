@@ -20,6 +20,7 @@ from graphclone.pytorch.recording import HOLDS, Recording
 
 Path = tuple[str, ...]  # ("blocks.3", "attention"); () is the model itself
 GATED = "gate or up"  # one of two: the activation behind it tells which
+BYTES = (torch.int8, torch.uint8)
 ATTENTIONS = ("attention", "cross_attention")
 
 
@@ -121,10 +122,11 @@ def _measure_outside(recording: Recording, placement: Placement, ends: list[fx.N
 
 def _sink(recording: Recording, placement: Placement) -> None:
     """What is made with weights for one block alone belongs to it, such as a cross-attention's keys."""
-    tables, stem = recording.tables, above(placement.streams)
+    numbers = {name for name, table in recording.tables.items() if table.dtype not in BYTES}  # bytes are weights
+    stem = above(placement.streams)
     made: set[fx.Node] = set()
     for node in recording.graph.nodes:
-        if node.op == "get_attr" and str(node.target) not in tables:
+        if node.op == "get_attr" and str(node.target) not in numbers:
             made.add(node)
         elif node.op == "output" or node in placement.paths:
             continue
