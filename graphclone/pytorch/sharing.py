@@ -2,8 +2,9 @@
 
 Exporters write equal tensors once: every zero bias, every unit gain of a fresh model is then one initializer, and would
 train as one parameter. A constant weight (all elements equal) that several nodes read is therefore given to each of
-them, unless the model applies the same matrices again and again (as ALBERT does), where it is tied on purpose. A weight
-of varied numbers that is read twice is always a tie.
+them, unless the model applies the same matrices again and again (as ALBERT does), where it is tied on purpose: what
+TorchScript merged there, it hands to its readers through an Identity, and these alone get one of their own. A weight of
+varied numbers that is read twice is always a tie.
 """
 
 from __future__ import annotations
@@ -17,20 +18,22 @@ from graphclone.graph import Model
 from graphclone.pytorch.weights import Array, weight_map
 
 PRODUCTS = ("MatMul", "Gemm", "FusedMatMul", "Attention", "MultiHeadAttention")
+IDENTITY = "Identity"
 MARK = "@"  # bias@1 is the second reader's own
 
 
 def unshared(model: Model) -> Model:
     """The model with an initializer of its own for each reader of a merged weight; itself where there is none."""
-    merged = _merged(model)
+    merged, tied = _merged(model)
     if not merged:
         return model
     result = Model(model.graph.copy(), model.path, dict(model.metadata), model.external_files)
     result.graph.producer_name, result.graph.producer_version = model.graph.producer_name, model.graph.producer_version
-    count: dict[str, int] = defaultdict(int)
+    count: dict[str, int] = defaultdict(int, dict.fromkeys(tied, 1))
     for node in result.graph.nodes:
         for index, tensor in enumerate(node.inputs):
-            if isinstance(tensor, gs.Constant) and tensor.name in merged:
+            apart = tensor.name in merged and (tensor.name not in tied or node.op == IDENTITY)
+            if isinstance(tensor, gs.Constant) and apart:
                 own = count[tensor.name]
                 count[tensor.name] += 1
                 if own:
@@ -58,8 +61,8 @@ def _same(a: Array, b: Array) -> bool:
     return a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes()
 
 
-def _merged(model: Model) -> set[str]:
-    """Constant weights with several readers."""
+def _merged(model: Model) -> tuple[set[str], set[str]]:
+    """Constant weights with several readers; of them, those that nodes which read them directly share on purpose."""
     readers: dict[str, list[gs.Node]] = defaultdict(list)
     for node in model.graph.nodes:
         for tensor in node.inputs:
@@ -67,16 +70,22 @@ def _merged(model: Model) -> set[str]:
                 readers[tensor.name].append(node)
     several = {name for name, nodes in readers.items() if len(nodes) > 1}
     if not several:
-        return set()
+        return set(), set()
     weights = {name for weight in weight_map(model) for name, _ in weight.initializers}
     arrays = {name: values for name, values in model.constants().items() if name in several & weights}
-    if any(a.ndim > 1 and _varied(a) and _times_multiplied(readers[n]) > 1 for n, a in arrays.items()):
-        return set()
-    return {name for name, values in arrays.items() if not _varied(values)}
+    constant = {name for name, values in arrays.items() if not _varied(values)}
+    if not any(a.ndim > 1 and n not in constant and _times_multiplied(readers[n]) > 1 for n, a in arrays.items()):
+        return constant, set()
+    through = {name for name in constant if any(node.op == IDENTITY for node in readers[name])}
+    return through, {name for name in through if any(node.op != IDENTITY for node in readers[name])}
 
 
 def _times_multiplied(nodes: list[gs.Node]) -> int:
-    return sum(node.op in PRODUCTS for node in nodes)
+    """Through the Identities by which TorchScript shares a weight, too."""
+    return sum(
+        _times_multiplied(list(node.outputs[0].outputs)) if node.op == IDENTITY else node.op in PRODUCTS
+        for node in nodes
+    )
 
 
 def _varied(values: Array) -> bool:

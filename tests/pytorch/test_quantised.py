@@ -5,9 +5,13 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import onnxruntime
+import pytest
 import torch
+from onnxruntime.quantization import CalibrationDataReader, quantize_dynamic, quantize_static
 
 import graphclone as gc
+from graphclone import graph
+from graphclone.feeds import tiny_feeds
 from graphclone.pytorch.module import to_torch, weights
 from graphclone.pytorch.write_back import from_torch
 from tests.pytorch.test_weights import F32, X, floats, made, roles
@@ -131,3 +135,44 @@ def test_what_is_read_as_numbers_again_makes_no_integers():
     code = to_torch(made(nodes, X, {"scale": np.float32(0.5)})).code
     assert "uint8" not in code
     assert "torch.round(" in code
+
+
+class TwoBatches(CalibrationDataReader):
+    """What static quantisation is calibrated on."""
+
+    def __init__(self, file):
+        self.left = [tiny_feeds(graph.load(file), batch, length) for batch, length in ((2, 7), (3, 11))]
+
+    def get_next(self):
+        return self.left.pop() if self.left else None
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # its masks are infinite
+@pytest.mark.parametrize("name", ["bert", "llama"])
+@pytest.mark.parametrize("how", ["dynamic", "static"])
+def test_what_onnx_runtime_quantises_computes_the_same_and_learns(parent_file, tmp_path, name, how):
+    file, made_of_it = parent_file(name, exporter="torchscript"), tmp_path / "quantised.onnx"
+    if how == "dynamic":
+        quantize_dynamic(str(file), str(made_of_it), per_channel=True)
+    else:
+        quantize_static(str(file), str(made_of_it), TwoBatches(file), per_channel=True)
+    model = graph.load(made_of_it)
+    module = to_torch(model).eval()
+    given = tiny_feeds(model, 2, 9)
+    arguments = module.meta["graphclone.inputs"]
+    found = module(**{arguments[n]: torch.from_numpy(a) for n, a in given.items()})
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(made_of_it, options, providers=["CPUExecutionProvider"])
+    for output, wanted in zip(session.get_outputs(), session.run(None, given), strict=True):
+        away = np.abs(found[output.name].detach().numpy() - wanted) / np.abs(wanted).max()
+        assert np.median(away) <= 1e-5
+        assert away.max() <= 2e-2  # a number between two integers may fall to either, by its last bit
+    assert {n.op for n in model.graph.nodes} & {"MatMulInteger", "QuantizeLinear"}
+    sum(out.square().mean() for out in found.values()).backward()
+    learns = [n for n, p in module.named_parameters() if p.dim() and p.grad is not None and p.grad.abs().sum() > 0]
+    blocks = {n.split(".")[1] for n in learns if n.startswith("blocks.")}
+    assert len(blocks) == len(module.blocks)  # through all that is rounded, down to the first
+    back = from_torch(model, module).constants()
+    assert [n for n, a in model.constants().items() if back[n].tobytes() != a.tobytes()] == []

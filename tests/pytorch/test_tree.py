@@ -220,6 +220,24 @@ def test_merged_weights_train_apart_and_are_one_again_while_equal(tmp_path):
     assert np.array_equal(both.constants()["zero"], np.ones(4, np.float32))
 
 
+def test_a_layer_applied_twice_stays_tied_and_what_was_merged_with_it_does_not():
+    """TorchScript gives the second use of a matrix, and a bias that it merged, through an Identity (ALBERT)."""
+    nodes = [
+        ("Identity", ["w"], ["again"], "", {}),
+        ("Identity", ["zero"], ["merged"], "", {}),
+        ("MatMul", ["x", "w"], ["a"], "", {}),
+        ("Add", ["a", "zero"], ["b"], "", {}),
+        ("MatMul", ["b", "again"], ["c"], "", {}),
+        ("Add", ["c", "zero"], ["d"], "", {}),
+        ("Mul", ["d", "d"], ["e"], "", {}),
+        ("Add", ["e", "merged"], ["y"], "", {}),
+    ]
+    model = made(nodes, [("x", F32, ["b", 4])], {"w": floats(4, 4), "zero": np.zeros(4, np.float32)})
+    module = to_torch(model)
+    assert sorted(n for w in weights(module) for n, _ in w.initializers) == ["w", "zero", "zero@1"]
+    assert all(a.tobytes() == from_torch(model, module).constants()[n].tobytes() for n, a in model.constants().items())
+
+
 def test_a_norm_with_another_epsilon_or_power_is_left_as_it_is():
     def norm(power):
         nodes = [

@@ -28,7 +28,7 @@ from graphclone.verification import verify
 from tools.zoo.columns import COLUMNS
 from tools.zoo.expectation import mismatches
 from tools.zoo.goldens import printed
-from tools.zoo.imported import FOLDED, NATIVE, gradients, imported
+from tools.zoo.imported import FOLDED, NATIVE, SCALED, gradients, imported
 from tools.zoo.oracles import broken, permuted, stepping
 from tools.zoo.row import Expected
 from tools.zoo.rows import ROWS
@@ -194,6 +194,7 @@ def in_pytorch(cell: Cell, model: Model, *, native: bool = True) -> list[Verdict
     row = ROWS[cell.row]
     asked: list[Callable[[], str | None]] = [lambda: imported(model)]
     folded = cell.row in FOLDED and ("dynamo" in cell.column or cell.column == "opset23")
+    folded = folded or (cell.row, cell.column) in SCALED
     if native and cell.column in NATIVE and row.only is None and not folded:
         asked.append(lambda: gradients(model, row, cell.column))
     return [judge(question, ask) for question, ask in zip(IN_PYTORCH, asked, strict=False)]

@@ -28,6 +28,7 @@ FEW = 8  # gradients about as small as that, which rounding may lift over it
 FOLDED = (
     "beit",
 )  # dynamo looks rows of a weight up by constants when it exports: what it writes is no weight any more
+SCALED = (("t5", "onnxsim"), ("whisper", "onnxsim"))  # onnxsim multiplies a factor behind a weight into it
 NATIVE = (*HEADLINE, "opset23", "ort-basic", "ort-extended", "onnxsim", "onnxslim", "merged")  # fed as the original is
 
 
