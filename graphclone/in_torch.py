@@ -42,23 +42,17 @@ def write_hugging_face(model: Model, like: str | Path, folder: str | Path) -> di
 def from_torch(model: Model, module: torch.nn.Module) -> Model:
     """The module's weights in the model's graph: the exact inverse of ``to_torch``."""
     from graphclone.pytorch.write_back import from_torch as write
+    from graphclone.pytorch.write_back import marked
 
-    return _marked(model, write(model, module))
+    return marked(model, write(model, module))
 
 
 def pack(model: Model, tensors: Mapping[str, np.ndarray[Any, Any]]) -> Model:
     """Weights trained elsewhere, by initializer name, in the model's graph."""
+    from graphclone.pytorch.write_back import marked
     from graphclone.pytorch.write_back import pack as write
 
-    return _marked(model, write(model, tensors))
-
-
-def _marked(before: Model, after: Model) -> Model:
-    """Note in the metadata that weights are no longer slices of the parent, where any of them changed."""
-    held = before.constants()
-    if any(array.tobytes() != held[name].tobytes() for name, array in after.constants().items()):
-        after.metadata["graphclone.trained"] = "true"
-    return after
+    return marked(model, write(model, tensors))
 
 
 def train(
@@ -81,14 +75,15 @@ def train(
 
     beside = course.Beside(teacher=teacher, tokenizer=tokenizer)
     trained = course.run(model, batches, options, beside, held_out=held_out, progress=progress)
-    return _marked(model, trained.model), trained.history
+    return trained.model, trained.history
 
 
 def reinitialised(model: Model, seed: int) -> Model:
     """The same graph with weights drawn at random, as its architecture is started from nothing."""
     from graphclone.pytorch.training import reinitialised as drawn
+    from graphclone.pytorch.write_back import marked
 
-    return _marked(model, drawn(model, seed))
+    return marked(model, drawn(model, seed))
 
 
 def read_tensors(path: str | Path) -> dict[str, np.ndarray[Any, Any]]:

@@ -52,4 +52,4 @@ def hf(
     if json:
         return show.as_json({"output": str(output), **written})
     beside = f", {', '.join(written['files'])}" if written["files"] else ""
-    print(f"{output}: {written['family']}, config.json, model.safetensors ({written['tensors']} tensors){beside}")
+    print(f"{output}: {written['architecture']}, config.json, model.safetensors ({written['tensors']} tensors){beside}")

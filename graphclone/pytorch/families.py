@@ -8,7 +8,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-Names = Mapping[str, str]
+from graphclone.pytorch.family_names import (
+    BERT,
+    EMBEDDINGS,
+    GPT2,
+    LLAMA,
+    PATCHES,
+    T5_DECODER,
+    T5_ENCODER,
+    VISION,
+    WHISPER_DECODER,
+    WHISPER_ENCODER,
+    Names,
+)
+
+BODIES = ("Model", "EncoderModel")  # ends of the names of architectures without a head
 
 
 @dataclass(frozen=True)
@@ -21,135 +35,46 @@ class Stack:
 
 
 @dataclass(frozen=True)
-class Family:
-    """``sizes``: key of config.json -> the size it holds; ``coupled``: the config has no head_dim of its own.
+class Head:
+    """What one architecture has beside the family's body. ``optional``: not computed where nobody asked for it."""
 
-    ``turned``: weights that the checkpoint keeps [in, out]. ``optional``: names that not every head has.
+    names: Names = field(default_factory=dict)
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class Family:
+    """``types``: model_type -> how the names of its classes begin; ``heads``: how they end -> what is in them.
+
+    ``sizes``: key of config.json -> the size it holds; ``coupled``: the config has no head_dim of its own. ``turned``:
+    weights that the checkpoint keeps [in, out]. ``rows``: key of config.json -> the table with that many rows, however
+    it is named. ``joined``: a table that exporters may cut in two -> the two. ``scaled_by_tie``: tie_word_embeddings
+    says whether the head's input is scaled, not whether there is a tie. ``even``: types whose config
+    asks for a hidden size that the heads divide, head_dim or not.
     """
 
-    types: tuple[str, ...]
+    types: Names
     sizes: Names
     outside: Names
     stacks: tuple[Stack, ...]
+    heads: Mapping[str, Head]
     coupled: bool = True
     turned: tuple[str, ...] = ()
-    optional: tuple[str, ...] = field(default=("head",))
-    rows: tuple[tuple[str, str], ...] = ()  # key of config.json -> the table with that many rows, however it is named
-    heads: tuple[tuple[str, Names], ...] = ()  # end of an architecture name -> its own names
+    rows: tuple[tuple[str, str], ...] = ()
+    joined: tuple[tuple[str, tuple[str, str]], ...] = ()
+    scaled_by_tie: bool = False
+    even: tuple[str, ...] = ()
+
+    def architectures(self, model_type: str) -> dict[str, Head]:
+        """Class name -> what it has beside the body."""
+        return {f"{self.types[model_type]}{end}": head for end, head in self.heads.items()}
 
 
-def _names(pairs: str) -> Names:
-    """One pair a line: ours, theirs."""
-    return dict(line.split() for line in pairs.strip().splitlines())
-
-
-LLAMA = _names("""
-norm.0 input_layernorm
-attention.q self_attn.q_proj
-attention.k self_attn.k_proj
-attention.v self_attn.v_proj
-attention.o self_attn.o_proj
-attention.q_norm self_attn.q_norm
-attention.k_norm self_attn.k_norm
-norm.1 post_attention_layernorm
-feed_forward.gate mlp.gate_proj
-feed_forward.up mlp.up_proj
-feed_forward.down mlp.down_proj
-""")
-BERT = _names("""
-attention.q attention.self.query
-attention.k attention.self.key
-attention.v attention.self.value
-attention.o attention.output.dense
-norm.0 attention.output.LayerNorm
-feed_forward.up intermediate.dense
-feed_forward.down output.dense
-norm.1 output.LayerNorm
-""")
-GPT2 = _names("""
-norm.0 ln_1
-attention.qkv attn.c_attn
-attention.o attn.c_proj
-norm.1 ln_2
-feed_forward.up mlp.c_fc
-feed_forward.down mlp.c_proj
-""")
-VISION = _names("""
-attention.q attention.q_proj
-attention.k attention.k_proj
-attention.v attention.v_proj
-attention.o attention.o_proj
-feed_forward.up mlp.fc1
-feed_forward.down mlp.fc2
-""")
-T5_ENCODER = _names("""
-norm.0 layer.0.layer_norm
-attention.q layer.0.SelfAttention.q
-attention.k layer.0.SelfAttention.k
-attention.v layer.0.SelfAttention.v
-attention.o layer.0.SelfAttention.o
-norm.1 layer.1.layer_norm
-feed_forward.up layer.1.DenseReluDense.wi
-feed_forward.down layer.1.DenseReluDense.wo
-""")
-T5_DECODER = _names("""
-norm.0 layer.0.layer_norm
-attention.q layer.0.SelfAttention.q
-attention.k layer.0.SelfAttention.k
-attention.v layer.0.SelfAttention.v
-attention.o layer.0.SelfAttention.o
-norm.1 layer.1.layer_norm
-cross_attention.q layer.1.EncDecAttention.q
-cross_attention.k layer.1.EncDecAttention.k
-cross_attention.v layer.1.EncDecAttention.v
-cross_attention.o layer.1.EncDecAttention.o
-norm.2 layer.2.layer_norm
-feed_forward.up layer.2.DenseReluDense.wi
-feed_forward.down layer.2.DenseReluDense.wo
-""")
-WHISPER_ENCODER = _names("""
-norm.0 self_attn_layer_norm
-attention.q self_attn.q_proj
-attention.k self_attn.k_proj
-attention.v self_attn.v_proj
-attention.o self_attn.out_proj
-norm.1 final_layer_norm
-feed_forward.up fc1
-feed_forward.down fc2
-""")
-WHISPER_DECODER = {
-    **WHISPER_ENCODER,
-    "norm.1": "encoder_attn_layer_norm",
-    "norm.2": "final_layer_norm",
-    **{f"cross_attention.{n}": f"encoder_attn.{n}_proj" for n in "qkv"},
-    "cross_attention.o": "encoder_attn.out_proj",
-}
 SIZES = {
     "hidden_size": "hidden",
     "num_hidden_layers": "layers",
     "num_attention_heads": "heads",
     "intermediate_size": "ffn",
-}
-EMBEDDINGS = {
-    "embedding": "embeddings.word_embeddings",
-    "position_embedding": "embeddings.position_embeddings",
-    "type_embedding": "embeddings.token_type_embeddings",
-    "embedding_norm": "embeddings.LayerNorm",
-    "position_embeddings": "embeddings.position_embeddings.weight",  # where the exporter picks rows its own way
-    "token_type_embeddings": "embeddings.token_type_embeddings.weight",
-}
-MASKED_LM = {
-    "dense": "cls.predictions.transform.dense",
-    "linear": "cls.predictions.transform.dense",
-    "norm": "cls.predictions.transform.LayerNorm",
-    "head": "cls.predictions.decoder",
-    "head.bias": "cls.predictions.bias",
-}
-PATCHES = {
-    "cls_token": "embeddings.cls_token",
-    "position_embeddings": "embeddings.position_embeddings",
-    "patch": "embeddings.patch_embeddings.projection",
-    "norm": "layernorm",
 }
 
 
@@ -157,16 +82,34 @@ def _under(prefix: str, names: Names) -> dict[str, str]:
     return {ours: f"{prefix}.{theirs}" for ours, theirs in names.items()}
 
 
+def _same(ours: str, theirs: str) -> Head:
+    """A head of one matrix, under each of the names that the module may give it."""
+    return Head(dict.fromkeys(ours.split(), theirs))
+
+
+def _masked(dense: str, norm: str, head: str, bias: str) -> Head:
+    return Head({"dense": dense, "linear": dense, "norm": norm, "head": head, "head.bias": bias})
+
+
+SCORE = {"ForSequenceClassification": _same("linear head", "score")}
+TOKENS = {
+    "ForTokenClassification": _same("linear head", "classifier"),
+    "ForQuestionAnswering": _same("linear head", "qa_outputs"),
+}
+IMAGES = {"ForImageClassification": _same("linear head", "classifier")}
+BERT_SIZES = {**SIZES, "vocab_size": "vocabulary", "max_position_embeddings": "positions"}
 TABLE: tuple[Family, ...] = (
     Family(
-        ("llama", "mistral", "qwen2", "qwen3"),
+        {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"},
         {**SIZES, "num_key_value_heads": "kv_heads", "head_dim": "head_dim", "vocab_size": "vocabulary"},
-        {"embedding": "model.embed_tokens", "norm": "model.norm", "head": "lm_head"},
+        {"embedding": "model.embed_tokens", "norm": "model.norm"},
         (Stack("blocks.{i}", "model.layers.{i}", LLAMA),),
+        {"ForCausalLM": _same("head", "lm_head"), "Model": Head(), **SCORE},
         coupled=False,
+        even=("llama",),
     ),
     Family(
-        ("gpt2",),
+        {"gpt2": "GPT2"},
         {
             "n_embd": "hidden",
             "n_layer": "layers",
@@ -175,42 +118,51 @@ TABLE: tuple[Family, ...] = (
             "vocab_size": "vocabulary",
             "n_positions": "positions",
         },
-        _under("transformer", {"embedding": "wte", "position_embedding": "wpe", "norm": "ln_f"}) | {"head": "lm_head"},
+        _under("transformer", {"embedding": "wte", "position_embedding": "wpe", "norm": "ln_f"}),
         (Stack("blocks.{i}", "transformer.h.{i}", GPT2),),
+        {"LMHeadModel": _same("head", "lm_head"), "Model": Head(), **SCORE},
         turned=("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"),
     ),
     Family(
-        ("bert",),
-        {**SIZES, "vocab_size": "vocabulary", "max_position_embeddings": "positions"},
-        _under("bert", {**EMBEDDINGS, "dense": "pooler.dense"}) | {"head": "classifier"},
+        {"bert": "Bert"},
+        BERT_SIZES,
+        _under("bert", EMBEDDINGS),
         (Stack("blocks.{i}", "bert.encoder.layer.{i}", BERT),),
-        optional=("head", "dense"),
-        heads=(("ForMaskedLM", MASKED_LM),),
-    ),
-    Family(
-        ("roberta", "xlm-roberta"),
-        {**SIZES, "vocab_size": "vocabulary", "max_position_embeddings": "positions"},
-        _under("roberta", EMBEDDINGS)
-        | {
-            "linear": "lm_head.dense",
-            "dense": "lm_head.dense",
-            "norm": "lm_head.layer_norm",
-            "head": "lm_head.decoder",
-            "head.bias": "lm_head.bias",
+        {
+            "ForMaskedLM": _masked(
+                "cls.predictions.transform.dense",
+                "cls.predictions.transform.LayerNorm",
+                "cls.predictions.decoder",
+                "cls.predictions.bias",
+            ),
+            "ForSequenceClassification": Head({"dense": "bert.pooler.dense", "head": "classifier"}),
+            **TOKENS,
+            "Model": Head({"dense": "bert.pooler.dense"}, optional=True),
         },
+    ),
+    Family(
+        {"roberta": "Roberta", "xlm-roberta": "XLMRoberta"},
+        BERT_SIZES,
+        _under("roberta", EMBEDDINGS),
         (Stack("blocks.{i}", "roberta.encoder.layer.{i}", BERT),),
-        optional=("head", "dense", "linear", "norm"),
+        {
+            "ForMaskedLM": _masked("lm_head.dense", "lm_head.layer_norm", "lm_head.decoder", "lm_head.bias"),
+            "ForSequenceClassification": Head({"dense": "classifier.dense", "head": "classifier.out_proj"}),
+            **TOKENS,
+            "Model": Head({"dense": "roberta.pooler.dense"}, optional=True),
+        },
     ),
     Family(
-        ("vit",),
-        SIZES,
-        _under("vit", PATCHES) | {"head": "classifier"},
+        {"vit": "ViT"},
+        {**SIZES, "pooler_output_size": "hidden"},
+        _under("vit", PATCHES),
         (Stack("blocks.{i}", "vit.layers.{i}", {**VISION, "norm.0": "layernorm_before", "norm.1": "layernorm_after"}),),
+        {**IMAGES, "Model": Head({"dense": "vit.pooler.dense"}, optional=True)},
     ),
     Family(
-        ("dinov2",),
+        {"dinov2": "Dinov2"},
         {k: v for k, v in SIZES.items() if k != "intermediate_size"} | {"mlp_ratio": "ffn_ratio"},
-        _under("dinov2", PATCHES) | {"head": "classifier"},
+        _under("dinov2", PATCHES),
         (
             Stack(
                 "blocks.{i}",
@@ -224,9 +176,11 @@ TABLE: tuple[Family, ...] = (
                 },
             ),
         ),
+        {**IMAGES, "Model": Head()},
+        joined=(("position_embeddings", ("matrix_1", "matrix")),),  # TorchScript: the class token's row, the patches'
     ),
     Family(
-        ("t5",),
+        {"t5": "T5"},
         {
             "d_model": "hidden",
             "num_layers": "layers",
@@ -239,19 +193,30 @@ TABLE: tuple[Family, ...] = (
         {
             "embedding": "shared",
             "relative_attention_bias": "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
-            "relative_attention_bias_1": "decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
             "norm": "encoder.final_layer_norm",
-            "norm_1": "decoder.final_layer_norm",
-            "head": "lm_head",
         },
         (
             Stack("stack0.blocks.{i}", "encoder.block.{i}", T5_ENCODER),
             Stack("stack1.blocks.{i}", "decoder.block.{i}", T5_DECODER),
+            Stack("blocks.{i}", "encoder.block.{i}", T5_ENCODER),
         ),
+        {
+            "ForConditionalGeneration": Head(
+                {
+                    "relative_attention_bias_1": (
+                        "decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+                    ),
+                    "norm_1": "decoder.final_layer_norm",
+                    "head": "lm_head",
+                }
+            ),
+            "EncoderModel": Head(),
+        },
         coupled=False,
+        scaled_by_tie=True,
     ),
     Family(
-        ("whisper",),
+        {"whisper": "Whisper"},
         {
             "d_model": "hidden",
             "encoder_layers": "layers",
@@ -271,12 +236,12 @@ TABLE: tuple[Family, ...] = (
                 "embedding": "decoder.embed_tokens",
                 "norm_1": "decoder.layer_norm",
             },
-        )
-        | {"head": "proj_out"},
+        ),
         (
             Stack("stack0.blocks.{i}", "model.encoder.layers.{i}", WHISPER_ENCODER),
             Stack("stack1.blocks.{i}", "model.decoder.layers.{i}", WHISPER_DECODER),
         ),
+        {"ForConditionalGeneration": _same("head", "proj_out")},
         rows=(
             ("max_source_positions", "model.encoder.embed_positions.weight"),
             ("max_target_positions", "model.decoder.embed_positions.weight"),

@@ -18,7 +18,7 @@ from graphclone.anatomy import inspect
 from graphclone.anatomy.parts import Anatomy
 from graphclone.errors import BadData, BadModel, InvalidTarget, UnsupportedGraph
 from graphclone.graph import Model
-from graphclone.pytorch.families import TABLE, Family, known
+from graphclone.pytorch.families import BODIES, TABLE, Family, Head, known
 from graphclone.pytorch.module import Layout, layout, values_of
 from graphclone.pytorch.sharing import unshared
 
@@ -44,17 +44,26 @@ def write_hugging_face(model: Model, like: str | Path, folder: str | Path) -> di
     like, folder = Path(like), Path(folder)
     config = _config(like)
     family = _family(config)
+    heads = _heads(config, family, like / CONFIG)
     apart = unshared(model)
     found = layout(apart)
     tensors = _tensors(apart, found)
-    sizes = _sizes(inspect(model), tensors, family)
-    named = _named(_unpacked(tensors, sizes, family), family, config)
-    written = _changed(config, family, sizes, found, named)
+    sizes = _sizes(inspect(model), tensors, family, config["model_type"])
+    tied = any({a, b} == {"head.weight", "embedding.weight"} for a, b in found.ties)
+    architecture, named = _told(_joined(_unpacked(tensors, sizes, family), family), family, heads, config, tied=tied)
+    written = _changed(config, family, sizes, named) | {"architectures": [architecture]}
+    if not family.scaled_by_tie and (tied or "head.weight" in tensors):
+        written["tie_word_embeddings"] = tied
     same_words = sizes.get("vocabulary", config.get("vocab_size")) == config.get("vocab_size")
     beside = sorted({file for pattern in BESIDE for file in like.glob(pattern) if file.is_file()})
     copied = [f for f in beside if same_words or not f.name.startswith(("tokenizer", "vocab", "merges"))]
     _write(folder, written, named, copied)
-    return {"family": config["model_type"], "tensors": len(named), "files": sorted(f.name for f in copied)}
+    return {
+        "family": config["model_type"],
+        "architecture": architecture,
+        "tensors": len(named),
+        "files": sorted(f.name for f in copied),
+    }
 
 
 def _config(like: Path) -> dict[str, Any]:
@@ -77,12 +86,45 @@ def _family(config: Mapping[str, Any]) -> Family:
     )
 
 
+def _heads(config: Mapping[str, Any], family: Family, file: Path) -> dict[str, Head]:
+    """The architecture of the config, and those of the family that are a body alone: a graph may hold no more.
+
+    Raises BadData where the config names none, UnsupportedGraph for one without a row.
+    """
+    named = config.get("architectures")
+    if not isinstance(named, list) or not named:
+        raise BadData(f"{file}: names no architecture, so its head is not known (architectures: [...])")
+    known_heads = family.architectures(config["model_type"])
+    if named[0] not in known_heads:
+        raise UnsupportedGraph(
+            f"the architecture {named[0]} has no row in graphclone/pytorch/families.py; of {config['model_type']} "
+            f"there are {', '.join(known_heads)}"
+        )
+    bodies = [f"{family.types[config['model_type']]}{end}" for end in BODIES if end in family.heads]
+    return {name: known_heads[name] for name in (named[0], *bodies)}
+
+
+def _told(
+    tensors: Tensors, family: Family, heads: Mapping[str, Head], config: Mapping[str, Any], *, tied: bool
+) -> tuple[str, Tensors]:
+    """The first architecture that the weights are those of, and its names for them. Raises what the first one says."""
+    refusals: list[UnsupportedGraph] = []
+    for architecture, head in heads.items():
+        try:
+            return architecture, _named(
+                tensors, family, head, dict(config) | {"architectures": [architecture]}, tied=tied
+            )
+        except UnsupportedGraph as refusal:
+            refusals.append(refusal)
+    raise refusals[0]
+
+
 def _tensors(model: Model, found: Layout) -> Tensors:
     constants = {t.name: t for t in model.graph.tensors().values() if isinstance(t, gs.Constant)}
     return {weight.name: values_of(weight, constants) for weight in found.weights}
 
 
-def _sizes(anatomy: Anatomy, tensors: Tensors, family: Family) -> dict[str, int]:
+def _sizes(anatomy: Anatomy, tensors: Tensors, family: Family, kind: str) -> dict[str, int]:
     """The clone's sizes, which have to be the same in every block. Raises InvalidTarget."""
     blocks = [block for stack in anatomy.stacks for block in stack.blocks]
     parts = {(a.heads, a.kv_heads, a.head_dim, a.v_dim) for b in blocks for a in b.attention}
@@ -96,8 +138,10 @@ def _sizes(anatomy: Anatomy, tensors: Tensors, family: Family) -> dict[str, int]
     if head_dim != v_dim or (family.coupled and heads * head_dim != hidden):
         raise InvalidTarget(
             f"{heads} heads of {head_dim} (values {v_dim}) beside a hidden size of {hidden}: the config of "
-            f"{family.types[0]} has no head_dim of its own, so heads x head_dim has to be the hidden size"
+            f"{kind} has no head_dim of its own, so heads x head_dim has to be the hidden size"
         )
+    if kind in family.even and hidden % heads:
+        raise InvalidTarget(f"a hidden size of {hidden} is no multiple of {heads} heads, as the config of {kind} asks")
     width = ffn.pop()
     sizes = {"hidden": hidden, "heads": heads, "kv_heads": kv_heads, "head_dim": head_dim, "ffn": width}
     sizes |= {"layers": len(anatomy.stacks[0].blocks), "decoder_layers": len(anatomy.stacks[-1].blocks)}
@@ -124,26 +168,37 @@ def _unpacked(tensors: Tensors, sizes: Mapping[str, int], family: Family) -> Ten
     return result
 
 
-def _named(tensors: Tensors, family: Family, config: Mapping[str, Any]) -> Tensors:
+def _joined(tensors: Tensors, family: Family) -> Tensors:
+    """Tables that an exporter has cut in two, whole again."""
+    result = dict(tensors)
+    for name, parts in family.joined:
+        if name not in result and result.keys() >= set(parts):
+            result[name] = torch.cat([result.pop(part) for part in parts], 1)
+    return result
+
+
+def _named(tensors: Tensors, family: Family, head: Head, config: Mapping[str, Any], *, tied: bool) -> Tensors:
     """Under the family's names. Raises UnsupportedGraph, naming what has no place or is missing."""
-    outside = dict(family.outside) | _of_head(family, config)
+    outside = {**family.outside, **head.names}
+    gated = any(".feed_forward.gate." in name for name in tensors)
     result: Tensors = {}
     for name, tensor in tensors.items():
-        theirs = _their_name(name, family, outside) or _by_rows(tensor, family, config)
+        theirs = _their_name(name, family, outside, gated) or _by_rows(tensor, family, config)
         if theirs is None:
             raise UnsupportedGraph(
                 f"weight {name} {list(tensor.shape)} has no place in a checkpoint of {config['model_type']} "
-                f"({', '.join(config.get('architectures') or ['no architecture'])})"
+                f"({config['architectures'][0]})"
             )
         turned = tensor.dim() == 2 and any(theirs.endswith(f"{t}.weight") for t in family.turned)
         result[theirs] = (tensor.t() if turned else tensor).contiguous()
     held = {_module(name) for name in result} | set(result)
-    wanted = {_module(theirs) for ours, theirs in family.outside.items() if ours not in (*family.optional, "head.bias")}
-    wanted |= {_module(theirs) for _, theirs in family.rows}
+    wanted = {_module(theirs) for _, theirs in (*family.outside.items(), *family.rows)}
+    if not head.optional:
+        wanted |= {_module(theirs) for ours, theirs in head.names.items() if not (tied and ours == "head")}
     absent = sorted(wanted - held)
     if absent:
         raise UnsupportedGraph(
-            f"the model has nothing for {', '.join(absent)}, which {config['model_type']} is made with"
+            f"the model has nothing for {', '.join(absent)}, which {config['architectures'][0]} is made with"
         )
     return result
 
@@ -152,21 +207,14 @@ def _module(name: str) -> str:
     return name.removesuffix(".weight").removesuffix(".bias")
 
 
-def _of_head(family: Family, config: Mapping[str, Any]) -> dict[str, str]:
-    """Names that one architecture of the family has its own way of saying."""
-    for architecture in config.get("architectures") or ():
-        for suffix, names in family.heads:
-            if str(architecture).endswith(suffix):
-                return dict(names)
-    return {}
-
-
-def _their_name(name: str, family: Family, outside: Mapping[str, str]) -> str | None:
+def _their_name(name: str, family: Family, outside: Mapping[str, str], gated: bool) -> str | None:
     names, head, rest = outside, "", name
     for stack in family.stacks:
         match = re.match(re.escape(stack.ours).replace(r"\{i\}", r"(\d+)") + r"\.", name)
         if match:
             names, head, rest = stack.names, stack.theirs.format(i=match[1]) + ".", name[match.end() :]
+    if gated and "feed_forward.gated_up" in names:
+        rest = rest.replace("feed_forward.up", "feed_forward.gated_up")
     if rest in names:
         return head + names[rest]
     module, _, attribute = rest.rpartition(".")
@@ -179,9 +227,7 @@ def _by_rows(tensor: torch.Tensor, family: Family, config: Mapping[str, Any]) ->
     return fitting[0] if len(fitting) == 1 else None
 
 
-def _changed(
-    config: Mapping[str, Any], family: Family, sizes: Mapping[str, int], found: Layout, named: Tensors
-) -> dict[str, Any]:
+def _changed(config: Mapping[str, Any], family: Family, sizes: Mapping[str, int], named: Tensors) -> dict[str, Any]:
     """The parent's config with the clone's sizes."""
     result = dict(config)
     for key, size in family.sizes.items():
@@ -197,9 +243,6 @@ def _changed(
     types = {str(t.dtype).removeprefix("torch.") for t in named.values()}
     result |= {"dtype": types.pop()} if len(types) == 1 else {}
     result.pop("torch_dtype", None)
-    tied = any({a, b} == {"head.weight", "embedding.weight"} for a, b in found.ties)
-    if "head.weight" in {weight.name for weight in found.weights} or tied:
-        result["tie_word_embeddings"] = tied
     return result
 
 

@@ -29,6 +29,7 @@ def unshared(model: Model) -> Model:
         return model
     result = Model(model.graph.copy(), model.path, dict(model.metadata), model.external_files)
     result.graph.producer_name, result.graph.producer_version = model.graph.producer_name, model.graph.producer_version
+    taken = set(result.graph.tensors())
     count: dict[str, int] = defaultdict(int, dict.fromkeys(tied, 1))
     for node in result.graph.nodes:
         for index, tensor in enumerate(node.inputs):
@@ -37,7 +38,10 @@ def unshared(model: Model) -> Model:
                 own = count[tensor.name]
                 count[tensor.name] += 1
                 if own:
-                    node.inputs[index] = gs.Constant(f"{tensor.name}{MARK}{own}", tensor.values)
+                    while (name := f"{tensor.name}{MARK}{own}") in taken:  # of an earlier training
+                        own += 1
+                    count[tensor.name] = own + 1
+                    node.inputs[index] = gs.Constant(name, tensor.values)
     return result
 
 

@@ -20,6 +20,7 @@ from graphclone.pytorch.weights import Array, Weight, to_array
 
 WRAPPERS = ("_orig_mod.", "module.", "_fsdp_wrapped_module.")  # torch.compile, DistributedDataParallel, FSDP
 SHOWN = 5
+TRAINED = "graphclone.trained"  # in a clone's metadata: its weights are no slices of its parent's any more
 
 
 def from_torch(model: Model, module: torch.nn.Module) -> Model:
@@ -57,6 +58,16 @@ def pack(model: Model, tensors: Mapping[str, np.ndarray[Any, Any]]) -> Model:
     if missing:
         raise BadData(f"no values for {_listed(missing)}: every weight of the model must be given")
     return packed.into(apart, weights)
+
+
+def marked(before: Model, after: Model) -> Model:
+    """``after``, which notes in its metadata where any weight is not what it was before."""
+    held = before.constants()
+    for name, array in after.constants().items():
+        if name not in held or array.tobytes() != held[name].tobytes():
+            after.metadata[TRAINED] = "true"
+            break
+    return after
 
 
 def _without_tables(tensors: Mapping[str, Array], found: Layout) -> dict[str, Array]:

@@ -69,12 +69,14 @@ def test_hf_refuses_a_family_without_a_row(llama, tmp_path, capsys):
 def test_hf_says_what_it_wrote(llama, tmp_path, capsys):
     like = tmp_path / "like"
     like.mkdir()
-    (like / "config.json").write_text(json.dumps({"model_type": "llama", "vocab_size": 1}))
+    (like / "config.json").write_text(
+        json.dumps({"model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 1})
+    )
     (like / "tokenizer.json").write_text("{}")
     assert run(["hf", str(llama), "--like", str(like), "-o", str(tmp_path / "out"), "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     written = json.loads(Path(tmp_path / "out" / "config.json").read_text())
-    assert said["family"] == "llama"
+    assert (said["family"], said["architecture"]) == ("llama", "LlamaForCausalLM")
     assert said["files"] == []  # a tokenizer of other words than the clone's is left behind
     assert written["num_hidden_layers"] == 3
     assert written["vocab_size"] > 1

@@ -27,6 +27,7 @@ TEXT = {"vocab_size": VOCAB, "max_position_embeddings": 40, "bos_token_id": 0, "
 COMMON = {"hidden_size": 48, "num_attention_heads": 6, "intermediate_size": 100, "num_hidden_layers": 3}
 GROUPED = {**COMMON, **TEXT, "num_key_value_heads": 3, "head_dim": 8}
 IMAGE = {"image_size": 24, "patch_size": 8, "num_labels": 5, "num_hidden_layers": 3}
+GATED = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}  # as T5 1.1 and Flan
 T5 = {"d_model": 48, "d_kv": 10, "num_heads": 6, "d_ff": 100, "num_layers": 3, "num_decoder_layers": 3}
 WHISPER = {"d_model": 48, "num_mel_bins": 10, "max_source_positions": 15, "max_target_positions": 40}
 WHISPER |= {f"{side}_{what}": n for side in ("encoder", "decoder") for what, n in (("layers", 3), ("ffn_dim", 100))}
@@ -45,13 +46,15 @@ class Case:
     inputs: tuple[str, ...] = ("input_ids", "attention_mask")
     output: str = "logits"
     exporter: str = "torchscript"
+    untied: bool = False  # a head of its own, where the class would tie it
 
     def __str__(self) -> str:
-        return self.model
+        return f"{self.model}-gated" if "feed_forward_proj" in self.settings else self.model
 
 
 CASES = (
     Case("LlamaForCausalLM", "LlamaConfig", GROUPED, {"hidden": 40, "heads": 4, "kv_heads": 2, "ffn": 60, "layers": 2}),
+    Case("LlamaForSequenceClassification", "LlamaConfig", {**GROUPED, "num_labels": 5}, {"hidden": 36, "layers": 2}),
     Case("MistralForCausalLM", "MistralConfig", {**GROUPED, "sliding_window": None}, {"hidden": 40, "layers": 2}),
     Case("Qwen2ForCausalLM", "Qwen2Config", {**GROUPED, "tie_word_embeddings": True}, {"heads": 4, "kv_heads": 2}),
     Case("Qwen3ForCausalLM", "Qwen3Config", GROUPED, {"hidden": 40, "ffn": 60, "layers": 2}),
@@ -63,8 +66,14 @@ CASES = (
     ),
     Case("BertForMaskedLM", "BertConfig", {**COMMON, **TEXT}, NARROW),
     Case("BertForSequenceClassification", "BertConfig", {**COMMON, **TEXT, "num_labels": 5}, NARROW),
+    Case("BertForQuestionAnswering", "BertConfig", {**COMMON, **TEXT}, NARROW, output="start_logits"),
+    Case("BertModel", "BertConfig", {**COMMON, **TEXT}, NARROW, output="pooler_output"),
     Case("RobertaForMaskedLM", "RobertaConfig", {**COMMON, **TEXT}, NARROW),
+    Case("RobertaForSequenceClassification", "RobertaConfig", {**COMMON, **TEXT, "num_labels": 5}, NARROW),
+    Case("RobertaForTokenClassification", "RobertaConfig", {**COMMON, **TEXT, "num_labels": 5}, NARROW),
+    Case("XLMRobertaModel", "XLMRobertaConfig", {**COMMON, **TEXT}, NARROW, output="last_hidden_state"),
     Case("ViTForImageClassification", "ViTConfig", {**COMMON, **IMAGE}, NARROW, ("pixel_values",)),
+    Case("ViTModel", "ViTConfig", {**COMMON, **IMAGE}, NARROW, ("pixel_values",), output="pooler_output"),
     Case(
         "Dinov2ForImageClassification",
         "Dinov2Config",
@@ -74,11 +83,34 @@ CASES = (
         exporter="dynamo",
     ),
     Case(
+        "Dinov2Model",
+        "Dinov2Config",
+        {"hidden_size": 48, "num_attention_heads": 6, "mlp_ratio": 2, **IMAGE},
+        {"hidden": 32, "heads": 4, "layers": 2, "ffn": 64},
+        ("pixel_values",),
+        output="last_hidden_state",
+    ),
+    Case(
         "T5ForConditionalGeneration",
         "T5Config",
         {**T5, "vocab_size": VOCAB, "decoder_start_token_id": 0},
         {"hidden": 32, "heads": 4, "ffn": 60},
         ("input_ids", "attention_mask", "decoder_input_ids"),
+    ),
+    Case(
+        "T5ForConditionalGeneration",
+        "T5Config",
+        {**T5, **GATED, "vocab_size": VOCAB, "decoder_start_token_id": 0},
+        {"hidden": 32, "heads": 4, "ffn": 60},
+        ("input_ids", "attention_mask", "decoder_input_ids"),
+        untied=True,
+    ),
+    Case(
+        "T5EncoderModel",
+        "T5Config",
+        {**T5, **GATED, "vocab_size": VOCAB},
+        {"hidden": 32, "heads": 4, "layers": 2, "ffn": 60},
+        output="last_hidden_state",
     ),
     Case(
         "WhisperForConditionalGeneration",
@@ -113,8 +145,12 @@ def parent(request, tmp_path_factory):
     config = getattr(transformers, case.config)(**case.settings, use_cache=False)
     module = randomise(getattr(transformers, case.model)(config), seed=0)
     axes = {n: AXES.get(n, {0: "batch", 1: "decoder" if "decoder" in n else "sequence"}) for n in case.inputs}
+    if case.untied:
+        module.lm_head.weight = torch.nn.Parameter(torch.randn_like(module.lm_head.weight))
     with quiet():
         module.save_pretrained(folder / "parent")
+        if "tie_word_embeddings" in case.settings:  # which this class does not save as it was given
+            rewrite(folder / "parent", tie_word_embeddings=case.settings["tie_word_embeddings"])
         inputs = {name: example(name, 3, 7) for name in case.inputs}
         EXPORT[case.exporter](Parent(module, inputs, (case.output,), axes), folder / "parent.onnx")
     (folder / "parent" / "tokenizer.json").write_text("{}")
@@ -133,10 +169,36 @@ def cut(case, model):
     return gc.clone(model, made)
 
 
+AUTO = {
+    "ForCausalLM": "AutoModelForCausalLM",
+    "LMHeadModel": "AutoModelForCausalLM",
+    "ForMaskedLM": "AutoModelForMaskedLM",
+    "ForSequenceClassification": "AutoModelForSequenceClassification",
+    "ForTokenClassification": "AutoModelForTokenClassification",
+    "ForQuestionAnswering": "AutoModelForQuestionAnswering",
+    "ForImageClassification": "AutoModelForImageClassification",
+    "T5ForConditionalGeneration": "AutoModelForSeq2SeqLM",
+    "WhisperForConditionalGeneration": "AutoModelForSpeechSeq2Seq",
+    "EncoderModel": "T5EncoderModel",  # no class of its own is chosen for it
+    "Model": "AutoModel",
+}
+UNUSED = {"dinov2.embeddings.mask_token", "embeddings.mask_token", "pooler.dense.weight", "pooler.dense.bias"}
+
+
+def rewrite(folder, **settings):
+    """A config.json as it is on disk, with other entries."""
+    file = folder / "config.json"
+    held = json.loads(file.read_text())
+    held.pop("scale_decoder_outputs", None)
+    file.write_text(json.dumps(held | settings))
+
+
 def loaded(case, folder):
+    auto = next(name for end, name in AUTO.items() if case.model.endswith(end))
     with quiet():
-        module, info = getattr(transformers, case.model).from_pretrained(folder, output_loading_info=True)
-    assert not info["missing_keys"] - {"dinov2.embeddings.mask_token"}
+        module, info = getattr(transformers, auto).from_pretrained(folder, output_loading_info=True)
+    assert type(module).__name__ == case.model
+    assert not info["missing_keys"] - (set() if case.output == "pooler_output" else UNUSED)
     assert not info["unexpected_keys"]
     assert not info["mismatched_keys"]
     return module.eval()
@@ -148,6 +210,7 @@ def test_the_checkpoint_loads_and_answers_as_the_clone_does(parent, tmp_path):
     gc.save(clone, tmp_path / "clone.onnx")
     said = write_hugging_face(clone, like, tmp_path / "checkpoint")
     assert "tokenizer.json" in said["files"]
+    assert said["architecture"] == case.model
     module = loaded(case, tmp_path / "checkpoint")
     session = onnxruntime.InferenceSession(tmp_path / "clone.onnx", providers=["CPUExecutionProvider"])
     given = {name: example(name) for name in case.inputs}
@@ -181,13 +244,16 @@ def config(folder, **settings):
     ("settings", "error", "message"),
     [
         ({"model_type": "falcon"}, UnsupportedGraph, "the family 'falcon' has no row"),
-        ({"model_type": "bert"}, InvalidTarget, "has no head_dim of its own|has no place"),
+        ({"model_type": "llama"}, BadData, "names no architecture"),
+        ({"model_type": "llama", "architectures": ["LlamaForChess"]}, UnsupportedGraph, "of llama there are LlamaForC"),
+        ({"model_type": "gpt2", "architectures": ["GPT2Model"]}, UnsupportedGraph, "has no place"),
+        ({"model_type": "bert", "architectures": ["BertModel"]}, UnsupportedGraph, "has no place"),
         ({"hidden_size": 4}, BadData, "no model_type"),
     ],
 )
 def test_what_cannot_be_said_is_refused(llama, tmp_path, settings, error, message):
     like = config(tmp_path / "like", **settings)
-    with pytest.raises((error, UnsupportedGraph), match=message):
+    with pytest.raises(error, match=message):
         write_hugging_face(llama, like, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -195,3 +261,28 @@ def test_what_cannot_be_said_is_refused(llama, tmp_path, settings, error, messag
 def test_a_missing_config_is_refused(llama, tmp_path):
     with pytest.raises(BadData, match=r"config\.json"):
         write_hugging_face(llama, tmp_path, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "architecture", "message"),
+    [
+        ("llama", "LlamaForCausalLM", "hidden size of 36 is no multiple of 8 heads, as the config of llama asks"),
+        ("gpt2", "GPT2LMHeadModel", "the config of gpt2 has no head_dim of its own"),
+    ],
+)
+def test_sizes_that_a_config_cannot_say_are_refused(parent_file, tmp_path, recipe, architecture, message):
+    parent = gc.load(parent_file(recipe, exporter="torchscript"))
+    anatomy = gc.inspect(parent)
+    clone = gc.clone(parent, gc.plan(anatomy, None, gc.Target(hidden=36), importance="first", method="none"))
+    like = config(tmp_path / "like", model_type=recipe, architectures=[architecture])
+    with pytest.raises(InvalidTarget, match=message):
+        write_hugging_face(clone, like, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_body_is_written_as_a_body_though_the_parents_config_names_a_head(parent_file, tmp_path):
+    """bert-base's config is of a masked language model, and what people export of it is its hidden states."""
+    model = gc.load(parent_file("bert", exporter="torchscript"))
+    like = config(tmp_path / "like", model_type="bert", architectures=["BertForMaskedLM"])
+    assert write_hugging_face(model, like, tmp_path / "out")["architecture"] == "BertModel"
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["architectures"] == ["BertModel"]

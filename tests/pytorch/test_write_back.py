@@ -102,7 +102,7 @@ def test_ties_that_disagree_are_refused():
         pack(model, {"e": embedding, "head": embedding.T + 1})
 
 
-def test_half_precision_stays_half(parent_file):
+def test_wider_numbers_are_rounded_to_the_graphs_own(parent_file):
     model = graph.load(parent_file("gpt2", exporter="dynamo"))
     tensors = {n: a.astype(np.float64) for n, a in state(model).items()}
     assert {a.dtype for a in pack(model, tensors).constants().values()} == {a.dtype for a in model.constants().values()}

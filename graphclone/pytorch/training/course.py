@@ -27,13 +27,12 @@ from graphclone.pytorch.training.processes import Processes
 from graphclone.pytorch.training.tasks import Task, find_task
 from graphclone.pytorch.training.teacher import Teacher, refuse_other_vocabulary, refuse_other_width
 from graphclone.pytorch.training.vocabulary import digest, teachers_ids
-from graphclone.pytorch.write_back import from_torch
+from graphclone.pytorch.write_back import from_torch, marked
 from graphclone.statistics.widening import HALVES, needed, widened
 from graphclone.verification.sessions import open_session
 
 Progress = Callable[[int, int, float], None]
 ROUNDED = 5e-2  # relative difference of losses that half precision may make
-TRAINED = "graphclone.trained"  # in a clone's metadata: its weights are no slices of its parent's any more
 RANDOM = np.random.default_rng  # of the one example that shapes are learnt from
 
 
@@ -133,10 +132,7 @@ def _packed(model: Model, module: torch.nn.Module, processes: Processes) -> Mode
     if processes.count > 1:
         whole = to_torch(_wide(model))
         scatter(whole, gather(module))
-    made, before = from_torch(model, whole), model.constants()
-    if any(array.tobytes() != before[name].tobytes() for name, array in made.constants().items()):
-        made.metadata[TRAINED] = "true"
-    return made
+    return marked(model, from_torch(model, whole))
 
 
 def _identity(model: Model, options: TrainingOptions, beside: Beside) -> dict[str, Any]:
