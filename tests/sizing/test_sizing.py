@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -112,7 +114,7 @@ def test_a_latency_is_timed_in_onnx_runtime():
             found.model, found.anatomy, budget, statistics, held_out=[judged], finalists=3, clock=CLOCK
         )
     except InvalidTarget as reason:  # a busy machine may time anything
-        assert "no shape that was tried meets the latency" in str(reason)  # noqa: PT017
+        assert re.match("no shape (that was tried meets the latency|meets the budget of)", str(reason))  # noqa: PT017
     else:
         assert all(one.latency > 0 for one in made.finalists)
         assert made.finalists[0].parameters < found.anatomy.parameters
