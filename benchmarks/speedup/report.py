@@ -68,12 +68,14 @@ def write(say: Callable[[str], None]) -> Path:
 
 def _experiment(config: Config, found: dict[str, Finding], pictures: Path) -> str:
     task = TASKS[config.task]
-    figures.horizons(config, found, task.score, pictures / f"speedup-{config.name}.png")
+    ran = {name: one for name, one in found.items() if one.curves}
     figures.rates(config, found, task.score, pictures / f"speedup-{config.name}-rates.png")
-    rows = findings.levers(config, found)
-    text = [f"\n## {config.name}\n\n{config.about.strip()}\n\n{_facts(config)}\n\n{_arms(config, found)}\n"]
-    text.append(f"\n![loss at the end of each horizon](images/speedup-{config.name}.png)\n")
-    if rows:
+    text = [f"\n## {config.name}\n\n{config.about.strip()}\n\n{_facts(config)}\n"]
+    if ran:
+        figures.horizons(config, ran, task.score, pictures / f"speedup-{config.name}.png")
+        picture = f"![loss at the end of each horizon](images/speedup-{config.name}.png)"
+        text.append(f"\n{_arms(config, ran)}\n\n{picture}\n")
+    if rows := findings.levers(config, found):
         figures.levers(rows, pictures / f"speedup-{config.name}-levers.png")
         text.append(f"\n### Levers\n\n{_levers(rows)}\n\n![levers](images/speedup-{config.name}-levers.png)\n")
     if claims := _claims(config, found):
