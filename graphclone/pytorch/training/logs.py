@@ -23,7 +23,7 @@ class Logs:
         self.writer: SummaryWriter | None = None
 
     def start(self, step: int) -> None:
-        """Begin, or go on, at a step: what a run that was killed wrote beyond it is dropped."""
+        """Begin, or go on: what a run that was killed wrote at ``step`` and after it is dropped."""
         if self.folder is None:
             return
         try:
@@ -37,6 +37,11 @@ class Logs:
         if self.writer is not None:
             for name, value in values.items():
                 self.writer.add_scalar(name.replace("_", "/", 1), value, step)
+
+    def flush(self) -> None:
+        """Write what is held back, so that a state on disk never knows of a step that the curves have lost."""
+        if self.writer is not None:
+            self.writer.flush()
 
     def close(self) -> None:
         """Write what is held back."""

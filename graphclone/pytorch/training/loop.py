@@ -139,7 +139,7 @@ def mean_loss(forward: Callable[[Example], Mapping[str, torch.Tensor]], run: Run
     for number, batch in enumerate(batches):
         whole = run.task.example(batch, run.setting, _generator(run.options.seed, HELD_OUT, number))
         example = whole.share(run.processes.index, run.processes.count)
-        taught = run.teacher(example) if run.teacher is not None and run.task.needs_teacher else None
+        taught = run.teacher(example) if run.teacher is not None and run.task.hears_teacher else None
         loss = run.task.loss(run.task, forward(example), run.expect(example, taught))
         counted = example.count * example.weight
         total, count = total + loss.item() * counted, count + counted
@@ -197,7 +197,7 @@ def _train(
     run.history, run.best = at.history, None if restored is None else restored[1]
     stream.length = at.length
     if run.processes.main:
-        run.logs.start(at.step)
+        run.logs.start(0 if restored is None else at.step + 1)
     if held_out is not None and restored is None:
         run.evaluated(0, held_out)
     run.module.train()
@@ -216,6 +216,7 @@ def _train(
         run.history.seconds = before + time.monotonic() - started
         if run.checkpoints is not None and options.checkpoint_every and (step + 1) % options.checkpoint_every == 0:
             here = Progress(step + 1, stream.taken, stream.length, run.history)
+            run.logs.flush()
             run.checkpoints.save(run.module, optimizer, here, run.processes)
         if progress is not None and run.processes.main:
             progress(step + 1, options.steps, value)

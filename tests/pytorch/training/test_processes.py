@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +30,9 @@ LAUNCHERS = {
 }
 
 
+ALONE = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
 def arguments(clone: Path, output: Path, data: Path, *more: str) -> list[str]:
     options = "--steps 6 --learning-rate 1e-3 --batch-size 5 --held-out 1 --evaluations 2 --accumulate 2 --json".split()
     return ["train", str(clone), "--data", str(data), "-o", str(output), *options, *more]
@@ -45,9 +50,8 @@ def data(tmp_path):
 
 
 def launch(launcher: str, *given: str | Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-m", *LAUNCHERS[launcher], "-m", "graphclone", *map(str, given)]
-    return subprocess.run(command, check=False, capture_output=True, text=True, env=environment, timeout=300)
+    return subprocess.run(command, check=False, capture_output=True, text=True, env=ALONE, timeout=300)
 
 
 def weights(file: Path):
@@ -102,6 +106,38 @@ def test_two_processes_go_on_where_one_was_stopped(llama, cut, tmp_path, data):
     second = weights(two)
     for name, array in weights(one).items():
         assert_close(second[name], array)
+
+
+def test_two_processes_that_are_killed_end_as_two_that_were_not(llama, tmp_path, data):
+    """The same file, byte for byte."""
+    whole, output = tmp_path / "whole.onnx", tmp_path / "killed.onnx"
+    every = ("--checkpoint-every", "1")
+    assert launch("torchrun", *arguments(llama.path, whole, data, *every)).returncode == 0
+    states = tmp_path / "killed.onnx.partial"
+    command = [sys.executable, "-m", *LAUNCHERS["torchrun"], "-m", "graphclone"]
+    with subprocess.Popen(
+        [*command, *arguments(llama.path, output, data, *every)],
+        env=ALONE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    ) as launcher:  # fmt: skip
+        while not any(states.glob("state-*")) and launcher.poll() is None:
+            time.sleep(0.002)
+        os.killpg(launcher.pid, signal.SIGKILL)  # a launcher and its workers are a group
+        assert launcher.wait(60) == -signal.SIGKILL
+    assert not output.exists()
+    done = launch("torchrun", *arguments(llama.path, output, data, *every, "--resume"))
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert output.read_bytes() == whole.read_bytes()
+    assert not states.exists()
+
+
+def test_two_processes_stop_together_where_the_loss_is_no_number(llama, tmp_path, data):
+    output = tmp_path / "out.onnx"
+    wild = ("--learning-rate", "1e18", "--clip", "1e18", "--warmup", "0", "--checkpoint-every", "1")
+    done = launch("torchrun", *arguments(llama.path, output, data, *wild))
+    assert done.returncode != 0
+    assert "at step" in done.stderr
+    assert not output.exists()
+    assert len(list(tmp_path.glob("out.onnx.partial/state-*"))) == 1
 
 
 def test_blocks_are_found_and_everything_is_placed(llama):

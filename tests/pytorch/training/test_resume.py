@@ -7,12 +7,15 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tokenizers import Tokenizer, models
 
 import graphclone as gc
 from graphclone.cli.app import run as command_line
@@ -60,19 +63,59 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(llama, tmp_path, step):
     assert again.history.best == whole.history.best
 
 
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {"task": "masked-lm", "accumulation": 2},
+        {"precision": "bf16", "schedule": "wsd", "recompute": True},
+        {"teacher_weight": 0.5, "hidden_weight": 1.0},
+    ],
+    ids=["masks", "bf16", "teacher"],
+)
+def test_whatever_it_is_trained_with(llama, cut, tmp_path, chosen):
+    """Masks, batches added up, half precision, a teacher whose words were cached by the run that was stopped."""
+    tokenizer = tmp_path / "tokenizer.json"
+    made = Tokenizer(models.WordLevel({"[MASK]": 0, "a": 1}, unk_token="a"))
+    made.add_special_tokens(["[MASK]"])
+    made.save(str(tokenizer))
+    teacher = {"teacher": llama, "data": "counting"} if "hidden_weight" in chosen else {}
+    options = replace(OPTIONS, steps=7, **chosen)
+    given = [cut, counting(5), options]
+    cached = teacher and {"cache": tmp_path / "whole"}
+    whole = run(*given, Beside(shuffle=2, tokenizer=tokenizer, **teacher, **cached), held_out=counting(1))
+    cached = teacher and {"cache": tmp_path / "stopped"}
+    beside = Beside(
+        shuffle=2, tokenizer=tokenizer, states=tmp_path / "states", resume=True, logs=tmp_path / "logs",
+        **teacher, **cached,
+    )  # fmt: skip
+    with pytest.raises(Killed):
+        run(*given, beside, held_out=counting(1), progress=stopped_at(5))
+    again = run(*given, beside, held_out=counting(1))
+    assert held(again.model) == held(whole.model)
+    assert again.history.losses == whole.history.losses
+    assert curve(tmp_path / "logs", "train/loss") == list(range(1, 8))
+    assert curve(tmp_path / "logs", "heldout/loss") == [0, 3, 6, 7]
+
+
+def curve(logs, name):
+    """The steps that a curve has points at, as TensorBoard shows it."""
+    return [event.step for event in EventAccumulator(str(logs)).Reload().Scalars(name)]
+
+
 def arguments(clone: Path, output: Path, data: Path, *more: str) -> list[str]:
     options = "--steps 16 --checkpoint-every 3 --learning-rate 3e-3 --batch-size 4 --shuffle 3 --held-out 1".split()
     return ["train", str(clone), "--data", str(data), "-o", str(output), *options, *more]
 
 
 def test_a_process_killed_with_sigkill_is_gone_on_from(llama, tmp_path, capsys):
-    """The file at the end is the same, byte for byte."""
+    """The file at the end is the same, byte for byte, and no point of the curves is lost or there twice."""
     data = tmp_path / "data.npz"
     np.savez(data, **{n: np.concatenate([b[n] for b in counting(6)]) for n in ("input_ids", "attention_mask")})
     clone, whole, output = llama.path, tmp_path / "whole.onnx", tmp_path / "killed.onnx"
     assert command_line(arguments(clone, whole, data)) == 0
     states, python = tmp_path / "killed.onnx.partial", [sys.executable, "-m", "graphclone"]
-    with subprocess.Popen([*python, *arguments(clone, output, data)], stderr=subprocess.DEVNULL) as child:
+    logs = ("--logs", str(tmp_path / "logs"))
+    with subprocess.Popen([*python, *arguments(clone, output, data, *logs)], stderr=subprocess.DEVNULL) as child:
         while not any(states.glob("state-*")) and child.poll() is None:
             time.sleep(0.002)
         child.send_signal(signal.SIGKILL)
@@ -81,10 +124,12 @@ def test_a_process_killed_with_sigkill_is_gone_on_from(llama, tmp_path, capsys):
     capsys.readouterr()
     assert command_line(arguments(clone, output, data)) == 2
     assert "--resume" in capsys.readouterr().err
-    subprocess.run([*python, *arguments(clone, output, data, "--resume")], check=True, capture_output=True)
+    subprocess.run([*python, *arguments(clone, output, data, *logs, "--resume")], check=True, capture_output=True)
     assert held(gc.load(output)) == held(gc.load(whole))
     assert output.read_bytes() == whole.read_bytes()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["data.npz", "killed.onnx", "whole.onnx"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data.npz", "killed.onnx", "logs", "whole.onnx"]
+    assert curve(tmp_path / "logs", "train/loss") == list(range(1, 17))
+    assert curve(tmp_path / "logs", "heldout/loss") == [0, 4, 8, 12, 16]
 
 
 def a_state(llama, folder, **options):
