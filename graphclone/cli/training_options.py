@@ -15,14 +15,19 @@ Task = Annotated[str, typer.Option("--task", help=TASK)]
 TrainingData = Annotated[str, typer.Option("--data", help=DATA, show_default=False)]
 Read = Annotated[
     str | None,
-    typer.Option("--read", metavar="OUTPUT", help="The graph's output that the task reads.", show_default=False),
+    typer.Option(
+        "--read",
+        metavar="OUTPUT",
+        help="The graph's output that the task reads, where several could be meant.",
+        show_default=False,
+    ),
 ]
 Shuffle = Annotated[int, typer.Option("--shuffle", min=0, help="Batches to draw rows from; 0: the order of the data.")]
 HeldOut = Annotated[int, typer.Option("--held-out", min=0, help="Batches kept from training, to evaluate on.")]
 Evaluations = Annotated[int, typer.Option("--evaluations", min=1, help="Held-out losses on the way.")]
 Keep = Annotated[str, typer.Option("--keep", help="Weights of the best held-out loss, or the last: best, last.")]
 
-Steps = Annotated[int, typer.Option("--steps", min=1, help="Updates.", rich_help_panel=_UPDATES)]
+Steps = Annotated[int, typer.Option("--steps", min=1, help="Updates of the weights.", rich_help_panel=_UPDATES)]
 Accumulate = Annotated[int, typer.Option("--accumulate", min=1, help="Batches an update.", rich_help_panel=_UPDATES)]
 LearningRate = Annotated[float, typer.Option("--learning-rate", help="At its highest.", rich_help_panel=_UPDATES)]
 Schedule = Annotated[str, typer.Option("--schedule", help="cosine, wsd or constant.", rich_help_panel=_UPDATES)]
@@ -54,9 +59,15 @@ HiddenWeight = Annotated[
 ]
 Cache = Annotated[
     Path | None,
-    typer.Option("--cache", help="A folder for what it says.", rich_help_panel=_TEACHER, show_default=False),
+    typer.Option(
+        "--cache",
+        help="A folder that keeps what it says, for the next pass and the next run.",
+        rich_help_panel=_TEACHER,
+        show_default=False,
+    ),
 ]
-Top = Annotated[int, typer.Option("--top", min=1, help="Tokens kept of what it says.", rich_help_panel=_TEACHER)]
+TOP = "Likeliest tokens that --cache keeps, of a vocabulary over 1,024."
+Top = Annotated[int, typer.Option("--top", min=1, help=TOP, rich_help_panel=_TEACHER)]
 
 Precision = Annotated[str, typer.Option("--precision", help="fp32 or bf16.", rich_help_panel=_RUN)]
 Compile = Annotated[bool, typer.Option("--compile", help="With torch.compile.", rich_help_panel=_RUN)]

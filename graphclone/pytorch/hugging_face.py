@@ -136,9 +136,10 @@ def _sizes(anatomy: Anatomy, tensors: Tensors, family: Family, kind: str) -> dic
         )
     (heads, kv_heads, head_dim, v_dim), hidden = parts.pop(), anatomy.stacks[0].hidden
     if head_dim != v_dim or (family.coupled and heads * head_dim != hidden):
+        fitting = "" if hidden % head_dim or head_dim != v_dim else f": --heads {hidden // head_dim} would fit"
         raise InvalidTarget(
             f"{heads} heads of {head_dim} (values {v_dim}) beside a hidden size of {hidden}: the config of "
-            f"{kind} has no head_dim of its own, so heads x head_dim has to be the hidden size"
+            f"{kind} has no head_dim of its own, so heads x head_dim has to be the hidden size{fitting}"
         )
     if kind in family.even and hidden % heads:
         raise InvalidTarget(f"a hidden size of {hidden} is no multiple of {heads} heads, as the config of {kind} asks")

@@ -205,12 +205,17 @@ def tokenizer_file(given: Path | None, model: Model) -> Path:
         if not given.is_file():
             raise BadData(f"{given}: there is no such tokenizer file")
         return given
-    beside = _beside(model)
-    found = next((file for file in beside if file.is_file()), None)
+    found = tokenizer_beside(model)
     if found is None:
+        beside = _beside(model)
         looked = f" (looked for {' and '.join(f.name for f in beside)} beside the model)" if beside else ""
         raise BadData(f"text needs the model's tokenizer.json: give --tokenizer{looked}")
     return found
+
+
+def tokenizer_beside(model: Model) -> Path | None:
+    """The tokenizer.json beside a model's file, where there is one."""
+    return next((file for file in _beside(model) if file.is_file()), None)
 
 
 def _beside(model: Model) -> list[Path]:

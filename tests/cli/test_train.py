@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -100,6 +101,54 @@ def test_words_are_masked_by_the_tokenizers_own_mask(
     arguments[5] = str(tmp_path / "other.onnx")
     assert run(["train", str(llama), *arguments, "--tokenizer", str(plain)]) == 5
     assert "no mask token among [PAD]" in capsys.readouterr().err
+
+
+def test_text_is_read_by_the_teachers_tokenizer_where_the_clone_has_none(
+    llama: Path, tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parent, clone, text = tmp_path / "parent.onnx", tmp_path / "apart" / "clone.onnx", tmp_path / "text.txt"
+    parent.write_bytes(llama.read_bytes())
+    (tmp_path / "parent.tokenizer.json").write_bytes(tokenizer.read_bytes())
+    text.write_text("a b c d e f g h i j k l m n o p q r s t u v w x y z " * 40)
+    clone.parent.mkdir()
+    assert run(["clone", str(parent), str(clone), "--layers", "2", "--importance", "first"]) == 0
+    arguments = ["--data", str(text), "--length", "16", "-o", str(tmp_path / "trained.onnx"), *SHORT]
+    assert run(["train", str(clone), *arguments]) == 5
+    assert "looked for clone.tokenizer.json and tokenizer.json" in capsys.readouterr().err
+    assert run(["train", str(clone), *arguments, "--teacher", str(parent)]) == 0
+    model = gc.load(parent)
+    fewer = gc.clone(model, gc.plan(gc.inspect(model), None, gc.Target(), tokens=tuple(range(40))))
+    gc.save(fewer, clone.parent / "fewer.onnx")  # its tokens may have other numbers than its teacher's
+    assert run(["train", str(clone.parent / "fewer.onnx"), *arguments, "--teacher", str(parent)]) == 5
+
+
+def test_a_function_of_ones_own(
+    llama: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "of_mine.py").write_text("def loss(outputs, batch):\n    return outputs['logits'].pow(2).mean()\n")
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--data", str(data), "-o", "out.onnx", *SHORT, "--task", "of_mine:loss", "--json"]
+    assert run(["train", str(llama), *arguments]) == 0
+    held = json.loads(capsys.readouterr().out)
+    assert held["best"][1] < held["held_out"][0][1]
+    assert {c["name"]: c["verdict"] for c in held["verification"]["checks"]}[
+        "held-out loss in ONNX Runtime"
+    ] == "passed"
+
+
+def test_a_run_that_diverges_says_the_step_and_leaves_its_best_weights(
+    llama: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Weights of the best evaluation and of the last whole state are for `pack`, and the output is not written."""
+    out = tmp_path / "trained.onnx"
+    wild = ["--learning-rate", "1e18", "--clip", "1e18", "--warmup", "0", "--checkpoint-every", "1"]
+    assert run(["train", str(llama), "--data", str(data), "-o", str(out), *SHORT, *wild]) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert re.search(r"at step \d+: .*the last state written is .*state-0000", last)
+    assert not out.exists()
+    partial = tmp_path / "trained.onnx.partial"
+    for number, held in enumerate((partial / "best.safetensors", *partial.glob("state-*/weights.safetensors"))):
+        assert run(["pack", str(llama), str(held), "-o", str(tmp_path / f"{number}.onnx")]) == 0
 
 
 @pytest.mark.parametrize(

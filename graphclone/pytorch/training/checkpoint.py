@@ -123,8 +123,8 @@ class Checkpoints:
                 optimizer.state[parameter] = {
                     key: value if key == "step" else spread(value, parameter) for key, value in found.items()
                 }
-        best = _read(self.folder / BEST) if progress.history.best and (self.folder / BEST).exists() else None
-        return progress, best
+        wanted = progress.history.best is not None and self.identity.get("keep", "best") == "best"
+        return progress, _read(self.folder / BEST) if wanted else None
 
     def _record(self, file: Path) -> dict[str, Any]:
         try:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from graphclone import feeds
 from graphclone.errors import BadData, InvalidTarget, UnsupportedGraph
 from graphclone.graph import Model
 from graphclone.pytorch.module import to_torch
@@ -26,7 +25,7 @@ from graphclone.pytorch.training.options import TrainingOptions
 from graphclone.pytorch.training.processes import Processes
 from graphclone.pytorch.training.tasks import Task, find_task
 from graphclone.pytorch.training.teacher import Teacher, refuse_other_vocabulary, refuse_other_width
-from graphclone.pytorch.training.vocabulary import digest, teachers_ids
+from graphclone.pytorch.training.vocabulary import digest, rows, teachers_ids
 from graphclone.pytorch.write_back import from_torch, marked
 from graphclone.statistics.widening import HALVES, needed, widened
 from graphclone.verification.sessions import open_session
@@ -154,8 +153,7 @@ def _setting(model: Model, task: Task, beside: Beside) -> Setting:
     mask = next((n for n, content in special.items() if content.strip("<[|]>").lower() == "mask"), None)
     if mask is None:
         raise BadData(f"{file}: has no mask token among {', '.join(special.values()) or 'its special tokens (none)'}")
-    rows = [given.rows for given in feeds.inputs(model).values() if given.role.name == "tokens" and given.rows]
-    return Setting(outputs, beside.read, mask, frozenset(special), min(rows, default=None))
+    return Setting(outputs, beside.read, mask, frozenset(special), rows(model))
 
 
 def _rehearse(
@@ -173,8 +171,21 @@ def _rehearse(
         shapes = ", ".join(f"{name} {list(np.shape(array))}" for name, array in first.items())
         raise BadData(f"a batch ({shapes}) does not run: a smaller --length may fit ({reason})") from None
     if task.name == "image-classification":
-        setting = Setting(setting.outputs, setting.output, vocabulary=int(shape[-1]))
+        setting = replace(setting, vocabulary=int(shape[-1]))
+    if task.name in ("causal-lm", "masked-lm"):
+        _refuse_no_logits(model, task, output, tuple(shape))
+        setting = replace(setting, classes=int(shape[-1]))
     return setting, tuple(shape), sample
+
+
+def _refuse_no_logits(model: Model, task: Task, output: str, shape: tuple[int, ...]) -> None:
+    """An output that is taken for want of another may be hidden states. Raises BadData."""
+    known = rows(model)
+    if output not in task.usual and known is not None and shape[-1] < known:
+        raise BadData(
+            f"the output {output} has {shape[-1]:,} numbers a token, the model knows {known:,} tokens: these are no "
+            f"logits, as the task {task.name} needs; another output (--read), or another task (--task embedding)?"
+        )
 
 
 def _kinship(model: Model, teacher: Model | None, options: TrainingOptions, task: Task) -> Kinship | None:
@@ -197,8 +208,7 @@ def _imitates(kin: Kinship | None, options: TrainingOptions) -> bool:
 
 
 def _with_kept(setting: Setting, kin: Kinship | None) -> Setting:
-    kept = None if kin is None else kin.kept
-    return Setting(setting.outputs, setting.output, setting.mask_token, setting.special, setting.vocabulary, kept)
+    return replace(setting, kept=None if kin is None else kin.kept)
 
 
 def _teacher(

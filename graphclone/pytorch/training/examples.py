@@ -26,7 +26,8 @@ class Setting:
     """What a task has to know of the model and its tokenizer.
 
     outputs: those of the graph. output: the one to read, None to find it. mask_token, special: ids of the tokenizer.
-    vocabulary: ids are below it. kept: the teacher's neurons that an embedding of the clone consists of.
+    vocabulary: ids are below it. kept: the teacher's neurons that an embedding of the clone consists of. classes: how
+    many the output tells apart.
     """
 
     outputs: tuple[str, ...] = ()
@@ -35,6 +36,7 @@ class Setting:
     special: frozenset[int] = frozenset()
     vocabulary: int | None = None
     kept: tuple[int, ...] | None = None
+    classes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,14 @@ def causal(batch: Batch, setting: Setting, generator: np.random.Generator) -> Ex
         targets_BT[:, :-1][~seen_BT[:, 1:]] = IGNORED
     if not (targets_BT != IGNORED).any():
         raise BadData(f"a batch of shape {list(ids_BT.shape)} has no token to predict: windows need two tokens or more")
+    _refuse_unknown(targets_BT, setting)
     return Example(inputs, inputs, targets_BT, np.ones(ids_BT.shape, bool) if seen_BT is None else seen_BT)
+
+
+def _refuse_unknown(targets_BT: Array, setting: Setting) -> None:
+    """Every token that is to be predicted needs a number of its own in the output. Raises BadData."""
+    if setting.classes is not None and targets_BT.max() >= setting.classes:
+        raise BadData(f"token {targets_BT.max():,} is to be predicted, and the output knows {setting.classes:,} tokens")
 
 
 def masked(batch: Batch, setting: Setting, generator: np.random.Generator) -> Example:
@@ -136,6 +145,7 @@ def masked(batch: Batch, setting: Setting, generator: np.random.Generator) -> Ex
     fed_BT = np.where(chosen_BT & (how_BT < AS_MASK), setting.mask_token, ids_BT)
     fed_BT = np.where(chosen_BT & (how_BT >= AS_MASK) & (how_BT < AS_MASK + AS_RANDOM), drawn_BT, fed_BT)
     targets_BT = np.where(chosen_BT, ids_BT, IGNORED).astype(np.int64)
+    _refuse_unknown(targets_BT, setting)
     fed = inputs | {name: fed_BT.astype(ids_BT.dtype)}
     return Example(fed, fed, targets_BT, np.ones(ids_BT.shape, bool) if seen_BT is None else seen_BT)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from graphclone import graph, outputs, saving
@@ -15,8 +15,10 @@ from graphclone.pytorch.training.history import History
 from graphclone.pytorch.training.labelled import Arrays, Folders, open_labelled
 from graphclone.pytorch.training.options import TrainingOptions
 from graphclone.pytorch.training.processes import Processes
+from graphclone.pytorch.training.vocabulary import rows
 from graphclone.statistics import request
 from graphclone.statistics.calibration import Source
+from graphclone.statistics.packing import tokenizer_beside
 from graphclone.verification import Check, Report, verify_trained
 
 SMALLEST = 0.1  # a loss below it is compared as if it were this large: cosines come near 0
@@ -64,6 +66,7 @@ def train_file(
         raise BadModel(f"{asked.output.parent}: no such folder to write {asked.output.name} into")
     model = graph.load(asked.clone)
     teacher = None if asked.teacher is None else graph.load(asked.teacher)
+    asked = _with_tokenizer(asked, model, teacher)
     source = open_batches(model, asked.data, asked.options.task)
     kept, rest = hold_out(source, asked.held_out)
     if asked.held_out and len(kept) < asked.held_out:
@@ -81,6 +84,14 @@ def train_file(
     if trained.states is not None:
         trained.states.remove()
     return Result(trained.history, report, trained.in_runtime, main)
+
+
+def _with_tokenizer(asked: Asked, model: Model, teacher: Model | None) -> Asked:
+    """The teacher's tokenizer, where the clone has none of its own and as many tokens."""
+    if teacher is None or asked.data.tokenizer or tokenizer_beside(model) or rows(model) != rows(teacher):
+        return asked
+    found = tokenizer_beside(teacher)
+    return asked if found is None else replace(asked, data=replace(asked.data, tokenizer=str(found)))
 
 
 def open_batches(model: Model, data: request.Calibration, task: str) -> Source | Folders | Arrays:

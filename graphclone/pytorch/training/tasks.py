@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from graphclone.errors import BadData, InvalidTarget
+from graphclone.errors import BadData, GraphCloneError, InvalidTarget
 from graphclone.pytorch.training import examples, losses
 from graphclone.pytorch.training.batches import Batch
 from graphclone.pytorch.training.examples import Example, Setting
@@ -37,7 +38,10 @@ class Expected:
 
 @dataclass(frozen=True)
 class Task:
-    """A row. ``teaches``: what a teacher's output is taken for (logits, embedding), or None."""
+    """A row. ``teaches``: what a teacher's output is taken for (logits, embedding), or None.
+
+    ``hears_teacher``: its own loss is made of what a teacher says, where there is one.
+    """
 
     name: str
     what: str
@@ -46,6 +50,7 @@ class Task:
     loss: Callable[[Task, Tensors, Expected], torch.Tensor]
     teaches: str | None
     needs_teacher: bool = False
+    hears_teacher: bool = False
 
     def output(self, outputs: Sequence[str], setting: Setting) -> str:
         """Name of the output that is read. Raises BadData where it cannot be told."""
@@ -101,7 +106,8 @@ TASKS: dict[str, Task] = {
             examples.embedded,
             _to_teacher,
             "embedding",
-            True,
+            needs_teacher=True,
+            hears_teacher=True,
         ),
     )
 }
@@ -118,7 +124,14 @@ class _UserLoss:
         batch = dict(expected.batch)
         if expected.taught is not None and expected.taught.output is not None:
             batch["teacher"] = expected.taught.output
-        loss = self.function(outputs, batch)
+        try:
+            loss = self.function(outputs, batch)
+        except GraphCloneError:
+            raise
+        except Exception as reason:
+            last = traceback.extract_tb(reason.__traceback__)[-1]
+            where = f"{Path(last.filename).name}, line {last.lineno}"
+            raise BadData(f"{self.spec}: {type(reason).__name__}: {reason} ({where})") from reason
         if getattr(loss, "shape", None) != ():
             raise InvalidTarget(
                 f"{self.spec} has to return one number as a tensor (a mean over rows), not {type(loss)}"
@@ -142,4 +155,4 @@ def find_task(name: str) -> Task:
         sys.path.remove(str(Path.cwd()))
     if not callable(found):
         raise InvalidTarget(f"task {name!r}: {function} of {module} is {type(found).__name__}, no function")
-    return Task(name, f"your function {name}", LOGITS, examples.whole, _UserLoss(name, found), None)
+    return Task(name, f"your function {name}", LOGITS, examples.whole, _UserLoss(name, found), None, hears_teacher=True)

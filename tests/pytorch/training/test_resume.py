@@ -192,6 +192,16 @@ def test_a_broken_state_is_refused_by_name(llama, tmp_path, name):
         run(llama, counting(), chosen, Beside(states=tmp_path, resume=True))
 
 
+def test_best_weights_that_are_gone_are_missed(llama, tmp_path):
+    options = TrainingOptions(steps=4, evaluate_every=1, checkpoint_every=2, keep="best")
+    beside = Beside(states=tmp_path, resume=True)
+    with pytest.raises(Killed):
+        run(llama, counting(), options, beside, held_out=counting(1), progress=stopped_at(3))
+    (tmp_path / BEST).unlink()
+    with pytest.raises(BadData, match=BEST):
+        run(llama, counting(), options, beside, held_out=counting(1))
+
+
 def test_what_a_killed_write_leaves_is_no_state(llama, tmp_path):
     (tmp_path / ".state-abc").mkdir()
     (tmp_path / ".state-abc" / "weights.safetensors").write_bytes(b"half")

@@ -7,10 +7,12 @@ import sys
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer, models
 
 from graphclone.errors import BadData, InvalidTarget
 from graphclone.pytorch.module import to_torch
 from graphclone.pytorch.training import TASKS, Setting, TrainingOptions, train
+from graphclone.pytorch.training.course import Beside, run
 from graphclone.pytorch.training.losses import IGNORED
 from graphclone.pytorch.training.tasks import find_task
 from tests.pytorch.training.conftest import counting
@@ -128,6 +130,7 @@ def test_a_function_of_the_users_own_is_run_when_named(llama, tmp_path, monkeypa
         "import torch\ncalls = []\n"
         "def shrink(outputs, batch):\n    calls.append(sorted(batch))\n    return outputs['logits'].pow(2).mean()\n"
         "def wrong(outputs, batch):\n    return outputs['logits']\n"
+        "def broken(outputs, batch):\n    return outputs['scores']\n"
     )
     monkeypatch.chdir(tmp_path)
     module = to_torch(llama)
@@ -138,9 +141,46 @@ def test_a_function_of_the_users_own_is_run_when_named(llama, tmp_path, monkeypa
         assert sys.modules["my_loss"].calls[0] == ["attention_mask", "input_ids"]
         with pytest.raises(InvalidTarget, match="has to return one number"):
             train(module, counting(1), TrainingOptions(steps=1, task="my_loss:wrong"))
+        with pytest.raises(BadData, match=r"my_loss:broken: KeyError: 'scores' \(my_loss.py, line 9\)"):
+            train(module, counting(1), TrainingOptions(steps=1, task="my_loss:broken"))
     finally:
         sys.modules.pop("my_loss", None)
     assert str(tmp_path) not in sys.path
+
+
+def test_a_function_of_the_users_own_hears_the_teacher_in_training_and_in_evaluation(llama, cut, tmp_path, monkeypatch):
+    (tmp_path / "my_distance.py").write_text(
+        "def apart(outputs, batch):\n    return (outputs['logits'] - batch['teacher']).pow(2).mean()\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    try:
+        options = TrainingOptions(steps=8, learning_rate=3e-3, task="my_distance:apart", evaluate_every=8)
+        trained = run(cut, counting(2), options, Beside(teacher=llama), held_out=counting(1))
+    finally:
+        sys.modules.pop("my_distance", None)
+    (_, before), (_, after) = trained.history.evaluations
+    assert after < before / 2
+    assert trained.in_runtime == pytest.approx(after, rel=1e-3)
+
+
+@pytest.mark.parametrize("task", ["causal-lm", "masked-lm"])
+def test_hidden_states_are_not_taken_for_logits(bert, tmp_path, task):
+    """Of a graph that gives one output, that one is read; but not where it cannot be what the task reads."""
+    model = bert.copy()
+    model.graph.outputs = [tensor for tensor in model.graph.outputs if tensor.name == "last_hidden_state"]
+    batch = {tensor.name: np.ones((2, 6), np.int64) for tensor in model.graph.inputs}
+    file = tmp_path / "tokenizer.json"
+    made = Tokenizer(models.WordLevel({"[MASK]": 0, "a": 1}, unk_token="a"))
+    made.add_special_tokens(["[MASK]"])
+    made.save(str(file))
+    with pytest.raises(BadData, match=r"last_hidden_state has 48 numbers a token, the model knows \d+ tokens"):
+        run(model, [batch], TrainingOptions(steps=1, task=task), Beside(tokenizer=file))
+
+
+def test_a_token_that_the_output_does_not_know_is_named():
+    batch = {"input_ids": np.array([[5, 200, 7]])}
+    with pytest.raises(BadData, match="token 200 is to be predicted, and the output knows 100 tokens"):
+        TASKS["causal-lm"].example(batch, Setting(classes=100), np.random.default_rng(0))
 
 
 @pytest.mark.parametrize(
