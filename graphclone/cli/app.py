@@ -162,4 +162,8 @@ def main() -> None:
 
     signal.signal(signal.SIGTERM, terminate)
     code = run()
+    if code == INTERRUPTED:
+        # CPython remembers a Ctrl-C that passed through source run as a string (namedtuple and dataclass run theirs
+        # when a module is imported) and would end by the signal, as if nobody had handled it; another run forgets
+        exec("")  # noqa: S102
     sys.exit(TERMINATED if ended and code == INTERRUPTED else code)

@@ -171,6 +171,23 @@ def test_ctrl_c_cleans_up(name: str, number: signal.Signals, llama: Path, tmp_pa
     assert left <= KEPT
 
 
+def test_ctrl_c_in_source_that_is_run_as_a_string_is_handled_too(tmp_path: Path) -> None:
+    """As named tuples and data classes run theirs while a module is imported."""
+    source = """
+from graphclone.cli import app
+
+@app.app.command()
+def stopped() -> None:
+    exec("raise KeyboardInterrupt")
+
+app.main()
+"""
+    (tmp_path / "interrupted.py").write_text(source)
+    command = [sys.executable, "-m", "interrupted", "stopped"]
+    ended = subprocess.run(command, env=WHERE, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (130, "graphclone: interrupted\n")
+
+
 def test_doctor_says_what_runs_where_and_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["doctor", "--json", "--quiet"]) == 0
     held = json.loads(capsys.readouterr().out)
