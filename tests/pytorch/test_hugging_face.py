@@ -12,15 +12,16 @@ import onnxruntime
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file
 
 import graphclone as gc
-from graphclone.errors import BadData, InvalidTarget, UnsupportedGraph
 from graphclone.pytorch.families import TABLE
 from graphclone.pytorch.hugging_face import write_hugging_face
 from models.export import EXPORT, quiet
 from models.recipe import Parent
 from models.seeding import randomise
 from tests.tolerances import assert_close
+from tools.zoo.transforms import TRANSFORMS, Job
 
 VOCAB = 67
 TEXT = {"vocab_size": VOCAB, "max_position_embeddings": 40, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
@@ -223,66 +224,28 @@ def test_the_checkpoint_loads_and_answers_as_the_clone_does(parent, tmp_path):
     assert not np.allclose(found, wanted, atol=1e-3)
 
 
+@pytest.mark.parametrize("kind", ["bfloat16", "float16"])
+def test_a_clone_in_half_precision_is_one_too(parent, tmp_path, kind):
+    """bfloat16 stands behind casts to float32, in which the clone computes; float16 computes in itself."""
+    case, like, model = parent
+    clone = cut(case, model)
+    gc.save(clone, tmp_path / "whole.onnx")
+    TRANSFORMS[kind](Job(tmp_path / "whole.onnx", tmp_path / "clone.onnx"))
+    write_hugging_face(gc.load(tmp_path / "clone.onnx"), like, tmp_path / "checkpoint")
+    module = loaded(case, tmp_path / "checkpoint")
+    assert module.dtype == {"bfloat16": torch.float32, "float16": torch.float16}[kind]
+    held = load_file(tmp_path / "checkpoint" / "model.safetensors")
+    assert {t.dtype for t in held.values() if t.dim() > 1} == {getattr(torch, kind)}
+    session = onnxruntime.InferenceSession(tmp_path / "clone.onnx", providers=["CPUExecutionProvider"])
+    given = {name: example(name) for name in case.inputs}
+    given = {n: t.to(module.dtype) if t.is_floating_point() else t for n, t in given.items()}
+    wanted = session.run(None, {n: t.numpy() for n, t in given.items()})[0]
+    with torch.no_grad():
+        found = getattr(module(**given), case.output).numpy()
+    assert_close(found, wanted, "float32" if kind == "bfloat16" else kind)
+
+
 def test_every_type_of_the_table_is_one_that_transformers_knows():
     for family in TABLE:
         for name in family.types:
             assert name in transformers.CONFIG_MAPPING
-
-
-@pytest.fixture
-def llama(parent_file):
-    return gc.load(parent_file("llama", exporter="torchscript"))
-
-
-def config(folder, **settings):
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(settings))
-    return folder
-
-
-@pytest.mark.parametrize(
-    ("settings", "error", "message"),
-    [
-        ({"model_type": "falcon"}, UnsupportedGraph, "the family 'falcon' has no row"),
-        ({"model_type": "llama"}, BadData, "names no architecture"),
-        ({"model_type": "llama", "architectures": ["LlamaForChess"]}, UnsupportedGraph, "of llama there are LlamaForC"),
-        ({"model_type": "gpt2", "architectures": ["GPT2Model"]}, UnsupportedGraph, "has no place"),
-        ({"model_type": "bert", "architectures": ["BertModel"]}, UnsupportedGraph, "has no place"),
-        ({"hidden_size": 4}, BadData, "no model_type"),
-    ],
-)
-def test_what_cannot_be_said_is_refused(llama, tmp_path, settings, error, message):
-    like = config(tmp_path / "like", **settings)
-    with pytest.raises(error, match=message):
-        write_hugging_face(llama, like, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_missing_config_is_refused(llama, tmp_path):
-    with pytest.raises(BadData, match=r"config\.json"):
-        write_hugging_face(llama, tmp_path, tmp_path / "out")
-
-
-@pytest.mark.parametrize(
-    ("recipe", "architecture", "message"),
-    [
-        ("llama", "LlamaForCausalLM", "hidden size of 36 is no multiple of 8 heads, as the config of llama asks"),
-        ("gpt2", "GPT2LMHeadModel", r"the config of gpt2 has no head_dim of its own, .*: --heads 3 would fit"),
-    ],
-)
-def test_sizes_that_a_config_cannot_say_are_refused(parent_file, tmp_path, recipe, architecture, message):
-    parent = gc.load(parent_file(recipe, exporter="torchscript"))
-    anatomy = gc.inspect(parent)
-    clone = gc.clone(parent, gc.plan(anatomy, None, gc.Target(hidden=36), importance="first", method="none"))
-    like = config(tmp_path / "like", model_type=recipe, architectures=[architecture])
-    with pytest.raises(InvalidTarget, match=message):
-        write_hugging_face(clone, like, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_body_is_written_as_a_body_though_the_parents_config_names_a_head(parent_file, tmp_path):
-    """bert-base's config is of a masked language model, and what people export of it is its hidden states."""
-    model = gc.load(parent_file("bert", exporter="torchscript"))
-    like = config(tmp_path / "like", model_type="bert", architectures=["BertForMaskedLM"])
-    assert write_hugging_face(model, like, tmp_path / "out")["architecture"] == "BertModel"
-    assert json.loads((tmp_path / "out" / "config.json").read_text())["architectures"] == ["BertModel"]
