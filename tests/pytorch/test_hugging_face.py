@@ -114,6 +114,23 @@ CASES = (
         output="last_hidden_state",
     ),
     Case(
+        "T5Model",
+        "T5Config",
+        {**T5, "vocab_size": VOCAB, "decoder_start_token_id": 0},
+        {"hidden": 32, "heads": 4, "ffn": 60},
+        ("input_ids", "attention_mask", "decoder_input_ids"),
+        output="last_hidden_state",
+    ),
+    Case(
+        "WhisperModel",
+        "WhisperConfig",
+        {**WHISPER, "vocab_size": VOCAB, "pad_token_id": 2, "bos_token_id": 0, "eos_token_id": 1},
+        NARROW,
+        ("input_features", "decoder_input_ids"),
+        output="last_hidden_state",
+        exporter="dynamo",
+    ),
+    Case(
         "WhisperForConditionalGeneration",
         "WhisperConfig",
         {**WHISPER, "vocab_size": VOCAB, "pad_token_id": 2, "bos_token_id": 0, "eos_token_id": 1},
