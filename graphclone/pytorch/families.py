@@ -139,6 +139,16 @@ TABLE: tuple[Family, ...] = (
                 "cls.predictions.decoder",
                 "cls.predictions.bias",
             ),
+            "ForPreTraining": Head(
+                {
+                    "dense": "bert.pooler.dense",
+                    "linear": "cls.predictions.transform.dense",
+                    "norm": "cls.predictions.transform.LayerNorm",
+                    "head": "cls.predictions.decoder",
+                    "head.bias": "cls.predictions.bias",
+                    "head_1": "cls.seq_relationship",
+                }
+            ),
             "ForSequenceClassification": Head({"dense": "bert.pooler.dense", "head": "classifier"}),
             **TOKENS,
             "Model": Head({"dense": "bert.pooler.dense"}, optional=True),
