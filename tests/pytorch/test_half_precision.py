@@ -6,13 +6,19 @@ import re
 
 import ml_dtypes
 import numpy as np
+import onnxruntime
 import pytest
 import torch
+import transformers
 
+import graphclone as gc
+import models
 from graphclone import graph
+from graphclone.pytorch.hugging_face import write_hugging_face
 from graphclone.pytorch.module import to_torch
 from graphclone.pytorch.write_back import from_torch
 from graphclone.verification.sessions import open_session
+from tests.pytorch.test_hugging_face import rewrite
 from tests.pytorch.test_module import differs, run
 from tests.pytorch.test_tree import given_for
 from tests.pytorch.test_weights import F32, I64, floats, made
@@ -59,3 +65,24 @@ def test_half_precision_is_widened_whatever_reads_it():
     assert_close(module(p=torch.from_numpy(places))["y"].detach().numpy(), wanted)
     back = from_torch(model, module).constants()
     assert all(back[n].tobytes() == array.tobytes() for n, array in model.constants().items())
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_a_real_clone_in_bfloat16_answers_in_transformers_as_in_onnx_runtime(parent_file, tmp_path):
+    """SmolLM2-135M at half its width, with 8 of its 30 blocks."""
+    model = gc.load(parent_file("smollm2", exporter="torchscript"))
+    target = gc.Target(hidden=288, layers=8)
+    clone = gc.clone(model, gc.plan(gc.inspect(model), None, target, importance="first", method="none"))
+    gc.save(clone, tmp_path / "whole.onnx")
+    TRANSFORMS["bfloat16"](Job(tmp_path / "whole.onnx", tmp_path / "clone.onnx"))
+    models.parent("smollm2").module.config.save_pretrained(tmp_path / "parent")
+    rewrite(tmp_path / "parent", architectures=["LlamaForCausalLM"])
+    write_hugging_face(gc.load(tmp_path / "clone.onnx"), tmp_path / "parent", tmp_path / "checkpoint")
+    module = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "checkpoint").eval()
+    ids = torch.randint(0, module.config.vocab_size, (2, 17), generator=torch.Generator().manual_seed(0))
+    given = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    session = onnxruntime.InferenceSession(tmp_path / "clone.onnx", providers=["CPUExecutionProvider"])
+    (wanted,) = session.run(["logits"], {n: t.numpy() for n, t in given.items()})
+    with torch.no_grad():
+        assert_close(module(**given).logits.numpy(), wanted)
