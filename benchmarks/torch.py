@@ -6,7 +6,10 @@
     python -m benchmarks.torch --only MiniLM   one model of the three, beside what the results hold of the others
 
 onnx2torch and onnx2pytorch import torchvision, which has to be built for the torch that is installed, and take part
-where they are: ``pip install torch==2.14.1 torchvision==0.29.1 onnx2torch onnx2pytorch`` in an environment of its own.
+where they are. In an environment of its own:
+
+    pip install torch==2.14.1 torchvision==0.29.1 onnx2torch onnx2pytorch ".[cpu,models,train]"
+    pip install --no-deps -r constraints/parents.txt
 
 Native, to_torch, both compiled, onnx2torch and onnx2pytorch (where they are installed and import the file) take turns
 on the same batch in one process; ratios to the native eager model within each round, medians of the rounds. Import time

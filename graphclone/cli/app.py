@@ -84,7 +84,8 @@ app = Application(
     add_completion=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 done, 2 usage, 3 graph refused, 4 verification failed, 5 bad file.",
+    epilog="Exit codes: 0 done, 1 failed (a training that diverges, too little memory), 2 usage, 3 graph refused, "
+    "4 verification failed, 5 bad file.",
 )
 
 

@@ -97,6 +97,10 @@ TOKENS = {
     "ForQuestionAnswering": _same("linear head", "qa_outputs"),
 }
 IMAGES = {"ForImageClassification": _same("linear head", "classifier")}
+T5_BEHIND = {
+    "relative_attention_bias_1": "decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+    "norm_1": "decoder.final_layer_norm",
+}
 BERT_SIZES = {**SIZES, "vocab_size": "vocabulary", "max_position_embeddings": "positions"}
 TABLE: tuple[Family, ...] = (
     Family(
@@ -134,6 +138,16 @@ TABLE: tuple[Family, ...] = (
                 "cls.predictions.transform.LayerNorm",
                 "cls.predictions.decoder",
                 "cls.predictions.bias",
+            ),
+            "ForPreTraining": Head(
+                {
+                    "dense": "bert.pooler.dense",
+                    "linear": "cls.predictions.transform.dense",
+                    "norm": "cls.predictions.transform.LayerNorm",
+                    "head": "cls.predictions.decoder",
+                    "head.bias": "cls.predictions.bias",
+                    "head_1": "cls.seq_relationship",
+                }
             ),
             "ForSequenceClassification": Head({"dense": "bert.pooler.dense", "head": "classifier"}),
             **TOKENS,
@@ -201,15 +215,8 @@ TABLE: tuple[Family, ...] = (
             Stack("blocks.{i}", "encoder.block.{i}", T5_ENCODER),
         ),
         {
-            "ForConditionalGeneration": Head(
-                {
-                    "relative_attention_bias_1": (
-                        "decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
-                    ),
-                    "norm_1": "decoder.final_layer_norm",
-                    "head": "lm_head",
-                }
-            ),
+            "ForConditionalGeneration": Head({**T5_BEHIND, "head": "lm_head"}),
+            "Model": Head(T5_BEHIND),
             "EncoderModel": Head(),
         },
         coupled=False,
@@ -241,7 +248,7 @@ TABLE: tuple[Family, ...] = (
             Stack("stack0.blocks.{i}", "model.encoder.layers.{i}", WHISPER_ENCODER),
             Stack("stack1.blocks.{i}", "model.decoder.layers.{i}", WHISPER_DECODER),
         ),
-        {"ForConditionalGeneration": _same("head", "proj_out")},
+        {"ForConditionalGeneration": _same("head", "proj_out"), "Model": Head()},
         rows=(
             ("max_source_positions", "model.encoder.embed_positions.weight"),
             ("max_target_positions", "model.decoder.embed_positions.weight"),

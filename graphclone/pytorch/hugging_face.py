@@ -51,7 +51,8 @@ def write_hugging_face(model: Model, like: str | Path, folder: str | Path) -> di
     sizes = _sizes(inspect(model), tensors, family, config["model_type"])
     tied = any({a, b} == {"head.weight", "embedding.weight"} for a, b in found.ties)
     architecture, named = _told(_joined(_unpacked(tensors, sizes, family), family), family, heads, config, tied=tied)
-    written = _changed(config, family, sizes, named) | {"architectures": [architecture]}
+    computed = {weight.computed or weight.dtype for weight in found.weights}
+    written = _changed(config, family, sizes, computed) | {"architectures": [architecture]}
     if not family.scaled_by_tie and (tied or "head.weight" in tensors):
         written["tie_word_embeddings"] = tied
     same_words = sizes.get("vocabulary", config.get("vocab_size")) == config.get("vocab_size")
@@ -228,8 +229,10 @@ def _by_rows(tensor: torch.Tensor, family: Family, config: Mapping[str, Any]) ->
     return fitting[0] if len(fitting) == 1 else None
 
 
-def _changed(config: Mapping[str, Any], family: Family, sizes: Mapping[str, int], named: Tensors) -> dict[str, Any]:
-    """The parent's config with the clone's sizes."""
+def _changed(
+    config: Mapping[str, Any], family: Family, sizes: Mapping[str, int], computed: set[torch.dtype]
+) -> dict[str, Any]:
+    """The parent's config with the clone's sizes; its dtype is what the clone computes in, whatever it keeps."""
     result = dict(config)
     for key, size in family.sizes.items():
         if size in sizes:
@@ -241,8 +244,7 @@ def _changed(config: Mapping[str, Any], family: Family, sizes: Mapping[str, int]
         result["layer_types"] = kinds[: sizes["layers"]]
     for key in ("stage_names", "out_features", "out_indices"):  # counted anew by the config's class
         result.pop(key, None)
-    types = {str(t.dtype).removeprefix("torch.") for t in named.values()}
-    result |= {"dtype": types.pop()} if len(types) == 1 else {}
+    result |= {"dtype": str(*computed).removeprefix("torch.")} if len(computed) == 1 else {}
     result.pop("torch_dtype", None)
     return result
 

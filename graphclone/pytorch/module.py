@@ -22,6 +22,7 @@ from graphclone.errors import GraphCloneError, UnsupportedGraph
 from graphclone.graph import Model
 from graphclone.pytorch.operators import Lookup
 from graphclone.pytorch.recognition import recognise
+from graphclone.pytorch.recognition.casts import absorb_casts
 from graphclone.pytorch.recognition.dropout import put_back_dropout
 from graphclone.pytorch.recording import record, refuse_unknown_operators
 from graphclone.pytorch.sharing import PRODUCTS, unshared
@@ -67,7 +68,7 @@ def to_torch(model: Model, dropout: float = 0.0) -> nn.Module:
 def layout(model: Model, dropout: float = 0.0) -> Layout:
     """Everything about the module of an ``unshared`` model but its weights, which are hardly read."""
     refuse_unknown_operators(model, Lookup.of(model))
-    recording = record(model, weight_map(model))
+    recording = absorb_casts(record(model, weight_map(model)))
     recognise(recording)
     recording = absorb_views(recording)
     placement = place(recording, _anatomy(model))

@@ -48,6 +48,7 @@ class Weight:
     """One parameter. role: matrix, gain (a vector that multiplies) or bias (a vector that is added).
 
     ``initializers``: (name in the graph, whether the graph holds it transposed); the first gives the parameter's shape.
+    ``computed``: the type that the graph casts it to before anything else, where it keeps it in half precision.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Weight:
     shape: tuple[int, ...]
     dtype: torch.dtype
     initializers: tuple[tuple[str, bool], ...]
+    computed: torch.dtype | None = None
 
 
 @dataclass(frozen=True)
@@ -192,7 +194,10 @@ def _same_bytes(a: Array, b: Array) -> bool:
     return same
 
 
-ANONYMOUS = re.compile(r"^(onnx::.*|_?val_?\d*(_scale)?|_?\d+|initializer_\d+|constant_\d+|.*_output_\d+)$")
+PRECISION = r"(_(b?float16|bf16|fp16))"  # what a tool that narrows weights puts behind their names
+ANONYMOUS = re.compile(
+    rf"^(onnx::.*|_?val_?\d*(_scale)?|_?\d+|initializer_\d+|constant_\d+|.*_output_\d+){PRECISION}?$"
+)
 
 
 def _named(

@@ -18,7 +18,8 @@ from graphclone.pytorch.module import Layout, layout
 from graphclone.pytorch.sharing import origin, shared_again, unshared
 from graphclone.pytorch.weights import Array, Weight, to_array
 
-WRAPPERS = ("_orig_mod.", "module.", "_fsdp_wrapped_module.")  # torch.compile, DistributedDataParallel, FSDP
+OUTER = "module"  # DistributedDataParallel's, at the front alone
+WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")  # of torch.compile, FSDP, checkpointing
 SHOWN = 5
 TRAINED = "graphclone.trained"  # in a clone's metadata: its weights are no slices of its parent's any more
 
@@ -26,7 +27,8 @@ TRAINED = "graphclone.trained"  # in a clone's metadata: its weights are no slic
 def from_torch(model: Model, module: torch.nn.Module) -> Model:
     """The model with the module's parameters, the exact inverse of ``to_torch(model)``.
 
-    Raises BadData, naming the weights, where the module's parameters are not those of this model.
+    Raises BadData, naming the weights, where the module's parameters are not those of this model, and where a tie that
+    the module has broken leaves two values for one weight.
     """
     return pack(model, {_unwrapped(name): to_array(p) for name, p in module.named_parameters()})
 
@@ -34,9 +36,10 @@ def from_torch(model: Model, module: torch.nn.Module) -> Model:
 def pack(model: Model, tensors: Mapping[str, np.ndarray[Any, Any]]) -> Model:
     """The model with other weights, under the module's parameter names or the graph's initializer names.
 
-    Every weight must be given: once, or more than once where it is tied, and then equal. Floats of another width are
-    converted to the graph's own type. Raises BadData for names that are missing or unknown, shapes that differ,
-    values that are not finite and ties that disagree; the model given is never changed.
+    Every weight must be given: once, under any of the names that the module has for it, or more than once where it is
+    tied, and then equal. Floats of another width are converted to the graph's own type. Raises BadData for names that
+    are missing or unknown, shapes that differ, values that are not finite and ties that disagree; the model given is
+    never changed.
     """
     apart = unshared(model)
     found = layout(apart)
@@ -44,6 +47,7 @@ def pack(model: Model, tensors: Mapping[str, np.ndarray[Any, Any]]) -> Model:
     packed = _Packed(apart.constants())
     tensors = _without_tables(tensors, found)
     by_parameter = {weight.name: weight for weight in weights}
+    by_parameter |= {name: by_parameter[first] for name, first in found.ties}
     by_initializer = _readers(weights)
     unknown = sorted(set(tensors) - by_parameter.keys() - by_initializer.keys())
     if unknown:
@@ -136,9 +140,8 @@ def _finite(values: Array) -> bool:
 
 
 def _unwrapped(name: str) -> str:
-    for wrapper in WRAPPERS:
-        name = name.removeprefix(wrapper)
-    return name
+    steps = [step for step in name.split(".") if step not in WRAPPERS]
+    return ".".join(steps[1:] if steps[0] == OUTER else steps)
 
 
 def _listed(names: list[str]) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import graphclone as gc
-from graphclone import doctor
+from graphclone import doctor, errors
 from graphclone.cli.app import app, run
 
 ROOT = Path(__file__).parents[2]
@@ -46,6 +46,15 @@ def test_every_command_keeps_the_conventions(name: str, capsys: pytest.CaptureFi
     told = capsys.readouterr()
     assert told.out == ""
     assert re.fullmatch(r"graphclone: .*--no-such-option.*\n", told.err)
+
+
+def test_help_and_readme_say_every_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--help"]) == 0
+    words = [re.split("Exit codes: ", text)[1] for text in (capsys.readouterr().out, (ROOT / "README.md").read_text())]
+    kinds = [errors.GraphCloneError, *errors.GraphCloneError.__subclasses__()]
+    wanted = {0, *(kind.exit_code for kind in kinds)}
+    for said in words:
+        assert {int(code) for code in re.findall(r"\b(\d)\s+[a-z]", said.split(". ")[0])} == wanted
 
 
 SPEAKING = {  # commands on real input: their words

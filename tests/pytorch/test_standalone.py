@@ -16,11 +16,15 @@ from graphclone.pytorch.standalone import write_standalone
 from graphclone.pytorch.write_back import pack
 from tests.pytorch.test_tree import given_for, outputs
 from tests.tolerances import assert_close
+from tools.zoo.transforms import TRANSFORMS, Job
 
 
-@pytest.mark.parametrize("name", ["llama", "vit-tiny"])
-def test_a_folder_runs_without_graphclone(parent_file, tmp_path, name):
+@pytest.mark.parametrize(("name", "kept"), [("llama", "float32"), ("vit-tiny", "float32"), ("gpt2", "bfloat16")])
+def test_a_folder_runs_without_graphclone(parent_file, tmp_path, name, kept):
     file = parent_file(name, exporter="dynamo")
+    if kept in TRANSFORMS:
+        TRANSFORMS[kept](Job(file, tmp_path / "kept.onnx"))
+        file = tmp_path / "kept.onnx"
     model, given = graph.load(file), given_for(file)
     said = write_standalone(model, tmp_path / "alone")
     assert sorted(p.name for p in (tmp_path / "alone").iterdir()) == ["model.py", "model.safetensors"]

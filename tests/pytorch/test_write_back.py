@@ -6,6 +6,8 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from safetensors.torch import load_file, save_model
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
 from graphclone import graph, saving
 from graphclone.errors import BadData
@@ -44,8 +46,10 @@ def test_trained_weights_reach_onnx_runtime(seeded_parent, tmp_path):
 
 def test_compiled_and_wrapped_names_are_understood(parent_file):
     model = graph.load(parent_file("gpt2", exporter="dynamo"))
+    module = to_torch(model)
+    module.blocks[1] = checkpoint_wrapper(torch.compile(module.blocks[1]))
     wrapped = torch.nn.Module()
-    wrapped.add_module("module", to_torch(model))
+    wrapped.add_module("module", torch.compile(module))
     assert from_torch(model, wrapped).constants().keys() == model.constants().keys()
 
 
@@ -100,6 +104,49 @@ def test_ties_that_disagree_are_refused():
     assert np.array_equal(one["e"], embedding + 2)
     with pytest.raises(BadData, match="one tied weight"):
         pack(model, {"e": embedding, "head": embedding.T + 1})
+
+
+@pytest.fixture(scope="module")
+def one_weight(parent_file):
+    """A GPT-2, whose head is its embedding under a second name, and its module's state dict, which has both."""
+    model = graph.load(parent_file("gpt2", exporter="torchscript"))
+    return model, {name: tensor.detach() for name, tensor in to_torch(model).state_dict().items()}
+
+
+def packed(model, tensors):
+    return pack(model, {name: to_array(tensor) for name, tensor in tensors.items()}).constants()
+
+
+@pytest.mark.parametrize("dropped", [None, "head.weight", "embedding.weight"])
+def test_a_tied_weight_is_taken_under_any_of_its_names(one_weight, dropped):
+    """safetensors' save_model keeps the name that is first in the alphabet, whichever the module lists first."""
+    model, held = one_weight
+    assert {"head.weight", "embedding.weight"} <= held.keys()
+    trained = {name: tensor + 1 for name, tensor in held.items() if name != dropped}
+    given = {array.tobytes() for array in packed(model, trained).values()}
+    assert to_array(held["head.weight"] + 1).tobytes() in given
+
+
+def test_what_save_model_keeps_of_a_tie_goes_back(one_weight, tmp_path):
+    model, held = one_weight
+    save_model(to_torch(model), str(tmp_path / "saved.safetensors"))
+    kept = load_file(tmp_path / "saved.safetensors")
+    assert len(kept) < len(held)
+    before = model.constants()
+    assert all(array.tobytes() == before[name].tobytes() for name, array in packed(model, kept).items())
+
+
+def test_names_of_one_weight_that_differ_are_refused(one_weight):
+    model, held = one_weight
+    with pytest.raises(BadData, match=r"head\.weight and embedding\.weight are one tied weight"):
+        packed(model, held | {"head.weight": held["head.weight"] + 1})
+    untied = to_torch(model)
+    untied.head.weight = torch.nn.Parameter(untied.head.weight.detach().clone())
+    assert from_torch(model, untied).constants().keys() == model.constants().keys()
+    with torch.no_grad():
+        untied.head.weight.add_(1)
+    with pytest.raises(BadData, match=r"head\.weight and embedding\.weight are one tied weight"):
+        from_torch(model, untied)
 
 
 def test_wider_numbers_are_rounded_to_the_graphs_own(parent_file):

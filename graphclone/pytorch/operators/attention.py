@@ -1,4 +1,4 @@
-"""Fused attention and rotary embeddings, of the standard and of ONNX Runtime.
+"""Fused attention and rotary embeddings, of the standard and of ONNX Runtime; grouped_attention.py has the largest.
 
 Names of shapes: B batch, S queries, T keys, P past, N heads, K key/value heads, D head size, H hidden.
 """
@@ -11,22 +11,21 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from graphclone.pytorch.arithmetic import add, multiply
+from graphclone.pytorch.arithmetic import multiply
 from graphclone.pytorch.operators.rows import CONTRIB, Call, row
-from graphclone.pytorch.values import Scalar
 
 
-def _heads(x_BSH: Any, call: Call, heads: int) -> Any:
+def split_heads(x_BSH: Any, call: Call, heads: int) -> Any:
     """[B, S, N * D] -> [B, N, S, D]."""
     return x_BSH.reshape([call.size(x_BSH, 0), call.size(x_BSH, 1), heads, -1]).transpose(1, 2)
 
 
-def _merged(x_BNSD: Any, call: Call) -> Any:
+def merge_heads(x_BNSD: Any, call: Call) -> Any:
     batch, length = call.size(x_BNSD, 0), call.size(x_BNSD, 2)
     return x_BNSD.transpose(1, 2).reshape([batch, length, -1])
 
 
-def _causal(call: Call, q_BNSD: Any, k_BNTD: Any, window: int = -1) -> Any:
+def causal_mask(call: Call, q_BNSD: Any, k_BNTD: Any, window: int = -1) -> Any:
     """[S, T]: the last query sees every key, or the last ``window`` of them, its own among them."""
     queries, keys = call.size(q_BNSD, 2), call.size(k_BNTD, 2)
     past = call.recorder.call(_difference, keys, queries)
@@ -39,16 +38,12 @@ def _difference(a: int, b: int) -> int:
     return a - b
 
 
-def _attend(q: Any, k: Any, v: Any, mask: Any, scale: Any) -> Any:
+def attend(q: Any, k: Any, v: Any, mask: Any, scale: Any) -> Any:
     """A mask is boolean (true = seen) or added; rows that see nothing give zeros, as in ONNX Runtime."""
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
 
 
-def _repeated(call: Call, x_BKTD: Any, heads: int, kv_heads: int) -> Any:
-    return x_BKTD if heads == kv_heads else x_BKTD.repeat_interleave(heads // kv_heads, dim=1)
-
-
-def _refuse_inputs(call: Call, **inputs: Any) -> None:
+def refuse_inputs(call: Call, **inputs: Any) -> None:
     given = [name for name, value in inputs.items() if value is not None]
     if given:
         raise call.refuse(f"the input {', '.join(given)} (not needed for training: export without it)")
@@ -59,7 +54,7 @@ def packed_attention(
     call: Call, x: Any, weight: Any, bias: Any = None, mask: Any = None, past: Any = None, added: Any = None, *rest: Any
 ) -> Any:
     """One packed projection [H, 3H], then self-attention; the mask is [B, T] of ones for tokens (onnxruntime)."""
-    _refuse_inputs(call, past=past, **{f"input {i + 6}": r for i, r in enumerate(rest)})
+    refuse_inputs(call, past=past, **{f"input {i + 6}": r for i, r in enumerate(rest)})
     heads = int(call.attr("num_heads"))
     if call.attr("do_rotary", 0):
         raise call.refuse("do_rotary")
@@ -67,14 +62,14 @@ def packed_attention(
     packed = packed if bias is None else packed + bias
     sizes = call.attr("qkv_hidden_sizes")
     pieces = torch.split(packed, list(sizes), -1) if sizes is not None else torch.chunk(packed, 3, -1)
-    q, k, v = (_heads(pieces[i], call, heads) for i in range(3))
+    q, k, v = (split_heads(pieces[i], call, heads) for i in range(3))
     if mask is not None and call.rank(mask) == 1:
         mask, added = None, _lengths(call, mask, k, added)
     seen = _key_mask(call, mask)
     if call.attr("unidirectional", 0):
-        causal = _causal(call, q, k)
+        causal = causal_mask(call, q, k)
         seen = causal if seen is None else seen & causal
-    return _merged(_attend(q, k, v, _with_bias(seen, added, call), _scale(call)), call)
+    return merge_heads(attend(q, k, v, with_bias(seen, added, call), scale_of(call)), call)
 
 
 def _lengths(call: Call, lengths_B: Any, k_BNTD: Any, added: Any) -> Any:
@@ -85,7 +80,7 @@ def _lengths(call: Call, lengths_B: Any, k_BNTD: Any, added: Any) -> Any:
     return pushed if added is None else added + pushed
 
 
-def _scale(call: Call) -> float | None:
+def scale_of(call: Call) -> float | None:
     """0 or nothing means 1/sqrt(head size), torch's own default."""
     scale = call.attr("scale", 0.0)
     return float(scale) if scale else None
@@ -102,7 +97,7 @@ def _key_mask(call: Call, mask: Any) -> Any:
     return seen.unsqueeze(1).unsqueeze(1) if rank == 2 else seen.unsqueeze(1) if rank == 3 else seen
 
 
-def _with_bias(seen: Any, added: Any, call: Call) -> Any:
+def with_bias(seen: Any, added: Any, call: Call) -> Any:
     if added is None:
         return seen
     return added if seen is None else torch.where(seen, added, call.attr("mask_filter_value", -10000.0))
@@ -122,7 +117,7 @@ def multi_head_attention(
     *rest: Any,
 ) -> Any:
     """Separate projections [B, S, H], or k and v as [B, N, T, D] of a cross attention (onnxruntime)."""
-    _refuse_inputs(call, **{f"input {i + 8}": r for i, r in enumerate(rest)})
+    refuse_inputs(call, **{f"input {i + 8}": r for i, r in enumerate(rest)})
     heads = int(call.attr("num_heads"))
     if k is None or v is None:
         raise call.refuse("packed query, key and value")
@@ -131,101 +126,19 @@ def multi_head_attention(
         parts = torch.split(bias, [width, width, call.size(v, 2) if flat else width], 0)
         q = q + parts[0]
         k, v = (k + parts[1], v + parts[2]) if flat else (k, v)
-    q_BNSD = _heads(q, call, heads)
-    k_BNTD, v_BNTD = (_heads(x, call, heads) if flat else x for x in (k, v))
+    q_BNSD = split_heads(q, call, heads)
+    k_BNTD, v_BNTD = (split_heads(x, call, heads) if flat else x for x in (k, v))
     if past_k is not None:
         k_BNTD, v_BNTD = torch.cat([past_k, k_BNTD], 2), torch.cat([past_v, v_BNTD], 2)
     seen = _key_mask(call, mask)
     if call.attr("unidirectional", 0):
-        causal = _causal(call, q_BNSD, k_BNTD)
+        causal = causal_mask(call, q_BNSD, k_BNTD)
         seen = causal if seen is None else seen & causal
-    result = _merged(_attend(q_BNSD, k_BNTD, v_BNTD, _with_bias(seen, added, call), _scale(call)), call)
+    result = merge_heads(attend(q_BNSD, k_BNTD, v_BNTD, with_bias(seen, added, call), scale_of(call)), call)
     return (result, k_BNTD, v_BNTD)[: len(call.node.outputs)]
 
 
-@row("GroupQueryAttention", 1, domain=CONTRIB)
-def group_query_attention(
-    call: Call,
-    q: Any,
-    k: Any,
-    v: Any,
-    past_k: Any,
-    past_v: Any,
-    seqlens: Any,
-    total: Any,
-    cos: Any = None,
-    sin: Any = None,
-    position_ids: Any = None,
-    added: Any = None,
-    *rest: Any,
-) -> Any:
-    """Causal, grouped; seqlens_k holds the last valid key of each row, so right padding is hidden (onnxruntime)."""
-    _refuse_inputs(call, **{f"input {i + 11}": r for i, r in enumerate(rest)})
-    heads, kv_heads = int(call.attr("num_heads")), int(call.attr("kv_num_heads"))
-    if call.attr("smooth_softmax", 0) or call.attr("sliding_window_cache", 0):
-        raise call.refuse("smooth_softmax or sliding_window_cache (not needed for training: export without a cache)")
-    if k is None:
-        head_dim = call.recorder.call(_parts_of, call.size(q, 2), heads + 2 * kv_heads)
-        widths = [call.recorder.call(_times, head_dim, n) for n in (heads, kv_heads, kv_heads)]
-        packed = torch.split(q, widths, -1)
-        q, k, v = packed[0], packed[1], packed[2]
-    q_BNSD, k_BKSD, v_BKSD = _heads(q, call, heads), _heads(k, call, kv_heads), _heads(v, call, kv_heads)
-    past = call.size(past_k, 2) if past_k is not None else 0
-    if call.attr("do_rotary", 0):
-        if position_ids is None:
-            position_ids = _positions(call, q_BNSD, past)
-        turned = bool(call.attr("rotary_interleaved", 0))
-        width = _rotary_width(call, cos, q_BNSD)
-        q_BNSD, k_BKSD = (_rotate(x, cos[position_ids], sin[position_ids], turned, width) for x in (q_BNSD, k_BKSD))
-    if past_k is not None:
-        k_BKSD, v_BKSD = torch.cat([past_k, k_BKSD], 2), torch.cat([past_v, v_BKSD], 2)
-    keys = call.recorder.call(torch.arange, call.size(k_BKSD, 2), device=call.recorder.device)
-    valid = (keys.unsqueeze(0) <= seqlens.reshape([-1, 1])).unsqueeze(1).unsqueeze(1)
-    seen = _causal(call, q_BNSD, k_BKSD, int(call.attr("local_window_size", -1))) & valid
-    k_all, v_all = (_repeated(call, x, heads, kv_heads) for x in (k_BKSD, v_BKSD))
-    cap = float(call.attr("softcap", 0.0))
-    if cap:
-        attended = _capped(call, q_BNSD, k_all, v_all, seen, added, cap)
-    else:
-        attended = _attend(q_BNSD, k_all, v_all, _with_bias(seen, added, call), _scale(call))
-    return (_merged(attended, call), k_BKSD, v_BKSD)[: len(call.node.outputs)]
-
-
-def _capped(call: Call, q: Any, k: Any, v: Any, seen: Any, added: Any, cap: float) -> Any:
-    """Scores kept between -cap and cap by a tanh, before they are masked (arXiv 2408.00118, section 2)."""
-    width = call.size(q, 3)
-    scale = _scale(call) or call.recorder.call(_root_of, width)
-    scores_BNST = torch.tanh(torch.matmul(q, k.transpose(-1, -2)) * scale / cap) * cap
-    if added is not None:
-        scores_BNST = scores_BNST + added
-    return torch.matmul(torch.softmax(torch.where(seen, scores_BNST, -math.inf), -1), v)
-
-
-def _root_of(size: int) -> float:
-    return float(size**-0.5)
-
-
-def _rotary_width(call: Call, cos: Any, x_BNSD: Any) -> int:
-    """How much of a head is turned: twice the tables' width; 0 where that is all of it."""
-    width, head = call.size(cos, 1), call.size(x_BNSD, 3)
-    partial = isinstance(width, int) and isinstance(head, int) and 2 * width < head
-    return 2 * width if partial else 0
-
-
-def _parts_of(whole: int, parts: int) -> int:
-    return whole // parts
-
-
-def _times(a: int, b: int) -> int:
-    return a * b
-
-
-def _positions(call: Call, q_BNSD: Any, past: Scalar) -> Any:
-    end = add(call.recorder, past, call.size(q_BNSD, 2))
-    return call.recorder.call(torch.arange, past, end, device=call.recorder.device).unsqueeze(0)
-
-
-def _rotate(x_BNSD: Any, cos_BSR: Any, sin_BSR: Any, interleaved: bool, width: int) -> Any:
+def rotate(x_BNSD: Any, cos_BSR: Any, sin_BSR: Any, interleaved: bool, width: int) -> Any:
     """Turn pairs: neighbours (2i, 2i+1) when interleaved, halves (i, i + R) otherwise; ``width`` 0 turns everything."""
     cos, sin = cos_BSR.unsqueeze(1), sin_BSR.unsqueeze(1)
     turned, kept = (x_BNSD[..., :width], x_BNSD[..., width:]) if width else (x_BNSD, None)
@@ -249,24 +162,24 @@ def contrib_rotary_embedding(call: Call, x: Any, position_ids: Any, cos: Any, si
         head_dim = width or multiply(call.recorder, call.size(cos, 1), 2)
         x_BNSD = x.reshape([call.size(x, 0), call.size(x, 1), -1, head_dim]).transpose(1, 2)
     else:
-        x_BNSD = _heads(x, call, heads) if flat else x
+        x_BNSD = split_heads(x, call, heads) if flat else x
     if call.rank(position_ids) == 1:
         steps = call.recorder.call(torch.arange, call.size(x_BNSD, 2), device=call.recorder.device)
         position_ids = (position_ids + steps).unsqueeze(0)
-    turned = _rotate(x_BNSD, cos[position_ids], sin[position_ids], bool(call.attr("interleaved", 0)), width)
-    return _merged(turned, call) if flat else turned
+    turned = rotate(x_BNSD, cos[position_ids], sin[position_ids], bool(call.attr("interleaved", 0)), width)
+    return merge_heads(turned, call) if flat else turned
 
 
 @row("RotaryEmbedding", 23)
 def rotary_embedding(call: Call, x: Any, cos: Any, sin: Any, position_ids: Any = None) -> Any:
     """Caches are [max position, R] with position_ids, else [B, S, R] (onnx RotaryEmbedding-23)."""
     flat = call.rank(x) == 3
-    x_BNSD = _heads(x, call, int(call.attr("num_heads"))) if flat else x
+    x_BNSD = split_heads(x, call, int(call.attr("num_heads"))) if flat else x
     if position_ids is not None:
         cos, sin = cos[position_ids], sin[position_ids]
     width = int(call.attr("rotary_embedding_dim", 0))
-    turned = _rotate(x_BNSD, cos, sin, bool(call.attr("interleaved", 0)), width)
-    return _merged(turned, call) if flat else turned
+    turned = rotate(x_BNSD, cos, sin, bool(call.attr("interleaved", 0)), width)
+    return merge_heads(turned, call) if flat else turned
 
 
 @row("Attention", 23, 24)
@@ -274,24 +187,24 @@ def attention(
     call: Call, q: Any, k: Any, v: Any, mask: Any = None, past_k: Any = None, past_v: Any = None, valid: Any = None
 ) -> Any:
     """The standard's attention: rank 3 with head counts as attributes, or rank 4 (onnx Attention-23)."""
-    _refuse_inputs(call, nonpad_kv_seqlen=valid)
+    refuse_inputs(call, nonpad_kv_seqlen=valid)
     if call.attr("softcap", 0.0) or len(call.node.outputs) > 3:
         raise call.refuse("softcap or the qk_matmul_output output")
     flat = call.rank(q) == 3
     if flat:
         heads, kv_heads = int(call.attr("q_num_heads")), int(call.attr("kv_num_heads"))
-        q, k, v = _heads(q, call, heads), _heads(k, call, kv_heads), _heads(v, call, kv_heads)
+        q, k, v = split_heads(q, call, heads), split_heads(k, call, kv_heads), split_heads(v, call, kv_heads)
     if past_k is not None:
         k, v = torch.cat([past_k, k], 2), torch.cat([past_v, v], 2)
     seen = mask
     if call.attr("is_causal", 0):
-        causal = _causal(call, q, k)
+        causal = causal_mask(call, q, k)
         seen = causal if mask is None else _both(call, causal, mask)
     scale = call.attr("scale")
     attended = F.scaled_dot_product_attention(
         q, k, v, attn_mask=seen, scale=None if scale is None else float(scale), enable_gqa=True
     )
-    return (_merged(attended, call) if flat else attended, k, v)[: max(len(call.node.outputs), 1)]
+    return (merge_heads(attended, call) if flat else attended, k, v)[: max(len(call.node.outputs), 1)]
 
 
 def _both(call: Call, causal: Any, mask: Any) -> Any:

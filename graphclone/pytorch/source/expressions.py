@@ -101,7 +101,7 @@ def name_of(function: Any) -> str:
 def call(node: fx.Node, ref: Reference, names: Callable[[Any], str]) -> Expression:
     """A node that calls a function or a method, over references to its operands."""
     if node.op == "call_method":
-        return _method(node, ref)
+        return _item(node, ref) if node.target == "__getitem__" else _method(node, ref)
     target: Any = node.target
     if target is getattr:
         return Expression(f"{ref(node.args[0]).at(ATOM)}.{node.args[1]}")  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import fx
 
-from graphclone.pytorch.recognition.rewriting import calls
+from graphclone.pytorch.recognition.rewriting import calls, dtype
 from graphclone.pytorch.recording import Recording
 from graphclone.pytorch.weights import Weight, WeightMap
 
@@ -20,7 +20,7 @@ def absorb_views(recording: Recording) -> Recording:
             kept = _kept(weights[str(node.target)], list(node.users))
             if kept is not None:
                 weights[kept.name] = kept
-                node.meta["example"] = torch.empty(kept.shape, dtype=kept.dtype, device="meta")
+                node.meta["example"] = torch.empty(kept.shape, dtype=dtype(node), device="meta")
                 for view in list(node.users):
                     view.replace_all_uses_with(node)
     recording.graph.eliminate_dead_code()

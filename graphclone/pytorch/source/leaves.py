@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import fx
 
-from graphclone.pytorch.recognition.rewriting import behind_casts, calls
+from graphclone.pytorch.recognition.rewriting import behind_casts, calls, rank
 from graphclone.pytorch.recording import Recording
+from graphclone.pytorch.source.narrow import narrowed
 from graphclone.pytorch.source.placement import GATED, Path, Placement
-from graphclone.pytorch.weights import ANONYMOUS, Weight
+from graphclone.pytorch.weights import ANONYMOUS, PRECISION, Weight
 
 GATES = (F.silu, F.gelu, torch.sigmoid, torch.relu, F.relu)
 NORMS = (F.layer_norm, F.rms_norm)
@@ -101,6 +102,7 @@ ROWS: Mapping[Any, Callable[..., Leaf]] = {
 
 def leaves(recording: Recording) -> dict[fx.Node, Leaf]:
     """Every call that is a module; a weight that is also read otherwise stays a parameter that calls read."""
+    widened = {weight.name for weight in recording.weights if weight.computed is not None}
     found: dict[fx.Node, Leaf] = {}
     for node in recording.graph.nodes:
         if node.op == "call_function" and node.target in ROWS:
@@ -113,7 +115,9 @@ def leaves(recording: Recording) -> dict[fx.Node, Leaf]:
             given: Mapping[str, Any] = leaf.weights
             held = {name: n for name, n in given.items() if n is not None}
             if all(_owned(recording, n) and n.meta["example"].dim() for n in held.values()):
-                found[node] = Leaf(leaf.kind, leaf.build, held, leaf.reads)
+                narrow = any(str(n.target) in widened for n in held.values())
+                build = narrowed(leaf.build) if narrow else leaf.build
+                found[node] = Leaf(leaf.kind, build, held, leaf.reads)
     while shared := [n for n, leaf in found.items() if not all(_read_by(w, found) for w in leaf.weights.values())]:
         for node in shared:
             del found[node]
@@ -134,7 +138,7 @@ def name_of_leaf(node: fx.Node, leaf: Leaf, path: Path, placement: Placement, we
     role = placement.roles.get(weight.name)
     if leaf.kind == "linear" and role is not None:
         if role == GATED:
-            return "gate" if any(calls(user, *GATES) for user in node.users) else "up"
+            return "gate" if _activated(node) else "up"
         return role
     if leaf.kind == "norm" and path:
         return f"{_normalised(node, placement)}norm" if len(path) > 1 else "norm"
@@ -143,6 +147,11 @@ def name_of_leaf(node: fx.Node, leaf: Leaf, path: Path, placement: Placement, we
         if named:
             return named
     return spoken(weight, leaf.kind) if placement.streams else whole_name(weight)
+
+
+def _activated(node: fx.Node) -> bool:
+    """By one call, or by several that read it more than once."""
+    return any(calls(user, *GATES) for user in node.users) or sum(rank(user) is not None for user in node.users) > 1
 
 
 def _normalised(node: fx.Node, placement: Placement) -> str:
@@ -171,7 +180,7 @@ def _outside(node: fx.Node, leaf: Leaf, placement: Placement, weight: Weight) ->
         return "norm" if _reads_blocks(node, placement) else "embedding_norm"
     if leaf.kind == "linear" and any(user.op == "output" for user in node.users) and _reads_blocks(node, placement):
         return "head"
-    return "patch" if leaf.kind == "convolution" and leaf.build.startswith("nn.Conv2d") else None
+    return "patch" if leaf.kind == "convolution" and "Conv2d(" in leaf.build else None
 
 
 def _reads_blocks(node: fx.Node, placement: Placement) -> bool:
@@ -199,6 +208,7 @@ GENERIC = ("weight", "bias", "gain", "kernel", "gamma", "beta", "Parameter", "li
 def spoken(weight: Weight, kind: str) -> str:
     """The last telling word of the exporter's name for a weight; its kind where the name tells nothing."""
     name = next((n for n, _ in weight.initializers if not ANONYMOUS.match(n)), "")
+    name = re.sub(f"{PRECISION}$", "", name)
     words = [re.sub(r"\W", "_", w) for w in re.split(r"[./]+|::|:\d+$", name) if w and not w.isdigit()]
     while len(words) > 1 and words[-1] in GENERIC:
         words.pop()

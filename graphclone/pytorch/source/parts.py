@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -187,7 +187,7 @@ class _Maker:
                 self._call(name, root.names[node])
 
     def _renamed(self, weight: Weight) -> Weight:
-        return Weight(self.renamed[weight.name], weight.role, weight.shape, weight.dtype, weight.initializers)
+        return replace(weight, name=self.renamed[weight.name])
 
 
 def _measured(node: fx.Node, tensors: list[fx.Node]) -> tuple[fx.Node, int | None] | None:

@@ -15,6 +15,7 @@ from torch import fx
 
 from graphclone.pytorch.recording import Recording
 from graphclone.pytorch.source.expressions import Unnamed, name_of
+from graphclone.pytorch.source.narrow import needed
 from graphclone.pytorch.source.parts import Part, Tree
 from graphclone.pytorch.source.writer import Writer, attribute
 
@@ -41,6 +42,7 @@ class _Programmer:
         self.classes: dict[str, str] = {}  # text without its name -> name
         self.brought: dict[str, str] = {}  # functions that come along: name -> source
         self.weights = {weight.name: weight for weight in recording.weights}
+        self.widened = {name: weight.computed for name, weight in self.weights.items() if weight.computed is not None}
         self.made_by: dict[int, str] = {}
 
     def write(self) -> str:
@@ -60,7 +62,7 @@ class _Programmer:
         """Write the class of a part, or find the one that says the same."""
         for inner in part.parts():
             self._class(inner)
-        forward = Writer(part, self._function).forward(part.inputs)
+        forward = Writer(part, self._function, self.widened).forward(part.inputs)
         text = _class_text("NAME", self._constructor(part), forward.arguments, forward.lines)
         if text not in self.classes:
             self.classes[text] = _fresh(_class_name(part.name), self.classes.values())
@@ -68,7 +70,7 @@ class _Programmer:
         return self.classes[text]
 
     def _model(self, arguments: list[fx.Node], outputs: Mapping[str, fx.Node]) -> str:
-        forward = Writer(self.tree.root, self._function, dict(outputs)).forward(arguments)
+        forward = Writer(self.tree.root, self._function, self.widened, dict(outputs)).forward(arguments)
         lines = self._constructor(self.tree.root)
         stacks = [attribute(p.name.rpartition(".")[0]) for p in self.tree.root.parts() if "." in p.name]
         counts = {stack: stacks.count(stack) for stack in stacks}
@@ -91,6 +93,7 @@ class _Programmer:
                 lines.append(f"self.{name} = {leaf.build}")
         lists = {name: built for name, built in listed.items() if f"{name}.0" in {n for n, _ in part.leaves.values()}}
         lines += [f"self.{name} = nn.ModuleList([{', '.join(built)}])" for name, built in lists.items()]
+        self.brought |= needed(lines)
         return [*_embeddings_first(lines), *self._own(part)]
 
     def _made(self, parts: Iterable[Part]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,10 +29,16 @@ class Forward:
 
 
 class Writer:
-    """Writes one part; ``names(function)`` says how a function is called."""
+    """Writes one part; ``names(function)`` says how a function is called, ``widened`` what some weights are cast to."""
 
-    def __init__(self, part: Part, names: Callable[[Any], str], outputs: dict[str, fx.Node] | None = None) -> None:
-        self.part, self.functions, self.outputs = part, names, outputs
+    def __init__(
+        self,
+        part: Part,
+        names: Callable[[Any], str],
+        widened: Mapping[str, torch.dtype],
+        outputs: dict[str, fx.Node] | None = None,
+    ) -> None:
+        self.part, self.functions, self.widened, self.outputs = part, names, widened, outputs
         self.maker = {o: item for item in part.parts() for o in item.outputs}
         self.results = list(outputs.values()) if outputs is not None else list(part.outputs)
         self.inline: set[fx.Node] = set()
@@ -152,7 +158,13 @@ class Writer:
             return self._expression(node, self._ref)
         if node in self.names.given:
             return Expression(self.names.given[node])
-        return Expression(f"self.{attribute(self.part.names[node])}")
+        return self._held(node)
+
+    def _held(self, node: fx.Node) -> Expression:
+        """A weight or table of this part."""
+        wide = self.widened.get(str(node.target))
+        text = f"self.{attribute(self.part.names[node])}"
+        return Expression(text if wide is None else f"{text}.to({wide})")
 
     def _expression(self, node: fx.Node, ref: Reference) -> Expression:
         if node in self.part.sizes:
@@ -165,7 +177,7 @@ class Writer:
             reads = ", ".join(literal(r, ref) for r in leaf.reads)
             return Expression(f"self.{attribute(name)}({reads})")
         if node.op == "get_attr":
-            return Expression(f"self.{attribute(self.part.names[node])}") if node in self.part.names else ref(node)
+            return self._held(node) if node in self.part.names else ref(node)
         return call(node, ref, self.functions)
 
     def _part_call(self, part: Part, ref: Reference) -> str:
