@@ -21,7 +21,7 @@ from graphclone.errors import GraphCloneError
 ParserError: Any = typer.BadParameter.__mro__[2]
 
 FAILED, USAGE, FILE_REFUSED = 1, 2, 5
-INTERRUPTED, BROKEN_PIPE, TERMINATED = 128 + 2, 128 + 13, 128 + 15  # as a shell reports SIGINT, SIGPIPE, SIGTERM
+INTERRUPTED, BROKEN_PIPE = 128 + 2, 128 + 13  # as a shell reports SIGINT and SIGPIPE
 
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -155,16 +155,25 @@ def _refused(message: str, code: int) -> int:
 
 def main() -> None:
     """Entry point of the ``graphclone`` command: SIGTERM ends it as Ctrl-C does, so that it cleans up after itself."""
-    ended = []
+    stopped: list[int] = []
 
-    def terminate(number: int, frame: object) -> None:
-        ended.append(number)
+    def stop(number: int, frame: object) -> None:
+        stopped.append(number)
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, terminate)
-    code = run()
-    if code == INTERRUPTED:
+    signal.signal(signal.SIGTERM, stop)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # in a shell's background it is ignored
+        signal.signal(signal.SIGINT, stop)
+    try:
+        code = run()
+    except Exception:
+        if not stopped:
+            raise
+        code = FAILED
+    if stopped and code not in (0, INTERRUPTED):  # a library made an error of its own of it
+        _refused("interrupted", INTERRUPTED)
+    if stopped:
         # CPython remembers a Ctrl-C that passed through source run as a string (namedtuple and dataclass run theirs
         # when a module is imported) and would end by the signal, as if nobody had handled it; another run forgets
         exec("")  # noqa: S102
-    sys.exit(TERMINATED if ended and code == INTERRUPTED else code)
+    sys.exit(128 + stopped[-1] if stopped and code else code)

@@ -180,21 +180,28 @@ def test_ctrl_c_cleans_up(name: str, number: signal.Signals, llama: Path, tmp_pa
     assert left <= KEPT
 
 
-def test_ctrl_c_in_source_that_is_run_as_a_string_is_handled_too(tmp_path: Path) -> None:
-    """As named tuples and data classes run theirs while a module is imported."""
-    source = """
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("error", ["KeyboardInterrupt", "ImportError", "RuntimeError"])
+def test_ctrl_c_is_told_whatever_becomes_of_it(error: str, number: signal.Signals, tmp_path: Path) -> None:
+    """Source run as a string, as named tuples and data classes run theirs; a library's own error in its place."""
+    source = f"""
+import os
 from graphclone.cli import app
 
 @app.app.command()
 def stopped() -> None:
-    exec("raise KeyboardInterrupt")
+    try:
+        exec("os.kill(os.getpid(), {int(number)})")
+    except KeyboardInterrupt:
+        raise {error}
 
 app.main()
 """
     (tmp_path / "interrupted.py").write_text(source)
     command = [sys.executable, "-m", "interrupted", "stopped"]
     ended = subprocess.run(command, env=WHERE, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert (ended.returncode, ended.stderr) == (130, "graphclone: interrupted\n")
+    assert ended.returncode == 128 + number
+    assert ended.stderr.splitlines()[-1] == "graphclone: interrupted"
 
 
 def test_doctor_says_what_runs_where_and_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
