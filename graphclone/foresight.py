@@ -52,7 +52,7 @@ def search(
     anatomy: Anatomy | None = None,
     importance: str = "equal-vote",
     method: str = "best",
-    depth: str = "paper",
+    depth: str = "best",
     tokens: Sequence[int] | None = None,
     held_out: Iterable[Batch] = (),
     clock: Clock | None = None,

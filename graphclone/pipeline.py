@@ -146,7 +146,7 @@ def plan(
     *,
     importance: str = "equal-vote",
     method: str = "best",
-    depth: str = "paper",
+    depth: str = "best",
     weights: Batch | None = None,
     tokens: Sequence[int] | None = None,
 ) -> Plan:

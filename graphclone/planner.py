@@ -13,8 +13,9 @@ import numpy as np
 from graphclone.anatomy.parts import Anatomy, Attention, Block, NeuronGroup, Stack
 from graphclone.errors import InvalidTarget
 from graphclone.plan import BEST, Plan, with_best
+from graphclone.statistics.depth import BEST as BEST_DEPTH
 from graphclone.statistics.depth import choose
-from graphclone.statistics.depth import find as find_depth
+from graphclone.statistics.depth import refuse_unknown as refuse_unknown_depth
 from graphclone.statistics.importance import find, score, select
 from graphclone.statistics.store import Statistics
 from graphclone.target import Asked, EachBlock, Target, kept_blocks, middle, of_block, without_part
@@ -31,7 +32,7 @@ def plan(
     *,
     importance: str = "equal-vote",
     method: str = BEST,
-    depth: str = "paper",
+    depth: str = BEST_DEPTH,
     weights: Mapping[str, Array] | None = None,
 ) -> Plan:
     """Choose what is kept: the neurons that score highest, ascending, and the blocks that ``depth`` says.
@@ -43,7 +44,7 @@ def plan(
     """
     asked = target.asked()
     find(importance)
-    find_depth(depth)
+    refuse_unknown_depth(depth)
     wide = set(asked) - {"layers"}
     scores = score(importance, anatomy, statistics, weights) if wide else {}
     chooser = _Chooser(anatomy, importance, scores, statistics)
@@ -92,7 +93,7 @@ def settled(method: str, statistics: Statistics | None) -> str:
 def refuse_unreachable(anatomy: Anatomy, target: Target, *, importance: str, method: str, depth: str) -> None:
     """Raises InvalidTarget for what ``plan`` will refuse whatever is measured: names, shapes, what is pinned."""
     find(importance)
-    find_depth(depth)
+    refuse_unknown_depth(depth)
     plan(anatomy, None, target, importance="first", method=method, depth="paper")
 
 

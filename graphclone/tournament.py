@@ -42,7 +42,7 @@ class Method:
 
 METHODS: tuple[Method, ...] = (
     Method("as asked"),
-    Method("blocks of least influence go", depth="block-influence"),
+    Method("the middle blocks go", depth="paper"),
     Method("the paper's", "paper", "paper", "paper"),
     Method("evenly spaced neurons", importance="uniform"),
     Method("the first neurons", importance="first"),

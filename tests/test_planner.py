@@ -181,7 +181,7 @@ def test_statistics_have_to_be_of_this_parent_and_there_when_needed():
     assert plan(anatomy, None, Target(hidden=4), importance="first").keep["residual"] == (0, 1, 2, 3)
     with pytest.raises(InvalidTarget, match="importance 'best'"):
         plan(anatomy, None, Target(layers=1), importance="best")
-    with pytest.raises(InvalidTarget, match="depth 'deep' is not one of paper, uniform"):
+    with pytest.raises(InvalidTarget, match="depth 'deep' is not one of best, paper, uniform"):
         plan(anatomy, None, Target(layers=1), depth="deep")
     with pytest.raises(InvalidTarget, match="method"):
         plan(anatomy, None, Target(layers=1), method="magic")
@@ -241,6 +241,18 @@ def test_blocks_go_by_what_they_do_to_the_stream(name, count):
         plan(anatomy, None, Target(layers=count), depth=name)
     with pytest.raises(InvalidTarget, match=r"lack the block blocks\.0: measure again"):
         plan(anatomy, statistics, Target(layers=count), depth=name)
+
+
+def test_best_goes_by_influence_where_blocks_were_measured_and_by_place_where_not():
+    anatomy = anatomy_of(blocks=7)
+    statistics = statistics_of(anatomy)
+    sites = {f"blocks.{k}": {"cosine": np.array([4 * c]), "count": np.asarray(4)} for k, c in enumerate(COSINES)}
+    held = replace(statistics, sites={**statistics.sites, **sites})
+    for known, same in ((held, "block-influence"), (statistics, "paper"), (None, "paper")):
+        made = plan(anatomy, known, Target(layers=4))
+        assert made == plan(anatomy, known, Target(layers=4), depth="best")
+        assert made == plan(anatomy, known, Target(layers=4), depth=same)
+        assert made != plan(anatomy, known, Target(layers=4), depth="uniform")
 
 
 def test_a_share_of_unequal_widths_is_recorded_as_asked():

@@ -89,7 +89,7 @@ def clone(
     plan: o.PlanFile = None,
     importance: o.Importance = "equal-vote",
     method: o.Method = "best",
-    depth: o.Depth = "paper",
+    depth: o.Depth = "best",
     tournament: o.Tournament = None,
     tokenizer: o.Tokenizer = None,
     column: o.Column = None,

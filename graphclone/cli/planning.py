@@ -62,7 +62,7 @@ def plan(
     threads: o.Threads = None,
     importance: o.Importance = "equal-vote",
     method: o.Method = "best",
-    depth: o.Depth = "paper",
+    depth: o.Depth = "best",
     json: o.Json = False,
 ) -> None:
     """What a clone would keep and drop, its parameters, bytes and latency, by a dry run: no model is written."""

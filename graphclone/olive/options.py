@@ -39,7 +39,7 @@ BUDGET: Mapping[str, Option] = {
 HOW: Mapping[str, Option] = {
     "importance": Option(str, "equal-vote", "How neurons are ranked, as `graphclone clone --importance` has it."),
     "method": Option(str, "best", "How weights are corrected, as `graphclone clone --method` has it."),
-    "depth": Option(str, "paper", "How blocks are chosen, as `graphclone clone --depth` has it (greedy left out)."),
+    "depth": Option(str, "best", "How blocks are chosen, as `graphclone clone --depth` has it (greedy left out)."),
 }
 DATA: Mapping[str, Option] = {
     "data": Option(

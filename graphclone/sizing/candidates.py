@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from graphclone.anatomy.parts import Anatomy, Stack
+from graphclone.anatomy.parts import Anatomy
 from graphclone.anatomy.vocabulary import KIND as VOCABULARY
 from graphclone.errors import InvalidTarget
 from graphclone.sizing.census import Census, Weight
+from graphclone.statistics.depth import BEST, choose, influences, settled
 from graphclone.statistics.store import Statistics
 
 Array = np.ndarray[Any, Any]
@@ -150,9 +151,10 @@ def _share(anatomy: Anatomy, names: tuple[str, ...], shares: Mapping[str, Array 
 
 
 def predicted_loss(
-    anatomy: Anatomy, scores: Mapping[str, Array], statistics: Statistics | None, shapes: Shapes
+    anatomy: Anatomy, scores: Mapping[str, Array], statistics: Statistics | None, shapes: Shapes, depth: str
 ) -> Array:
-    """A number that grows with what is dropped: the share of each kind's importance, and the blocks' influence.
+    """A number that grows with what is dropped: the share of each kind's importance, and the influence of the blocks
+    that a rule of ``depth`` drops.
 
     It ranks shapes for a closer look, nothing more; [n].
     """
@@ -162,7 +164,7 @@ def predicted_loss(
     for kind, wanted, most in (("ffn", shapes.ffn, full.ffn), ("kv_heads", shapes.kv_heads, full.kv_heads)):
         groups = [g for g in anatomy.groups.values() if KINDS.get(g.kind) == kind and g.block is not None]
         lost = lost + _dropped([scores.get(g.name) for g in groups], most)[wanted]
-    return np.asarray(lost + _dropped_blocks(stack, statistics)[shapes.layers])
+    return np.asarray(lost + _dropped_blocks(anatomy, statistics, depth)[shapes.layers])
 
 
 def _dropped(scores: list[Array | None], size: int) -> Array:
@@ -174,19 +176,16 @@ def _dropped(scores: list[Array | None], size: int) -> Array:
     return np.asarray(1.0 - np.mean(shares, axis=0))
 
 
-def _dropped_blocks(stack: Stack, statistics: Statistics | None) -> Array:
-    """Influence (1 - cosine of entry and exit) of the blocks that the paper's rule removes, by how many stay."""
+def _dropped_blocks(anatomy: Anatomy, statistics: Statistics | None, depth: str) -> Array:
+    """Influence (1 - cosine of entry and exit) of the blocks that a rule drops, by how many stay."""
+    (stack,) = anatomy.stacks
     count = len(stack.blocks)
     influence = np.full(count, 1.0 / count)
-    if statistics is not None:
-        names = [f"blocks.{block.index}" for block in stack.blocks]
-        if all("cosine" in statistics.sites.get(name, {}) for name in names):
-            influence = np.array([1.0 - float(statistics.mean(name, "cosine")[0]) for name in names])
-    lost = [float(influence.sum())]
-    for layers in range(1, count + 1):
-        first = -(-layers // 2)
-        lost.append(float(influence[first : count - (layers - first)].sum()))
-    return np.array(lost)
+    if statistics is not None and settled(BEST, stack, statistics) != "paper":
+        influence = np.array(influences(anatomy, stack, statistics))
+    whole = float(influence.sum())
+    kept = [choose(depth, anatomy, stack, statistics, layers) for layers in range(1, count + 1)]
+    return np.array([whole, *(whole - float(influence[blocks].sum()) for blocks in kept)])
 
 
 def shortlist(

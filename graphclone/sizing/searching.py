@@ -76,7 +76,7 @@ class How:
 
     importance: str = "equal-vote"
     method: str = "best"
-    depth: str = "paper"
+    depth: str = "best"
     tokens: Sequence[int] | None = None
 
 
@@ -153,7 +153,7 @@ class _Search:
         shapes = candidates.enumerate_shapes(self.anatomy)
         parameters = candidates.parameters(self.census, shapes, self._tokens)
         scores = score(self.how.importance, self.anatomy, self.statistics, self.model.constants())
-        predicted = candidates.predicted_loss(self.anatomy, scores, self.statistics, shapes)
+        predicted = candidates.predicted_loss(self.anatomy, scores, self.statistics, shapes, self.how.depth)
         amounts = {"params": parameters}
         if "size" in goals:
             amounts["size"] = self._bytes(shapes, parameters)

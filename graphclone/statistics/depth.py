@@ -80,18 +80,26 @@ ROWS: tuple[Depth, ...] = (
     Depth("angular", "the run of least arccos(E[cos(entry, exit)]) / pi goes", _GROMOV, _span, _angle),
 )
 DEPTHS: dict[str, Depth] = {row.name: row for row in ROWS}
+BEST = "best"  # what training decided: docs/decisions/0022
 
 
-def find(name: str) -> Depth:
-    """The row of a name. Raises InvalidTarget, listing what there is."""
-    if name not in DEPTHS:
-        raise InvalidTarget(f"depth {name!r} is not one of {', '.join(DEPTHS)}")
-    return DEPTHS[name]
+def refuse_unknown(name: str) -> None:
+    """Raises InvalidTarget, listing what there is."""
+    if name != BEST and name not in DEPTHS:
+        raise InvalidTarget(f"depth {name!r} is not one of {', '.join([BEST, *DEPTHS])}")
+
+
+def settled(name: str, stack: Stack, statistics: Statistics | None, alone: bool = True) -> str:
+    """``best`` as a row: by influence where the blocks were measured, by place where not. alone: the only stack."""
+    refuse_unknown(name)
+    if name != BEST:
+        return name
+    return "block-influence" if statistics is not None and not _absent(stack, statistics, alone) else "paper"
 
 
 def choose(name: str, anatomy: Anatomy, stack: Stack, statistics: Statistics | None, count: int) -> Kept:
     """The places of the blocks that stay. Raises InvalidTarget for an unknown row or statistics that are missing."""
-    row = find(name)
+    row = DEPTHS[settled(name, stack, statistics, len(anatomy.stacks) == 1)]
     if row.score is None:
         return row.keep(np.zeros(len(stack.blocks)), count)
     if statistics is None:
@@ -108,9 +116,18 @@ def influences(anatomy: Anatomy, stack: Stack, statistics: Statistics) -> list[f
 def _cosines(anatomy: Anatomy, stack: Stack, statistics: Statistics) -> Sequence[float]:
     """Mean cosine of entry and exit, block after block."""
     statistics.refuse_other_parent(anatomy.fingerprint)
-    prefix = "" if len(anatomy.stacks) == 1 else f"{stack.name}."
-    names = [f"{prefix}blocks.{block.index}" for block in stack.blocks]
-    absent = [name for name in names if "cosine" not in statistics.sites.get(name, {})]
-    if absent:
+    alone = len(anatomy.stacks) == 1
+    if absent := _absent(stack, statistics, alone):
         raise InvalidTarget(f"the statistics lack the block {absent[0]}: measure again, or choose blocks by place")
-    return [float(statistics.mean(name, "cosine")[0]) for name in names]
+    return [float(statistics.mean(name, "cosine")[0]) for name in _names(stack, alone)]
+
+
+def _names(stack: Stack, alone: bool) -> list[str]:
+    """The blocks' sites."""
+    prefix = "" if alone else f"{stack.name}."
+    return [f"{prefix}blocks.{block.index}" for block in stack.blocks]
+
+
+def _absent(stack: Stack, statistics: Statistics, alone: bool) -> list[str]:
+    """Blocks of which nothing was measured."""
+    return [name for name in _names(stack, alone) if "cosine" not in statistics.sites.get(name, {})]

@@ -63,8 +63,9 @@ class Method(Section):
     """How neurons are ranked."""
     correction: str = "best"
     """best, or passes joined by +: norm-gain, least-squares, mean-bias, paper, none."""
-    depth: str = "paper"
-    """Which blocks go: paper (the middle ones), uniform, block-influence, angular, greedy (by trying)."""
+    depth: str = "best"
+    """Which blocks go: best (block-influence where it was measured, else paper), paper (the middle ones), uniform,
+    block-influence, angular, greedy (by trying)."""
     moments: StrictBool | None = None
     """Second moments, for least squares; by default where the correction has use for them."""
 
