@@ -44,6 +44,7 @@ METHODS: tuple[Method, ...] = (
     Method("as asked"),
     Method("the middle blocks go", depth="paper"),
     Method("the paper's", "paper", "paper", "paper"),
+    Method("weights scaled as by the paper", method="paper"),
     Method("evenly spaced neurons", importance="uniform"),
     Method("the first neurons", importance="first"),
 )
