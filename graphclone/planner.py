@@ -45,6 +45,8 @@ def plan(
     asked = target.asked()
     find(importance)
     refuse_unknown_depth(depth)
+    method = settled(method, statistics)
+    depth = depth_beside(method, depth)
     wide = set(asked) - {"layers"}
     scores = score(importance, anatomy, statistics, weights) if wide else {}
     chooser = _Chooser(anatomy, importance, scores, statistics)
@@ -72,7 +74,7 @@ def plan(
         parent=anatomy.fingerprint,
         keep=chooser.keep,
         drop_blocks={name: indices for name, indices in dropped.items() if indices},
-        method=settled(method, statistics),
+        method=method,
         importance=importance,
         target={n: s.pop() if len(s) == 1 else str(getattr(target, n)) for n, s in sorted(chooser.reached.items())},
         drop_attention=without["drop_attention"],
@@ -88,6 +90,12 @@ def settled(method: str, statistics: Statistics | None) -> str:
         return with_best(method, "paper")
     moments = any("moment" in held for held in statistics.sites.values())
     return with_best(method, "norm-gain+least-squares" if moments else "norm-gain")
+
+
+def depth_beside(method: str, depth: str) -> str:
+    """``best`` beside the paper's scaling is the paper's: there the middle's going trains better, and by influence
+    beside anything else (docs/decisions/0022)."""
+    return "paper" if depth == BEST_DEPTH and "paper" in method.split("+") else depth
 
 
 def refuse_unreachable(anatomy: Anatomy, target: Target, *, importance: str, method: str, depth: str) -> None:

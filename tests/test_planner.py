@@ -253,6 +253,8 @@ def test_best_goes_by_influence_where_blocks_were_measured_and_by_place_where_no
         assert made == plan(anatomy, known, Target(layers=4), depth="best")
         assert made == plan(anatomy, known, Target(layers=4), depth=same)
         assert made != plan(anatomy, known, Target(layers=4), depth="uniform")
+    papers = plan(anatomy, held, Target(layers=4), method="paper")
+    assert papers == plan(anatomy, held, Target(layers=4), method="paper", depth="paper")
 
 
 def test_a_share_of_unequal_widths_is_recorded_as_asked():

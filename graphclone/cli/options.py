@@ -264,8 +264,8 @@ Depth = Annotated[
     str,
     typer.Option(
         "--depth",
-        help="Which blocks go: best (block-influence where it was measured, else paper), paper (the middle ones), "
-        "uniform, block-influence, angular, greedy (by trying).",
+        help="Which blocks go: best (block-influence where it was measured, paper beside the paper's scaling), paper "
+        "(the middle ones), uniform, block-influence, angular, greedy (by trying).",
         rich_help_panel="Method",
     ),
 ]

@@ -13,6 +13,7 @@ from graphclone.anatomy.parts import Anatomy
 from graphclone.errors import InvalidTarget
 from graphclone.graph import Model
 from graphclone.plan import Plan
+from graphclone.planner import depth_beside, settled
 from graphclone.planner import plan as make_plan
 from graphclone.sizing import candidates
 from graphclone.sizing.budget import Budget
@@ -153,7 +154,8 @@ class _Search:
         shapes = candidates.enumerate_shapes(self.anatomy)
         parameters = candidates.parameters(self.census, shapes, self._tokens)
         scores = score(self.how.importance, self.anatomy, self.statistics, self.model.constants())
-        predicted = candidates.predicted_loss(self.anatomy, scores, self.statistics, shapes, self.how.depth)
+        depth = depth_beside(settled(self.how.method, self.statistics), self.how.depth)
+        predicted = candidates.predicted_loss(self.anatomy, scores, self.statistics, shapes, depth)
         amounts = {"params": parameters}
         if "size" in goals:
             amounts["size"] = self._bytes(shapes, parameters)

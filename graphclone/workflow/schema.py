@@ -64,8 +64,8 @@ class Method(Section):
     correction: str = "best"
     """best, or passes joined by +: norm-gain, least-squares, mean-bias, paper, none."""
     depth: str = "best"
-    """Which blocks go: best (block-influence where it was measured, else paper), paper (the middle ones), uniform,
-    block-influence, angular, greedy (by trying)."""
+    """Which blocks go: best (block-influence where it was measured, paper beside the paper's scaling), paper (the
+    middle ones), uniform, block-influence, angular, greedy (by trying)."""
     moments: StrictBool | None = None
     """Second moments, for least squares; by default where the correction has use for them."""
 
