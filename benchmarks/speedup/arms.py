@@ -52,7 +52,7 @@ class Arm:
         return bool(self.drawn)
 
 
-BEST = ("equal-vote", "best")
+BEST = ("equal-vote", "best", "best")  # ranking, correction, blocks
 ROWS: tuple[Arm, ...] = (
     Arm("random", "first", "none", drawn="all", shows="normal(0, 0.02), gains one, biases zero"),
     Arm("random-cosine", "first", "none", drawn="all", schedule="cosine", against="random", shows="the schedule"),
@@ -68,15 +68,15 @@ ROWS: tuple[Arm, ...] = (
     Arm("paper+influence", depth="block-influence", against="paper", shows="the depth rule alone: least influence"),
     Arm("paper+stride", depth="uniform", against="paper", shows="the depth rule alone: evenly spaced"),
     Arm("default", *BEST, against="paper", shows="graphclone as it comes"),
-    Arm("default-squares", "equal-vote", "norm-gain", against="default", shows="without least squares"),
-    Arm("default-gain", "equal-vote", "least-squares", against="default", shows="without the norm gain"),
-    Arm("default+influence", *BEST, depth="block-influence", against="default", shows="blocks of least influence go"),
-    Arm("default+stride", *BEST, depth="uniform", against="default", shows="blocks evenly spaced stay"),
-    Arm("default+patch", BEST[0], "best+depth-patch", against="default", shows="the depth patch"),
-    Arm("default+read-in", BEST[0], "best+read-in", against="default", shows="readers of each norm refitted"),
-    Arm("default+both", BEST[0], "best+read-in+depth-patch", against="default+read-in", shows="the depth patch beside"),
+    Arm("default-squares", "equal-vote", "norm-gain", "best", against="default", shows="without least squares"),
+    Arm("default-gain", "equal-vote", "least-squares", "best", against="default", shows="without the norm gain"),
+    Arm("default+middle", *BEST[:2], "paper", against="default", shows="the middle blocks go"),
+    Arm("default+stride", *BEST[:2], "uniform", against="default", shows="blocks evenly spaced stay"),
+    Arm("default+patch", BEST[0], "best+depth-patch", "best", against="default", shows="the depth patch"),
+    Arm("default+read-in", BEST[0], "best+read-in", "best", against="default", shows="readers of each norm refitted"),
+    Arm("default+both", BEST[0], "best+read-in+depth-patch", "best", against="default+read-in", shows="the patch beside"),
     Arm("paper+read-in", method="paper+read-in", against="paper", shows="readers of each norm refitted"),
-    Arm("pca", BEST[0], "pca+least-squares", against="default", shows="directions instead of neurons; an untied head"),
+    Arm("pca", BEST[0], "pca+least-squares", "best", against="default", shows="directions instead of neurons; an untied head"),
     Arm("paper+taught", taught=0.5, against="paper", shows="half the loss imitates the parent"),
     Arm("default+taught", *BEST, taught=0.5, against="default", shows="half the loss imitates the parent"),
 )
