@@ -33,7 +33,11 @@ ALLOWED = 0.10  # of the clone's latency
 ROUNDS = 5  # the machine is not always the same
 HALF = Target(hidden="50%", heads="67%", ffn="50%")
 SHAPES = {
-    "smollm2": (Target(hidden=384, heads=6, kv_heads=2, ffn=1024, layers=20), Target(ffn="0-9:1024", layers=24), Target(layers=72, deeper=True)),
+    "smollm2": (
+        Target(hidden=384, heads=6, kv_heads=2, ffn=1024, layers=20),
+        Target(ffn="0-9:1024", layers=24),
+        Target(layers=72, deeper=True),
+    ),
     "minilm": (Target(hidden="50%", heads="50%", ffn="50%"), Target(layers=4)),
     "vit": (Target(hidden="50%", heads="50%", ffn="50%"), Target(ffn="50%", drop_attention="3,5")),
 }

@@ -74,9 +74,18 @@ ROWS: tuple[Arm, ...] = (
     Arm("default+stride", *BEST[:2], "uniform", against="default", shows="blocks evenly spaced stay"),
     Arm("default+patch", BEST[0], "best+depth-patch", "best", against="default", shows="the depth patch"),
     Arm("default+read-in", BEST[0], "best+read-in", "best", against="default", shows="readers of each norm refitted"),
-    Arm("default+both", BEST[0], "best+read-in+depth-patch", "best", against="default+read-in", shows="the patch beside"),
+    Arm(
+        "default+both", BEST[0], "best+read-in+depth-patch", "best", against="default+read-in", shows="the patch beside"
+    ),
     Arm("paper+read-in", method="paper+read-in", against="paper", shows="readers of each norm refitted"),
-    Arm("pca", BEST[0], "pca+least-squares", "best", against="default", shows="directions instead of neurons; an untied head"),
+    Arm(
+        "pca",
+        BEST[0],
+        "pca+least-squares",
+        "best",
+        against="default",
+        shows="directions instead of neurons; an untied head",
+    ),
     Arm("paper+taught", taught=0.5, against="paper", shows="half the loss imitates the parent"),
     Arm("default+taught", *BEST, taught=0.5, against="default", shows="half the loss imitates the parent"),
 )
