@@ -119,4 +119,4 @@ def dress(module: nn.Module, clone: Model, nothing: bool, seed: int) -> nn.Modul
     return Embedding(module, matrix)
 
 
-TASK = Task(write, INPUTS, loss, dress, "sentences", "1 - cosine to the parent")
+TASK = Task(write, INPUTS, loss, dress, "tokens", "1 - cosine to the parent")
