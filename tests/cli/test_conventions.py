@@ -185,8 +185,10 @@ def test_ctrl_c_cleans_up(name: str, number: signal.Signals, llama: Path, tmp_pa
 def test_ctrl_c_is_told_whatever_becomes_of_it(error: str, number: signal.Signals, tmp_path: Path) -> None:
     """Source run as a string, as named tuples and data classes run theirs; a library's own error in its place."""
     source = f"""
-import os
+import os, signal
 from graphclone.cli import app
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # where the tests run in the background it is ignored
 
 @app.app.command()
 def stopped() -> None:
