@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.speedup import clock, config, materials, report, runs
+from benchmarks.speedup import beside, clock, config, materials, report, runs
 from benchmarks.speedup.arms import ARMS
 from benchmarks.speedup.prepared import prepare
 from benchmarks.speedup.tasks import TASKS
@@ -32,6 +32,7 @@ def main() -> int:
     top.add_argument("--seeds", type=int, metavar="N", help="the first N of the seeds; 0 tunes alone")
     top.add_argument("--threads", type=int, default=0, help="of PyTorch and ONNX Runtime (default: as PyTorch says)")
     top.add_argument("--clock", action="store_true", help="time everything instead, on a quiet machine")
+    top.add_argument("--beside", action="store_true", help="hold the encoder's clones against a model of their size")
     top.add_argument("--report", action="store_true", help="write docs/benchmarks.md and its pictures")
     top.add_argument("--cache", type=Path, default=materials.cache_folder(), help="folder for what is made once")
     given = top.parse_args()
@@ -62,6 +63,9 @@ def run(given: argparse.Namespace) -> None:
         print(f"{held.name}: {text}", flush=True)
 
     ready = prepare(held, TASKS[held.task], given.cache, say)
+    if given.beside:
+        beside.write(ready, say)
+        return
     clock.write(ready, clock.timed(ready, names) if given.clock else clock.facts(ready))
     if given.clock:
         return

@@ -27,6 +27,7 @@ ORDER = 7
 WIDTH = 384  # of the parent's embeddings
 AT_ONCE = 64
 DEVIATION = 0.02
+LISTED = "tokens.txt"
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
@@ -34,7 +35,6 @@ def write(config: Config, folder: Path, say: Say) -> None:
     """The parent with the tokens its sentences use most, sentences in rows of one length, and what it says of them."""
     asked = config.data
     file = models.cached("minilm", progress=say)
-    parent = pipeline.load(file)
     beside = models.tokenizer_beside(file)
     sentences = list(materials.wordnet())
     count = asked["rows"] + asked["judged"]
@@ -42,10 +42,10 @@ def write(config: Config, folder: Path, say: Say) -> None:
     held = [sentences[k].strip() for k in chosen]
     tokenizer = _tokenizer(Tokenizer.from_file(str(beside)), asked["length"])
     counts = Counter(i for text in held[: asked["rows"]] for i in tokenizer.encode(text).ids)
-    listed = folder / "tokens.txt"
-    listed.write_text("\n".join(str(i) for i, _ in counts.most_common(asked["vocabulary"])))
+    (folder / LISTED).write_text("\n".join(str(i) for i, _ in counts.most_common(asked["vocabulary"])))
+    parent = pipeline.load(file)
     anatomy = pipeline.inspect(parent)
-    tokens = choose_tokens(parent, anatomy, str(listed), tokenizer=beside)
+    tokens = choose_tokens(parent, anatomy, str(folder / LISTED), tokenizer=beside)
     say(f"{len(tokens.kept):,} of {tokens.size:,} tokens stay")
     plan = pipeline.plan(anatomy, None, Target(), tokens=tokens.kept)
     pipeline.save(pipeline.clone(parent, plan, anatomy=anatomy), folder / "parent.onnx")
@@ -60,6 +60,14 @@ def write(config: Config, folder: Path, say: Say) -> None:
         "calibration": slice(0, asked["calibration"]),
     }
     write_rows(folder, {f"{part}/{name}": array[s] for part, s in places.items() for name, array in rows.items()})
+
+
+def kept_tokens(folder: Path, say: Say) -> Array:
+    """Their numbers in the whole vocabulary, int64 [tokens], in the order of the parent's."""
+    file = models.cached("minilm", progress=say)
+    parent = pipeline.load(file)
+    listed, beside = str(folder / LISTED), models.tokenizer_beside(file)
+    return np.array(choose_tokens(parent, pipeline.inspect(parent), listed, tokenizer=beside).kept, np.int64)
 
 
 def _tokenizer(tokenizer: Tokenizer, length: int) -> Tokenizer:

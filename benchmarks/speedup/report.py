@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.speedup import beside, figures, findings
 from benchmarks.speedup import config as configs
-from benchmarks.speedup import figures, findings
 from benchmarks.speedup.arithmetic import Interval
 from benchmarks.speedup.clock import FACTS
 from benchmarks.speedup.config import Config
@@ -83,6 +83,8 @@ def _experiment(config: Config, found: dict[str, Finding], pictures: Path) -> st
     text.append(f"\n### Learning rates\n\n{_rates(found)}\n\n![rates](images/speedup-{config.name}-rates.png)\n")
     if clock := _clock(config, found):
         text.append(f"\n### Wall-clock\n\n{clock}\n")
+    if others := beside.read(config):
+        text.append(f"\n### Beside a model of its size\n\n{_beside(others)}\n")
     missing = [name for name in config.arms if name not in found or len(found[name].curves) < len(config.seeds)]
     if missing:
         text.append(f"\nNot finished: {', '.join(missing)}.\n")
@@ -168,6 +170,17 @@ def _rates(found: dict[str, Finding]) -> str:
         tried = ", ".join(f"{r:g}/{d:g}: {loss:.3f}" for (r, d), loss in sorted(one.tried.items()))
         rows.append((name, f"{one.rate:g}", f"{one.decay:g}", tried))
     return table(("arm", "learning rate", "weight decay", "all tried (rate/decay: loss)"), rows)
+
+
+def _beside(held: list[dict[str, Any]]) -> str:
+    head = (
+        "model",
+        "parameters",
+        "1 - cosine to the parent",
+        "rank correlation of the pairs' cosines with the parent's",
+    )
+    rows = [(row["model"], f"{row['parameters']:,}", f"{row['loss']:.3f}", f"{row['order']:.3f}") for row in held]
+    return f"{beside.ABOUT}\n\n{table(head, rows)}"
 
 
 def _clock(config: Config, found: dict[str, Finding]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,13 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.speedup import curves, findings, report, runs
+from benchmarks.speedup import beside, curves, findings, report, runs
 from benchmarks.speedup.arms import ARMS, Source
 from benchmarks.speedup.config import Config, Grid
 from benchmarks.speedup.curves import Curve, Key
 from benchmarks.speedup.language import dress, loss
 from benchmarks.speedup.prepared import Prepared, Task
 from graphclone import pipeline
+from graphclone.errors import BadData
 from tests.pytorch.training.conftest import counting
 
 SHAPE = {"hidden": 24, "layers": 1}
@@ -123,3 +125,23 @@ def test_a_bound_is_printed_as_one_and_nothing_is_said_where_nothing_has_run(tmp
     assert found["paper"].paper is None  # nobody ran the paper's to B
     assert "Not finished: random, paper" in report._experiment(held, found, tmp_path)
     assert ARMS["paper"].against == ""
+
+
+def test_the_order_of_pairs_asks_for_no_common_directions_and_tells_strangers() -> None:
+    drawn = np.random.default_rng(0)
+    rows = drawn.normal(size=(40, 8)).astype(np.float32)
+    turn = np.linalg.qr(drawn.normal(size=(8, 8)))[0].astype(np.float32)
+    assert beside.order(rows, 3.0 * rows @ turn) == pytest.approx(1.0, abs=1e-4)
+    assert abs(beside.order(rows, drawn.normal(size=(40, 8)).astype(np.float32))) < 0.2
+    assert 0.5 < beside.order(rows, rows + 0.3 * drawn.normal(size=rows.shape).astype(np.float32)) < 0.99
+
+
+def test_what_stands_beside_is_of_encoders_alone_and_is_printed(tmp_path: Path, source: Source) -> None:
+    held = prepared(tmp_path, source)
+    with pytest.raises(BadData, match="only an encoder"):
+        beside.write(held, print)
+    assert beside.read(held.config) == []
+    held.config.folder.mkdir()
+    row = {"model": "another", "parameters": 1234, "loss": 0.25, "order": 0.5}
+    (held.config.folder / beside.FILE).write_text(json.dumps([row]))
+    assert "| another | 1,234 | 0.250 | 0.500 |" in report._beside(beside.read(held.config))
