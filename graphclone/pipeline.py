@@ -165,11 +165,11 @@ def plan(
 
 def refuse_unreachable(anatomy: Anatomy, target: Target, *, importance: str, method: str, depth: str) -> None:
     """What ``plan`` would refuse whatever is measured, before anything is. Raises InvalidTarget."""
-    from graphclone import planner
+    from graphclone import best, planner
     from graphclone.surgery.corrections.passes import refuse_unfit
 
     planner.refuse_unreachable(anatomy, target, importance=importance, method=method, depth=depth)
-    refuse_unfit(anatomy, planner.settled(method, None))
+    refuse_unfit(anatomy, best.settled(method, None, anatomy, target))
 
 
 def clone(

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from graphclone import best
 from graphclone.anatomy.parts import Anatomy, Attention, Block, NeuronGroup, Stack
 from graphclone.errors import InvalidTarget
-from graphclone.plan import BEST, Plan, with_best
+from graphclone.plan import BEST, Plan
 from graphclone.statistics.depth import BEST as BEST_DEPTH
 from graphclone.statistics.depth import choose
 from graphclone.statistics.depth import refuse_unknown as refuse_unknown_depth
@@ -45,8 +46,8 @@ def plan(
     asked = target.asked()
     find(importance)
     refuse_unknown_depth(depth)
-    method = settled(method, statistics)
-    depth = depth_beside(method, depth)
+    depth = best.depth_beside(method, depth)
+    method = best.settled(method, statistics, anatomy, target)
     wide = set(asked) - {"layers"}
     scores = score(importance, anatomy, statistics, weights) if wide else {}
     chooser = _Chooser(anatomy, importance, scores, statistics)
@@ -81,21 +82,6 @@ def plan(
         drop_feed_forward=without["drop_ffn"],
         repeat_blocks=repeated,
     )
-
-
-def settled(method: str, statistics: Statistics | None) -> str:
-    """``best`` as passes, alone or beside others: norm-gain, and least squares where second moments were measured; what
-    needs no statistics where there are none (docs/decisions/0012)."""
-    if statistics is None:
-        return with_best(method, "paper")
-    moments = any("moment" in held for held in statistics.sites.values())
-    return with_best(method, "norm-gain+least-squares" if moments else "norm-gain")
-
-
-def depth_beside(method: str, depth: str) -> str:
-    """``best`` beside the paper's scaling is the paper's: there the middle's going trains better, and by influence
-    beside anything else (docs/decisions/0022)."""
-    return "paper" if depth == BEST_DEPTH and "paper" in method.split("+") else depth
 
 
 def refuse_unreachable(anatomy: Anatomy, target: Target, *, importance: str, method: str, depth: str) -> None:

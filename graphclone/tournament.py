@@ -45,6 +45,7 @@ METHODS: tuple[Method, ...] = (
     Method("the middle blocks go", depth="paper"),
     Method("the paper's", "paper", "paper", "paper"),
     Method("weights scaled as by the paper", method="paper"),
+    Method("norms and products corrected", method="norm-gain+least-squares"),
     Method("evenly spaced neurons", importance="uniform"),
     Method("the first neurons", importance="first"),
 )

@@ -53,6 +53,7 @@ class Arm:
 
 
 BEST = ("equal-vote", "best", "best")  # ranking, correction, blocks
+CORRECTED = "norm-gain+least-squares"  # what ``best`` is, but under pre-norm LayerNorms
 ROWS: tuple[Arm, ...] = (
     Arm("random", "first", "none", drawn="all", shows="normal(0, 0.02), gains one, biases zero"),
     Arm("random-cosine", "first", "none", drawn="all", schedule="cosine", against="random", shows="the schedule"),
@@ -68,6 +69,10 @@ ROWS: tuple[Arm, ...] = (
     Arm("paper+influence", depth="block-influence", against="paper", shows="the depth rule alone: least influence"),
     Arm("paper+stride", depth="uniform", against="paper", shows="the depth rule alone: evenly spaced"),
     Arm("default", *BEST, against="paper", shows="graphclone as it comes"),
+    Arm(
+        "corrected", BEST[0], CORRECTED, "best", against="default", shows="norms and products corrected, nothing scaled"
+    ),
+    Arm("corrected+middle", BEST[0], CORRECTED, "paper", against="corrected", shows="the middle blocks go"),
     Arm("default-squares", "equal-vote", "norm-gain", "best", against="default", shows="without least squares"),
     Arm("default-gain", "equal-vote", "least-squares", "best", against="default", shows="without the norm gain"),
     Arm("default+middle", *BEST[:2], "paper", against="default", shows="the middle blocks go"),

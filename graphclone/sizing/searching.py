@@ -10,10 +10,10 @@ import numpy as np
 
 from graphclone import saving
 from graphclone.anatomy.parts import Anatomy
+from graphclone.best import depth_beside
 from graphclone.errors import InvalidTarget
 from graphclone.graph import Model
 from graphclone.plan import Plan
-from graphclone.planner import depth_beside, settled
 from graphclone.planner import plan as make_plan
 from graphclone.sizing import candidates
 from graphclone.sizing.budget import Budget
@@ -154,7 +154,7 @@ class _Search:
         shapes = candidates.enumerate_shapes(self.anatomy)
         parameters = candidates.parameters(self.census, shapes, self._tokens)
         scores = score(self.how.importance, self.anatomy, self.statistics, self.model.constants())
-        depth = depth_beside(settled(self.how.method, self.statistics), self.how.depth)
+        depth = depth_beside(self.how.method, self.how.depth)
         predicted = candidates.predicted_loss(self.anatomy, scores, self.statistics, shapes, depth)
         amounts = {"params": parameters}
         if "size" in goals:

@@ -1,0 +1,40 @@
+"""What ``best`` stands for, the default of ``--method`` and ``--depth``: which correction, and which blocks go.
+
+Decided by training, not by the loss before it: docs/decisions/0012, 0022 and 0023.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+from graphclone.anatomy.parts import Anatomy
+from graphclone.plan import with_best
+from graphclone.statistics.depth import BEST as BEST_DEPTH
+from graphclone.statistics.store import Statistics
+from graphclone.target import Target
+
+
+def settled(method: str, statistics: Statistics | None, anatomy: Anatomy, target: Target) -> str:
+    """``best`` as passes, alone or beside others: norm-gain, and least squares where second moments were measured; the
+    paper's scaling where there are no statistics (docs/decisions/0012), and where a stream that LayerNorms read before
+    each part of a block is narrowed: there it trains better (docs/decisions/0023)."""
+    if statistics is None or narrows_layer_norms(anatomy, target):
+        return with_best(method, "paper")
+    moments = any("moment" in held for held in statistics.sites.values())
+    return with_best(method, "norm-gain+least-squares" if moments else "norm-gain")
+
+
+def narrows_layer_norms(anatomy: Anatomy, target: Target) -> bool:
+    """Whether a target asks for fewer neurons of a residual stream that LayerNorms read, pre-norm."""
+    asked = target.asked().get("hidden")
+    return isinstance(asked, int | Fraction) and any(
+        (asked < stack.hidden if isinstance(asked, int) else asked < 1)
+        and any(n.kind == "LayerNorm" and n.placement == "pre" for block in stack.blocks for n in block.norms)
+        for stack in anatomy.stacks
+    )
+
+
+def depth_beside(method: str, depth: str) -> str:
+    """``best`` beside the paper's scaling, where that was asked for, is the paper's: there the middle's going trains
+    better, and by influence beside anything else (docs/decisions/0022)."""
+    return "paper" if depth == BEST_DEPTH and "paper" in method.split("+") else depth
