@@ -23,7 +23,7 @@ import onnx_graphsurgeon as gs
 from google.protobuf.message import DecodeError
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
-from graphclone import folders, inside
+from graphclone import folders, inside, pages
 from graphclone.errors import BadModel
 from graphclone.fingerprint import Fingerprint
 from graphclone.normal_form import normalise
@@ -199,7 +199,7 @@ class _TensorReader:
         data = self._maps.get(file)
         if data is None:
             try:
-                data = np.memmap(file, mode="r") if file.stat().st_size else np.empty(0, np.uint8)
+                data = pages.mapped(file) if file.stat().st_size else np.empty(0, np.uint8)
             except OSError as reason:  # no right to read it, or more files than a process may open (ulimit -n)
                 raise BadModel(f"{file}: external data of {name} cannot be read ({reason.strerror})") from None
             self._maps[file] = data

@@ -8,6 +8,7 @@ output, and never holds the whole. Whoever asks for ``tensor.values`` gets all o
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -61,17 +62,17 @@ class Recipe(LazyValues):  # type: ignore[misc]  # onnx-graphsurgeon has no type
         there = tuple(self._at(axis, index) for axis, index in enumerate(place))
         if isinstance(self.source, Recipe):
             self.source.expect(there)
-        elif place:
-            span, low = _span(self.source, there)
-            pages.expect(span, None if isinstance(there[-1], slice) else there[-1] - low)
+        elif there:
+            pages.expect(self.source[there[:-1]], there[-1])
 
     def make(self, place: Place) -> Array:
         """One piece of the result, in memory of its own."""
-        piece = _read(self.source, tuple(self._at(axis, index) for axis, index in enumerate(place)))
         lead = max(len(place) - 1, 0)
-        for axis in sorted(self.takes):
-            if axis > lead:
-                piece = np.take(piece, self.takes[axis], axis=axis - lead)
+        across = [axis for axis in sorted(self.takes) if axis > lead]
+        there = tuple(self._at(axis, index) for axis, index in enumerate(place))
+        piece = _read(self.source, there, _scratch.memory if across else _new)
+        for axis in across:
+            piece = _take(piece, self.takes[axis], axis - lead)
         return piece if self.finish is None else self.finish(piece, place)
 
     def _at(self, axis: int, index: Any) -> Any:
@@ -89,23 +90,48 @@ class Recipe(LazyValues):  # type: ignore[misc]  # onnx-graphsurgeon has no type
         return _places(self.shape, widest, self.dtype.itemsize, budget)
 
 
-def _span(source: Array, place: Place) -> tuple[Array, int]:
-    """The smallest run of rows of an array in which a place lies, and the first of them."""
-    lead, rows = place[:-1], place[-1]
-    low, high = (rows.start, rows.stop) if isinstance(rows, slice) else (int(rows.min()), int(rows.max()) + 1)
-    return source[lead][low:high], low
-
-
-def _read(source: Array | Recipe, place: Place) -> Array:
+def _read(source: Array | Recipe, place: Place, memory: Callable[[int], Array]) -> Array:
     """A copy, after which no page of the source is held."""
     if isinstance(source, Recipe):
         return source.make(place)
-    if not place:
-        return source.copy()
-    span, low = _span(source, place)
-    taken: Array = span.copy() if isinstance(place[-1], slice) else np.take(span, place[-1] - low, axis=0)
-    pages.release(span)
-    return taken
+    return pages.take(source[place[:-1]], place[-1], memory) if place else source.copy()
+
+
+def _take(piece: Array, ids: Ids, axis: int) -> Array:
+    """``np.take``; heads and whatever else stays in runs of 2^n is taken a run at a time, many times faster."""
+    shape, width = piece.shape, _width(ids, piece.shape[axis])
+    runs = piece.reshape(*shape[:axis], shape[axis] // width, width, *shape[axis + 1 :])
+    return np.take(runs, ids[::width] // width, axis=axis).reshape(*shape[:axis], len(ids), *shape[axis + 1 :])
+
+
+def _width(ids: Ids, size: int) -> int:
+    """The longest runs, of a power of two, that ids are made of and that divide the axis."""
+    width = 1
+    while len(ids) % (2 * width) == size % (2 * width) == 0 and width < 256:
+        runs = ids.reshape(-1, 2, width)[:, :, 0]
+        if not ((runs[:, 0] % (2 * width) == 0) & (runs[:, 1] == runs[:, 0] + width)).all():
+            break
+        width *= 2
+    return width
+
+
+class _Scratch(threading.local):
+    """Memory of one thread, for what is read and not kept: new memory is slow when it is first touched."""
+
+    held: Array = np.empty(0, np.uint8)
+
+    def memory(self, size: int) -> Array:
+        """So many bytes, of whatever is in them."""
+        if self.held.size < size:
+            self.held = np.empty(size, np.uint8)
+        return self.held[:size]
+
+
+_scratch = _Scratch()
+
+
+def _new(size: int) -> Array:
+    return np.empty(size, np.uint8)
 
 
 def _places(shape: tuple[int, ...], widest: list[int], itemsize: int, budget: int) -> Iterator[Place]:
