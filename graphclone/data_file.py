@@ -38,7 +38,7 @@ class DataFile:
         self._free = [np.frombuffer(mmap.mmap(-1, BLOCK), np.uint8) for _ in range(BLOCKS)]  # which begins on a page
         self._block, self._filled = self._free.pop(), 0
         self._past_cache, self._cached = bool(PAST_CACHE), 0
-        self._file = open(path, "wb", buffering=0, opener=self._open)
+        self._file = open(path, "wb", buffering=0, opener=self._open)  # noqa: SIM115  closed in __exit__
         self._writer, self._flusher = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
         self._writes: deque[Future[Array]] = deque()
         self._flushes: list[Future[None]] = []
@@ -60,8 +60,10 @@ class DataFile:
         try:
             if failed is None:
                 self._send()
-                for done in (*self._writes, *self._flushes):
-                    done.result()
+                for write in self._writes:
+                    write.result()
+                for flush in self._flushes:
+                    flush.result()
                 os.fsync(self._file.fileno())
         finally:
             self._writer.shutdown(cancel_futures=True)

@@ -23,7 +23,7 @@ import onnx_graphsurgeon as gs
 from google.protobuf.message import DecodeError
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
-from graphclone import folders, inside, pages
+from graphclone import folders, garbage, inside, pages
 from graphclone.errors import BadModel
 from graphclone.fingerprint import Fingerprint
 from graphclone.normal_form import normalise
@@ -84,6 +84,7 @@ class Model:
         return replace(self.copy(), path=None, external_files=(), fingerprint=None)
 
 
+@garbage.kept()
 def load(path: str | Path) -> Model:
     """Read an ONNX file, or the one of a folder; weights in external data stay on disk.
 
@@ -235,6 +236,7 @@ def to_proto(model: Model, location: str = "weights") -> tuple[onnx.ModelProto, 
     return proto, {name: np.require(tensor.values, requirements=["ALIGNED"]) for name, tensor in tensors.items()}
 
 
+@garbage.kept()
 def skeleton(model: Model, location: str = "weights") -> tuple[onnx.ModelProto, dict[str, gs.Constant]]:
     """``to_proto``, with the initializers themselves, so that recipes stay recipes."""
     graph = model.graph

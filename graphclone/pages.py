@@ -57,7 +57,7 @@ def mapped(path: Path) -> Array:
     """The bytes of a file that is not empty, read-only; none is read before it is looked at."""
     with path.open("rb") as stream:
         data = np.memmap(stream, mode="r")
-        origin = _Origin(os.path.abspath(path), _identity(stream.fileno()), byte_bounds(data)[0])
+        origin = _Origin(str(path.resolve()), _identity(stream.fileno()), byte_bounds(data)[0])
     held = _map_of(data)
     assert held is not None
     _origins[held] = origin

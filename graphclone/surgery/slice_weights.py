@@ -22,6 +22,7 @@ from graphclone.surgery.cut import Cut
 
 Array = np.ndarray[Any, Any]
 Use = tuple[str, int]  # node key, input index
+Key = tuple[str, tuple[tuple[int, bytes], ...], bytes]  # initializer, axes and what is taken of them, correction
 LOOKED_UP = 1 << 15  # numbers at once
 LAZY_ABOVE = 1 << 20  # bytes of a slice that is cut when it is written, not when the clone is made
 
@@ -104,7 +105,9 @@ def _looked_up(piece: Array, table: Array) -> Array:
     made = np.empty(places.shape, table.dtype)
     for start in range(0, len(places), LOOKED_UP):
         end = start + LOOKED_UP
-        np.take(table, places[start:end], out=made[start:end], mode="clip")  # which checks nothing: all are in the table
+        np.take(
+            table, places[start:end], out=made[start:end], mode="clip"
+        )  # which checks nothing: all are in the table
     return made.reshape(piece.shape)
 
 
@@ -150,7 +153,7 @@ def slice_weights(model: Model, cut: Cut, corrections: Mapping[Use, Correction])
     slots: dict[tuple[str, Use | None], dict[int, Slot]] = {}
     for slot in cut.trace.slots:
         slots.setdefault((slot.tensor, slot.use), {})[slot.axis] = slot
-    made: dict[tuple[str, bytes], gs.Constant] = {}
+    made: dict[Key, gs.Constant] = {}
     for node in model.graph.nodes:
         for position, tensor in enumerate(node.inputs):
             if isinstance(tensor, gs.Constant):
@@ -170,10 +173,10 @@ def _sliced(
     tensor: gs.Constant,
     taken: dict[int, Ids],
     correction: Correction,
-    made: dict[tuple[str, bytes], gs.Constant],
+    made: dict[Key, gs.Constant],
     found: Slices,
 ) -> gs.Constant:
-    key = (tensor.name, repr(sorted((a, t.tobytes()) for a, t in taken.items())).encode() + correction.key)
+    key = (tensor.name, tuple(sorted((a, t.tobytes()) for a, t in taken.items())), correction.key)
     if key in made:
         return made[key]
     whole = held(tensor)
