@@ -112,10 +112,12 @@ def _from_file(array: Array, rows: slice | Ids, memory: Callable[[int], Array]) 
         if file is None:
             return None
         made = memory(count * row)
-        left = made.data
+        place = 0
         for start, size in zip((begin + starts * row).tolist(), ((ends - starts) * row).tolist(), strict=True):
-            _fill(left[:size], file, start, origin.path)
-            left = left[size:]
+            part = made.data[place : place + size]
+            if os.preadv(file, (part,), start) != size:
+                _fill(part, file, start, origin.path)
+            place += size
     return made.view(array.dtype).reshape((count, *array.shape[1:]))
 
 

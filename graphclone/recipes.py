@@ -26,7 +26,9 @@ Ids = np.ndarray[Any, np.dtype[np.int64]]
 Place = tuple[Any, ...]
 Finish = Callable[[Array, Place], Array]
 
-PIECE = 1 << 20  # bytes read or made at a time
+Memory = Callable[[int], Array]  # gives so many bytes, to be written into
+
+PIECE = 1 << 19  # bytes made at a time, of twice as many: they and what is made on the way stay in a processor's cache
 
 
 class Recipe(LazyValues):  # type: ignore[misc]  # onnx-graphsurgeon has no types
@@ -38,6 +40,9 @@ class Recipe(LazyValues):  # type: ignore[misc]  # onnx-graphsurgeon has no type
 
     def __init__(self, source: Array | Recipe, takes: Mapping[int, Ids], finish: Finish | None = None) -> None:
         self.source, self.takes, self.finish = source, dict(takes), finish
+        for axis, ids in self.takes.items():
+            if len(ids) and not 0 <= ids.min() <= ids.max() < source.shape[axis]:
+                raise IndexError(f"positions {ids.min()} to {ids.max()} of an axis of {source.shape[axis]}")
         self.shape: tuple[int, ...] = tuple(
             len(takes[k]) if k in takes else size for k, size in enumerate(source.shape)
         )
@@ -67,13 +72,20 @@ class Recipe(LazyValues):  # type: ignore[misc]  # onnx-graphsurgeon has no type
 
     def make(self, place: Place) -> Array:
         """One piece of the result, in memory of its own."""
+        return self._made(place, _new)
+
+    def _made(self, place: Place, memory: Memory) -> Array:
         lead = max(len(place) - 1, 0)
-        across = [axis for axis in sorted(self.takes) if axis > lead]
         there = tuple(self._at(axis, index) for axis, index in enumerate(place))
-        piece = _read(self.source, there, _scratch.memory if across else _new)
-        for axis in across:
-            piece = _take(piece, self.takes[axis], axis - lead)
-        return piece if self.finish is None else self.finish(piece, place)
+        across = [axis for axis in sorted(self.takes) if axis > lead]
+        memories = [_scratch.memory] * (len(across) + (self.finish is not None)) + [memory]
+        piece = _read(self.source, there, memories[0])
+        for axis, to in zip(across, memories[1:], strict=False):
+            piece = _take(piece, self.takes[axis], axis - lead, to)
+        if self.finish is None:
+            return piece
+        made = self.finish(piece, place)
+        return made.copy() if np.may_share_memory(made, piece) else made
 
     def _at(self, axis: int, index: Any) -> Any:
         """Positions of the source; a range where they are one, which is read without copying."""
@@ -90,24 +102,30 @@ class Recipe(LazyValues):  # type: ignore[misc]  # onnx-graphsurgeon has no type
         return _places(self.shape, widest, self.dtype.itemsize, budget)
 
 
-def _read(source: Array | Recipe, place: Place, memory: Callable[[int], Array]) -> Array:
+def _read(source: Array | Recipe, place: Place, memory: Memory) -> Array:
     """A copy, after which no page of the source is held."""
     if isinstance(source, Recipe):
-        return source.make(place)
+        return source._made(place, memory)
     return pages.take(source[place[:-1]], place[-1], memory) if place else source.copy()
 
 
-def _take(piece: Array, ids: Ids, axis: int) -> Array:
+def _take(piece: Array, ids: Ids, axis: int, memory: Memory) -> Array:
     """``np.take``; heads and whatever else stays in runs of 2^n is taken a run at a time, many times faster."""
-    shape, width = piece.shape, _width(ids, piece.shape[axis])
-    runs = piece.reshape(*shape[:axis], shape[axis] // width, width, *shape[axis + 1 :])
-    return np.take(runs, ids[::width] // width, axis=axis).reshape(*shape[:axis], len(ids), *shape[axis + 1 :])
+    before, size, after = piece.shape[:axis], piece.shape[axis], piece.shape[axis + 1 :]
+    width = _width(ids, size)
+    runs = piece.reshape(*before, size // width, width, *after)
+    made = memory(piece.itemsize * math.prod((*before, len(ids), *after))).view(piece.dtype)
+    made = made.reshape(*before, len(ids) // width, width, *after)
+    np.take(
+        runs, ids[::width] // width, axis=axis, out=made, mode="clip"
+    )  # "raise" would make a copy; they are checked
+    return made.reshape(*before, len(ids), *after)
 
 
 def _width(ids: Ids, size: int) -> int:
     """The longest runs, of a power of two, that ids are made of and that divide the axis."""
     width = 1
-    while len(ids) % (2 * width) == size % (2 * width) == 0 and width < 256:
+    while ids.size and len(ids) % (2 * width) == size % (2 * width) == 0 and width < 256:
         runs = ids.reshape(-1, 2, width)[:, :, 0]
         if not ((runs[:, 0] % (2 * width) == 0) & (runs[:, 1] == runs[:, 0] + width)).all():
             break
@@ -116,12 +134,17 @@ def _width(ids: Ids, size: int) -> int:
 
 
 class _Scratch(threading.local):
-    """Memory of one thread, for what is read and not kept: new memory is slow when it is first touched."""
+    """Memory of one thread for what is not kept: new memory is slow when it is first touched.
 
-    held: Array = np.empty(0, np.uint8)
+    Two pieces in turn, as each step reads what the one before it made.
+    """
+
+    def __init__(self) -> None:
+        self.held, self.other = np.empty(0, np.uint8), np.empty(0, np.uint8)
 
     def memory(self, size: int) -> Array:
-        """So many bytes, of whatever is in them."""
+        """So many bytes, of whatever is in them; valid until the call after the next."""
+        self.held, self.other = self.other, self.held
         if self.held.size < size:
             self.held = np.empty(size, np.uint8)
         return self.held[:size]

@@ -60,6 +60,24 @@ def test_a_recipe_of_a_recipe(rng, budget):
     assert joined(Recipe(inner, second), budget) == expected.tobytes()
 
 
+@pytest.mark.parametrize("finish", [lambda piece, _: piece, lambda piece, _: piece[..., ::-1]])
+def test_pieces_do_not_share_memory(rng, finish):
+    """Of one thread: what is read on the way lies where it lay for the piece before."""
+    source = rng.standard_normal((40, 6))
+    takes = {0: np.arange(1, 40, 2), 1: np.array([1, 4, 2])}
+    expected = finish(taken(source, takes), ())
+    for recipe in (Recipe(source, takes, finish), Recipe(Recipe(source, takes), {}, finish)):
+        made = [recipe.make(place) for place in recipe.places(100)]
+        assert len(made) > 2
+        assert np.array_equal(np.concatenate(made), expected)
+
+
+@pytest.mark.parametrize("position", [-1, 6])
+def test_a_position_that_is_not_there(rng, position):
+    with pytest.raises(IndexError, match="of an axis of 6"):
+        Recipe(rng.standard_normal((40, 6)), {1: np.array([2, position])})
+
+
 def test_a_piece_is_told_where_it_lies(rng):
     source = rng.standard_normal((4, 3, 5))
     gain = rng.standard_normal((4, 3, 5))
@@ -68,7 +86,7 @@ def test_a_piece_is_told_where_it_lies(rng):
         assert joined(recipe, budget) == (source * gain).tobytes()
 
 
-EXAMPLES = [np.arange(24.0).reshape(4, 6).T, np.float16([[3]]), np.empty((0, 3)), np.int8(1)]
+EXAMPLES = [np.arange(24.0).reshape(4, 6).T, np.float16([[3]]), np.empty((0, 3)), np.empty((3, 0)), np.int8(1)]
 
 
 @pytest.mark.parametrize("values", EXAMPLES)
@@ -208,7 +226,7 @@ def test_runs_are_taken_as_single_positions_are(rng, ids, axis):
     shape = [3, 2, 5]
     shape[axis] = 1600
     piece = rng.standard_normal(shape)
-    assert np.array_equal(recipes._take(piece, ids, axis), np.take(piece, ids, axis=axis))
+    assert np.array_equal(recipes._take(piece, ids, axis, recipes._new), np.take(piece, ids, axis=axis))
 
 
 def test_runs_are_as_long_as_all_of_them_are():
