@@ -25,7 +25,7 @@ from graphclone.errors import BadModel
 Array = np.ndarray[Any, Any]
 Ids = np.ndarray[Any, np.dtype[np.int64]]
 GAP = 1 << 14  # bytes that are read along with what lies around them: to leave them out would cost another request
-RUN = 1 << 12  # bytes that one call must read on average; rows that lie more scattered are copied from the map
+RUN = 1 << 12  # bytes that are copied as quickly as another call is made
 
 
 @dataclass(frozen=True)
@@ -105,20 +105,20 @@ def _from_file(array: Array, rows: slice | Ids, memory: Callable[[int], Array]) 
         return None
     begin, row = byte_bounds(array)[0] - origin.address, array.strides[0]
     starts, ends = _runs(rows)
-    count = int((ends - starts).sum())
-    if count * row < RUN * len(starts):
-        return None
+    if not isinstance(rows, slice) and (ends.max() - starts.min()) * row < RUN * len(starts):  # one call for all
+        low = int(starts.min())
+        span = _from_file(array, slice(low, int(ends.max())), memory)
+        return None if span is None else np.take(span, rows - low, axis=0)
     with origin.opened() as file:
         if file is None:
             return None
-        made = memory(count * row)
-        place = 0
+        made, place = memory(int((ends - starts).sum()) * row), 0
         for start, size in zip((begin + starts * row).tolist(), ((ends - starts) * row).tolist(), strict=True):
             part = made.data[place : place + size]
             if os.preadv(file, (part,), start) != size:
                 _fill(part, file, start, origin.path)
             place += size
-    return made.view(array.dtype).reshape((count, *array.shape[1:]))
+    return made.view(array.dtype).reshape((-1, *array.shape[1:]))
 
 
 def _fill(part: memoryview, file: int, start: int, path: str) -> None:
