@@ -8,8 +8,10 @@ rows ahead of time is a hint that changes no number.
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +27,8 @@ from graphclone.errors import BadModel
 Array = np.ndarray[Any, Any]
 Ids = np.ndarray[Any, np.dtype[np.int64]]
 GAP = 1 << 14  # bytes that are read along with what lies around them: to leave them out would cost another request
+PARTS = 512  # of memory that one call fills, of 1,024 that POSIX systems take
+SCRAP = np.empty(GAP, np.uint8)  # where gaps are read to: nobody looks at it
 RUN = 1 << 12  # bytes that are copied as quickly as another call is made
 
 
@@ -82,12 +86,52 @@ def expect(array: Array, rows: slice | Ids) -> None:
     origin = _origin(array)
     if origin is None or not hasattr(os, "posix_fadvise"):
         return
-    begin, row = byte_bounds(array)[0] - origin.address, array.strides[0]
+    begin, row = byte_bounds(array)[0], array.strides[0]
     starts, ends = _runs(rows if isinstance(rows, slice) else np.sort(rows), max(GAP // max(row, 1), 0))
+    low, high = begin + starts * row, begin + ends * row
+    if _asked_at_once(low - low % mmap.PAGESIZE, high):
+        return
     with origin.opened() as file:
         if file is not None:
-            for start, size in zip((begin + starts * row).tolist(), ((ends - starts) * row).tolist(), strict=True):
+            for start, size in zip((low - origin.address).tolist(), (high - low).tolist(), strict=True):
                 os.posix_fadvise(file, start, size, os.POSIX_FADV_WILLNEED)
+
+
+def _asked_at_once(low: Ids, high: Ids) -> bool:
+    """Ask for all runs in one call, which Linux has since 5.10: between many short ones Python's threads wait for each
+    other longer than the calls take."""
+    if _process_madvise is None:
+        return False
+    runs = np.stack([low, high - low], axis=1).astype(np.uintp)
+    with _this_process() as process:
+        return process is not None and all(
+            _process_madvise(process, part.ctypes.data, len(part), mmap.MADV_WILLNEED, 0) >= 0
+            for part in np.split(runs, range(PARTS, len(runs), PARTS))
+        )
+
+
+@contextmanager
+def _this_process() -> Iterator[int | None]:
+    try:
+        handle = os.pidfd_open(os.getpid())
+    except OSError:
+        yield None
+        return
+    try:
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def _system_call() -> Callable[[int, int, int, int, int], int] | None:
+    found = getattr(ctypes.CDLL(None), "process_madvise", None) if sys.platform == "linux" else None
+    if found is not None:
+        found.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_uint]
+        found.restype = ctypes.c_ssize_t
+    return found
+
+
+_process_madvise = _system_call()
 
 
 def release(array: Array) -> None:
@@ -112,21 +156,31 @@ def _from_file(array: Array, rows: slice | Ids, memory: Callable[[int], Array]) 
     with origin.opened() as file:
         if file is None:
             return None
-        made, place = memory(int((ends - starts).sum()) * row), 0
-        for start, size in zip((begin + starts * row).tolist(), ((ends - starts) * row).tolist(), strict=True):
-            part = made.data[place : place + size]
-            if os.preadv(file, (part,), start) != size:
-                _fill(part, file, start, origin.path)
+        sizes, gaps = (ends - starts) * row, np.append(starts[1:] - ends[:-1], -1) * row
+        made, place, at = memory(int(sizes.sum())), 0, -1
+        parts: list[memoryview] = []
+        for start, size, gap in zip((begin + starts * row).tolist(), sizes.tolist(), gaps.tolist(), strict=True):
+            at = start if not parts else at
+            parts.append(made.data[place : place + size])
             place += size
+            if 0 < gap <= GAP and len(parts) < PARTS:
+                parts.append(SCRAP.data[:gap])
+            else:
+                _fill(parts, file, at, origin.path)
+                parts = []
     return made.view(array.dtype).reshape((-1, *array.shape[1:]))
 
 
-def _fill(part: memoryview, file: int, start: int, path: str) -> None:
-    while part:
-        done = os.preadv(file, (part,), start)
+def _fill(parts: list[memoryview], file: int, start: int, path: str) -> None:
+    left = sum(map(len, parts))
+    while left:
+        done = os.preadv(file, parts, start)
         if not done:
             raise BadModel(f"{path}: was cut short while it was open: start again")
-        part, start = part[done:], start + done
+        left, start = left - done, start + done
+        while left and done >= len(parts[0]):
+            done -= len(parts.pop(0))
+        parts[0] = parts[0][done:]
 
 
 def _runs(rows: slice | Ids, gap: int = 0) -> tuple[Ids, Ids]:

@@ -28,7 +28,7 @@ Finish = Callable[[Array, Place], Array]
 
 Memory = Callable[[int], Array]  # gives so many bytes, to be written into
 
-PIECE = 1 << 19  # bytes made at a time, of twice as many: they and what is made on the way stay in a processor's cache
+PIECE = 1 << 21  # bytes made at a time: Python's threads wait for each other at every one
 
 
 class Recipe(LazyValues):  # type: ignore[misc]  # onnx-graphsurgeon has no types

@@ -30,7 +30,7 @@ from graphclone.recipes import Array, Piece, Recipe, held, pieces
 EXTERNAL_ABOVE = 1 << 30  # bytes of weights beyond which they go to files beside the model (protobuf ends at 2 GB)
 ALIGNMENT = 4096  # external tensors start on a page, so that readers can map them (onnx's ExternalData.md)
 WORKERS = min(os.cpu_count() or 1, 4)
-AHEAD = 64  # pieces that the disk reads before one of them is made: requests enough to keep it busy
+AHEAD = 32  # pieces that the disk reads before one of them is made: requests enough to keep it busy
 
 Values = Array | Recipe
 

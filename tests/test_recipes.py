@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 import sys
@@ -149,17 +150,29 @@ def test_arrays_in_memory_are_left_alone(rng):
     assert np.array_equal(numbers, before)
 
 
-@pytest.fixture
-def asked(tmp_path, monkeypatch):
+@pytest.fixture(params=["at once", "one by one"])
+def asked(request, tmp_path, monkeypatch):
     """A mapped matrix with rows of 2 pages, and the runs of its rows that the system is asked to read."""
     if not hasattr(os, "posix_fadvise"):
         pytest.skip("the system cannot be asked")
     row = 2 * mmap.PAGESIZE
     (tmp_path / "weights").write_bytes(bytes(64 * row))
-    runs = []
+    mapped, runs = pages.mapped(tmp_path / "weights").reshape(64, row), []
     monkeypatch.setattr(pages, "GAP", 2 * row)
-    monkeypatch.setattr(os, "posix_fadvise", lambda _, start, size, __: runs.append((start / row, size / row)))
-    return pages.mapped(tmp_path / "weights").reshape(64, row), runs
+    if request.param == "at once":
+        if pages._process_madvise is None:
+            pytest.skip("the system has no such call")
+
+        def ask(process, runs_at, count, *_):
+            held = (ctypes.c_size_t * (2 * count)).from_address(runs_at)
+            runs.extend(((held[k] - mapped.ctypes.data) / row, held[k + 1] / row) for k in range(0, 2 * count, 2))
+            return 0
+
+        monkeypatch.setattr(pages, "_process_madvise", ask)
+    else:
+        monkeypatch.setattr(pages, "_process_madvise", None)
+        monkeypatch.setattr(os, "posix_fadvise", lambda _, start, size, __: runs.append((start / row, size / row)))
+    return mapped, runs
 
 
 def test_the_disk_is_asked_for_the_rows_that_are_taken(asked):
