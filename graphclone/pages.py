@@ -163,7 +163,7 @@ def _from_file(array: Array, rows: slice | Ids, memory: Callable[[int], Array]) 
             at = start if not parts else at
             parts.append(made.data[place : place + size])
             place += size
-            if 0 < gap <= GAP and len(parts) < PARTS:
+            if 0 < gap <= SCRAP.size and len(parts) < PARTS:
                 parts.append(SCRAP.data[:gap])
             else:
                 _fill(parts, file, at, origin.path)
