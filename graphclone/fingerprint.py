@@ -24,7 +24,7 @@ NOTED_ABOVE = 1 << 30  # bytes of files whose fingerprint is noted
 WORKERS = 4  # at least: reading waits for the disk
 SEGMENT = 1 << 26  # bytes of a data file behind one digest
 READ = 1 << 23
-WARMED = 3 << 29  # bytes from the data's beginning that are read while the graph is planned and cut
+WARMED = 3 << 30  # bytes from the data's beginning that are read while the graph is planned and cut
 ASKED = 1 << 20  # of them at a time: the system reads little more for one request
 
 

@@ -23,7 +23,7 @@ import onnx_graphsurgeon as gs
 from google.protobuf.message import DecodeError
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
-from graphclone import folders, inside
+from graphclone import folders, garbage, inside, pages
 from graphclone.errors import BadModel
 from graphclone.fingerprint import Fingerprint
 from graphclone.normal_form import normalise
@@ -84,6 +84,7 @@ class Model:
         return replace(self.copy(), path=None, external_files=(), fingerprint=None)
 
 
+@garbage.kept()
 def load(path: str | Path) -> Model:
     """Read an ONNX file, or the one of a folder; weights in external data stay on disk.
 
@@ -199,7 +200,7 @@ class _TensorReader:
         data = self._maps.get(file)
         if data is None:
             try:
-                data = np.memmap(file, mode="r") if file.stat().st_size else np.empty(0, np.uint8)
+                data = pages.mapped(file) if file.stat().st_size else np.empty(0, np.uint8)
             except OSError as reason:  # no right to read it, or more files than a process may open (ulimit -n)
                 raise BadModel(f"{file}: external data of {name} cannot be read ({reason.strerror})") from None
             self._maps[file] = data
@@ -235,6 +236,7 @@ def to_proto(model: Model, location: str = "weights") -> tuple[onnx.ModelProto, 
     return proto, {name: np.require(tensor.values, requirements=["ALIGNED"]) for name, tensor in tensors.items()}
 
 
+@garbage.kept()
 def skeleton(model: Model, location: str = "weights") -> tuple[onnx.ModelProto, dict[str, gs.Constant]]:
     """``to_proto``, with the initializers themselves, so that recipes stay recipes."""
     graph = model.graph

@@ -18,6 +18,8 @@ import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 
+from graphclone import pages
+
 Array = np.ndarray[Any, Any]
 
 MAPPED_ABOVE = 1 << 25  # bytes of a file; a smaller one is read, and may be written over while its model is in use
@@ -60,7 +62,7 @@ def read(path: Path, above: int = MAPPED_ABOVE) -> tuple[onnx.ModelProto, Mappin
 
 
 def _mapped(path: Path) -> tuple[onnx.ModelProto, dict[str, Array]] | None:
-    bytes_ = np.memmap(path, mode="r")
+    bytes_ = pages.mapped(path)
     data: mmap.mmap = bytes_.base  # type: ignore[assignment]  # which reads single bytes as Python's numbers, quickly
     try:
         around, graph = _without_graph(data)

@@ -15,13 +15,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import Any
 
 import numpy as np
 import onnx
-import xxhash
 from google.protobuf.message import EncodeError
 
+from graphclone.data_file import DataFile
 from graphclone.errors import BadModel, InvalidTarget
 from graphclone.graph import Model, skeleton
 from graphclone.outputs import data_name, staged
@@ -29,9 +29,8 @@ from graphclone.recipes import Array, Piece, Recipe, held, pieces
 
 EXTERNAL_ABOVE = 1 << 30  # bytes of weights beyond which they go to files beside the model (protobuf ends at 2 GB)
 ALIGNMENT = 4096  # external tensors start on a page, so that readers can map them (onnx's ExternalData.md)
-FLUSH_EVERY = 1 << 28  # bytes after which the disk is set to work, so that little is left to wait for at the end
 WORKERS = min(os.cpu_count() or 1, 4)
-AHEAD = 64  # pieces that the disk reads before one of them is made: requests enough to keep it busy
+AHEAD = 32  # pieces that the disk reads before one of them is made: requests enough to keep it busy
 
 Values = Array | Recipe
 
@@ -131,8 +130,12 @@ def _write_beside(proto: onnx.ModelProto, values: Mapping[str, Values], draft: P
     """Stream the weights into files of their own, and the places where they are into the protobuf."""
     for number, shard, offsets in (layout := _layout(proto, values, limit)):
         scratch = draft.with_name("weights")
-        with _DataFile(scratch) as data:
-            data.write([values[tensor.name] for tensor in shard], offsets)
+        arrays = [values[tensor.name] for tensor in shard]
+        ends = [0, *(offset + value.nbytes for offset, value in zip(offsets, arrays, strict=True))]
+        gaps = [bytes(offset - end) for offset, end in zip(offsets, ends, strict=False)]
+        with DataFile(scratch) as data:
+            for piece in _in_order(_prefixed(gaps, arrays)):
+                data.put(piece)
         name = data_name(draft.name, data.digest.hexdigest(), _of(number, layout))
         os.replace(scratch, draft.with_name(name))
         _point(shard, offsets, values, name)
@@ -166,42 +169,6 @@ def _point(shard: Sequence[onnx.TensorProto], offsets: Sequence[int], values: Ma
         where = {"location": name, "offset": offset, "length": values[tensor.name].nbytes}
         for key, value in where.items():
             tensor.external_data.add(key=key, value=str(value))
-
-
-class _DataFile:
-    """A file that is digested as it is written, and flushed while more is made."""
-
-    def __init__(self, path: Path) -> None:
-        self.digest = xxhash.xxh3_128()
-        self._stream: IO[bytes] = path.open("wb")
-        self._flusher = ThreadPoolExecutor(1)
-        self._flushes: list[Future[None]] = []
-        self._written = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        try:
-            self._flusher.shutdown()
-        finally:
-            self._stream.close()
-
-    def write(self, values: Sequence[Values], offsets: Sequence[int]) -> None:
-        """The arrays one after the other, from where each begins."""
-        ends = [0, *(offset + value.nbytes for offset, value in zip(offsets, values, strict=True))]
-        for piece in _in_order(_prefixed([bytes(o - e) for o, e in zip(offsets, ends, strict=False)], values)):
-            self._put(piece)
-        self._stream.flush()
-        for flush in self._flushes:
-            flush.result()
-
-    def _put(self, piece: Array) -> None:
-        self._stream.write(piece.data)
-        self.digest.update(piece.data)
-        before, self._written = self._written, self._written + piece.nbytes
-        if before // FLUSH_EVERY != self._written // FLUSH_EVERY:
-            self._flushes.append(self._flusher.submit(os.fsync, self._stream.fileno()))
 
 
 @dataclass(frozen=True)

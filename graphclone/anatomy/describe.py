@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from graphclone import garbage
 from graphclone.anatomy.attention import attentions
 from graphclone.anatomy.blocks import runs
 from graphclone.anatomy.flows import TABLE
@@ -38,6 +39,7 @@ from graphclone.graph import Model
 FOLLOWS_CACHE = ("head", "kv_head", "group", "qk_dim", "v_dim")  # kinds whose inputs and outputs are a KV cache
 
 
+@garbage.kept()
 def inspect(model: Model) -> Anatomy:
     """Find the blocks, parts and neuron groups of a parent.
 

@@ -53,11 +53,11 @@ class IdSpace:
     def find(self, ids: Ids) -> Ids:
         """The representative of each id (pointer jumping, with path compression)."""
         root = self._parent[ids]
-        while True:
-            above = self._parent[root]
-            if np.array_equal(above, root):
-                break
-            root = above
+        above = self._parent[root]
+        if (above == root).all():  # nearly always
+            return root
+        while not (above == root).all():
+            root, above = above, self._parent[above]
         self._parent[ids] = root
         return root
 
@@ -93,10 +93,15 @@ class IdSpace:
         if not seen.size:
             return seen
         while frontier.size:
-            below = np.unique(self.find(np.concatenate([self._left[frontier], self._right[frontier]])))
-            frontier = np.setdiff1d(below[self._left[below] != UNDEFINED], seen)
+            below = self.find(np.concatenate([self._left[frontier], self._right[frontier]]))
+            below = below[self._left[below] != UNDEFINED]
+            if not below.size:  # nearly always: nothing but neurons lies below
+                break
+            frontier = np.setdiff1d(below, seen)
             seen = np.union1d(seen, frontier)
         left, right = self.find(self._left[seen]), self.find(self._right[seen])
+        if not (self._left[left] != UNDEFINED).any() and not (self._left[right] != UNDEFINED).any():
+            return seen[:0]
         while True:  # peel what has no conjunction below it, or none above it
             inner = np.isin(left, seen) | np.isin(right, seen)
             inner &= np.isin(seen, left) | np.isin(seen, right)

@@ -13,7 +13,7 @@ from itertools import pairwise
 
 from graphclone.anatomy.groups import Group, Grouping
 from graphclone.anatomy.segments import PRODUCTS, Run, Segment
-from graphclone.anatomy.trace import Trace, node_key
+from graphclone.anatomy.trace import Trace
 
 LONGEST_PATTERN = 8  # segments of a block: two attentions and a feed-forward, each with norms of its own
 
@@ -142,8 +142,8 @@ def _is_norm(segment: Segment) -> bool:
 
 def is_attention(trace: Trace, segment: Segment) -> bool:
     """Holds a softmax between two products of activations, or an operator that fuses them."""
-    names = {node_key(n) for n in segment.nodes}
-    kinds = {n.kind for n in trace.notes if node_key(n.node) in names}
+    nodes = {id(n) for n in segment.nodes}
+    kinds = {n.kind for n in trace.notes if id(n.node) in nodes}
     return "attention" in kinds or ("softmax" in kinds and "product" in kinds)
 
 

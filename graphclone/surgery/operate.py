@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import onnx_graphsurgeon as gs
 
+from graphclone import garbage
 from graphclone.anatomy.describe import describe, examine
 from graphclone.anatomy.flows import TABLE
 from graphclone.anatomy.groups import Grouping
@@ -33,6 +34,7 @@ from graphclone.surgery.tables import pick_from_tables
 from graphclone.surgery.tokens import count_tokens_anew
 
 
+@garbage.kept()
 def clone(
     model: Model,
     anatomy: Anatomy,

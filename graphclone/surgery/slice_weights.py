@@ -22,6 +22,8 @@ from graphclone.surgery.cut import Cut
 
 Array = np.ndarray[Any, Any]
 Use = tuple[str, int]  # node key, input index
+Key = tuple[str, tuple[tuple[int, bytes], ...], bytes]  # initializer, axes and what is taken of them, correction
+LOOKED_UP = 1 << 15  # numbers at once
 LAZY_ABOVE = 1 << 20  # bytes of a slice that is cut when it is written, not when the clone is made
 
 
@@ -79,7 +81,7 @@ def _scaled(piece: Array, scale: float | Array, name: str, table: Array | None =
     wide = np.promote_types(piece.dtype, np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
         made: Array = (
-            np.take(table, piece.view(np.uint16))
+            _looked_up(piece, table)
             if table is not None
             else np.asarray(piece.astype(wide) * np.asarray(scale, wide)).astype(piece.dtype)
         )
@@ -97,11 +99,24 @@ def _table(dtype: np.dtype[Any], scale: float) -> Array:
         return (every * np.float32(scale)).astype(dtype)
 
 
+def _looked_up(piece: Array, table: Array) -> Array:
+    """A bit at a time: NumPy makes eight bytes of each number to look it up, which should not leave the cache."""
+    places = np.ascontiguousarray(piece).reshape(-1).view(np.uint16)
+    made = np.empty(places.shape, table.dtype)
+    for start in range(0, len(places), LOOKED_UP):
+        end = start + LOOKED_UP
+        np.take(
+            table, places[start:end], out=made[start:end], mode="clip"
+        )  # which checks nothing: all are in the table
+    return made.reshape(piece.shape)
+
+
 def _finite(values: Array) -> bool:
     if values.dtype.itemsize != 2:
         return bool(np.isfinite(values).all())
     infinity = np.array(np.inf, values.dtype).view(np.uint16)  # its exponent, all ones, is that of NaN too
-    return not ((values.view(np.uint16) & infinity) == infinity).any()
+    bits = values.view(np.uint16)
+    return not (bits.view(np.int16).max(initial=0) >= infinity or bits.max(initial=0) >= infinity | 1 << 15)
 
 
 def _replaced(cut: Recipe, values: Array, name: str) -> Array:
@@ -138,7 +153,7 @@ def slice_weights(model: Model, cut: Cut, corrections: Mapping[Use, Correction])
     slots: dict[tuple[str, Use | None], dict[int, Slot]] = {}
     for slot in cut.trace.slots:
         slots.setdefault((slot.tensor, slot.use), {})[slot.axis] = slot
-    made: dict[tuple[str, bytes], gs.Constant] = {}
+    made: dict[Key, gs.Constant] = {}
     for node in model.graph.nodes:
         for position, tensor in enumerate(node.inputs):
             if isinstance(tensor, gs.Constant):
@@ -158,10 +173,10 @@ def _sliced(
     tensor: gs.Constant,
     taken: dict[int, Ids],
     correction: Correction,
-    made: dict[tuple[str, bytes], gs.Constant],
+    made: dict[Key, gs.Constant],
     found: Slices,
 ) -> gs.Constant:
-    key = (tensor.name, repr(sorted((a, t.tobytes()) for a, t in taken.items())).encode() + correction.key)
+    key = (tensor.name, tuple(sorted((a, t.tobytes()) for a, t in taken.items())), correction.key)
     if key in made:
         return made[key]
     whole = held(tensor)
