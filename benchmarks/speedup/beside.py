@@ -32,7 +32,7 @@ ABOUT = """paraphrase-MiniLM-L3-v2, three layers of hidden 384, was distilled by
 and never taught to give this parent's embeddings: its cosine is that after the best linear map, fitted on the rows that
 clones are trained on. The order of likeness of all pairs of held-out sentences needs no map. One seed."""
 SHOWN = (NOTHING, PAPER, "default")
-INPUTS, OUTPUT = ("input_ids", "attention_mask"), "output"  # of the other
+INPUTS, OUTPUT = ("input_ids", "attention_mask"), "461"  # of the other: the mean over tokens, which has no better name
 AT_ONCE = 64
 
 
@@ -77,6 +77,8 @@ def _embedded(model: Model, rows: Rows, numbers: Array) -> Array:
     for k in range(0, len(rows["input_ids"]), AT_ONCE):
         fed = {name: rows[name][k : k + AT_ONCE] for name in INPUTS}
         found.append(session.run(fed | {"input_ids": numbers[fed["input_ids"]]})[OUTPUT])
+    if found[0].shape[1:] != (encoder.WIDTH,):
+        raise BadData(f"{CALLED}: its output {OUTPUT} is {list(found[0].shape)}, no embedding a row")
     return _unit(np.concatenate(found))
 
 
