@@ -23,7 +23,8 @@ SEEDED = "random"  # an importance that is drawn anew for each seed
 class Arm:
     """importance, method, depth: as ``clone`` takes them. drawn: what is thrown away of the clone's weights, "all" or
     "directions" (every matrix drawn afresh with the mean and deviation that it had). taught: share of the loss that
-    imitates the parent. schedule: "wsd", or "cosine" as a check of it. against: the arm that differs by one thing.
+    imitates the parent. schedule: "wsd", or "cosine" as a check of it. warmup: in steps; 0: the experiment's. against:
+    the arm that differs by one thing.
     """
 
     name: str
@@ -33,13 +34,15 @@ class Arm:
     drawn: str = ""
     taught: float = 0.0
     schedule: str = "wsd"
+    warmup: int = 0
     against: str = ""
     shows: str = ""
 
     @property
     def blind(self) -> bool:
         """Whether nothing measured of the parent is needed."""
-        return self.importance in ("first", "uniform", SEEDED) and self.method == "none" and self.depth == "paper"
+        unmeasured = self.importance in ("first", "uniform", SEEDED) and self.method in ("none", "paper")
+        return unmeasured and self.depth == "paper"
 
     @property
     def moments(self) -> bool:
@@ -57,22 +60,26 @@ CORRECTED = "norm-gain+least-squares"  # what ``best`` is, but under pre-norm La
 ROWS: tuple[Arm, ...] = (
     Arm("random", "first", "none", drawn="all", shows="normal(0, 0.02), gains one, biases zero"),
     Arm("random-cosine", "first", "none", drawn="all", schedule="cosine", against="random", shows="the schedule"),
+    Arm("random-warm", "first", "none", drawn="all", warmup=64, against="random", shows="a longer warm-up"),
     Arm("random-matched", drawn="directions", against="random", shows="deviations of each matrix"),
-    Arm("first", "first", "none", against="paper-random", shows="the first neurons, unscaled"),
-    Arm("uniform", "uniform", "none", against="paper-random", shows="weight selection: every n-th neuron, unscaled"),
+    Arm("first", "first", "none", against="paper-unscaled", shows="the first neurons instead of ranked ones"),
+    Arm("uniform", "uniform", "none", against="paper-unscaled", shows="weight selection: every n-th neuron"),
     Arm("paper", shows="the paper exactly"),
     Arm("paper-random", SEEDED, against="paper", shows="ranking off: random neurons instead"),
     Arm("paper-unscaled", method="none", against="paper", shows="weight scaling off"),
     Arm("paper+vote", "equal-vote", against="paper", shows="the ranking alone"),
-    Arm("paper+gain", method="norm-gain", against="paper", shows="the norm gain alone"),
+    Arm(
+        "paper+gain", method="norm-gain", against="paper-unscaled", shows="the norm gain alone, which excludes scaling"
+    ),
     Arm("paper+squares", method="paper+least-squares", against="paper", shows="least squares alone"),
     Arm("paper+influence", depth="block-influence", against="paper", shows="the depth rule alone: least influence"),
     Arm("paper+stride", depth="uniform", against="paper", shows="the depth rule alone: evenly spaced"),
-    Arm("default", *BEST, against="paper", shows="graphclone as it comes"),
+    Arm("default", *BEST, against="paper", shows="graphclone as it comes: ranking, correction and blocks at once"),
     Arm(
         "corrected", BEST[0], CORRECTED, "best", against="default", shows="norms and products corrected, nothing scaled"
     ),
     Arm("corrected+middle", BEST[0], CORRECTED, "paper", against="corrected", shows="the middle blocks go"),
+    Arm("default-corrections", "equal-vote", "none", "best", against="default", shows="without any correction"),
     Arm("default-squares", "equal-vote", "norm-gain", "best", against="default", shows="without least squares"),
     Arm("default-gain", "equal-vote", "least-squares", "best", against="default", shows="without the norm gain"),
     Arm("default+middle", *BEST[:2], "paper", against="default", shows="the middle blocks go"),

@@ -18,7 +18,7 @@ from benchmarks.speedup import encoder, runs
 from benchmarks.speedup.arms import ARMS
 from benchmarks.speedup.config import Config
 from benchmarks.speedup.curves import Key
-from benchmarks.speedup.findings import NOTHING, PAPER
+from benchmarks.speedup.findings import PAPER
 from benchmarks.speedup.prepared import Array, Prepared, Rows, Say
 from benchmarks.speedup.training import branches
 from graphclone import outputs, pipeline
@@ -31,7 +31,6 @@ OTHER, CALLED = "paraphrase", "paraphrase-MiniLM-L3-v2"
 ABOUT = """paraphrase-MiniLM-L3-v2, three layers of hidden 384, was distilled by others, on other data, for another use,
 and never taught to give this parent's embeddings: its cosine is that after the best linear map, fitted on the rows that
 clones are trained on. The order of likeness of all pairs of held-out sentences needs no map. One seed."""
-SHOWN = (NOTHING, PAPER, "default")
 INPUTS, OUTPUT = ("input_ids", "attention_mask"), "461"  # of the other: the mean over tokens, which has no better name
 AT_ONCE = 64
 
@@ -41,7 +40,7 @@ def write(held: Prepared, say: Say) -> None:
     if held.config.task != "encoder":
         raise BadData(f"{held.config.name}: only an encoder has a model of its size to stand beside")
     found = [_other(held, say)]
-    for name in SHOWN:
+    for name in (held.config.nothing, PAPER, "default"):
         said, parameters = _trained(held, name, say)
         lost = 1 - _cosine(said, held.held_out["target"])
         found.append(_row(f"{name}, after {held.config.budget} steps", parameters, said, held, lost))

@@ -59,8 +59,8 @@ def timed(held: Prepared, names: Sequence[str]) -> dict[str, Any]:
     found["second pass"] = {}
     for name in names:
         plan = planned(ARMS[name], source, 0)
-        if pipeline.takes_second_pass(source.anatomy, plan):
-            found["second pass"][name] = _reckoned(partial(_kept, source, plan, batches), len(batches))
+        takes = pipeline.takes_second_pass(source.anatomy, plan)
+        found["second pass"][name] = _reckoned(partial(_kept, source, plan, batches), len(batches)) if takes else 0.0
     if any(ARMS[name].taught for name in names):
         parent = teaching.Parent(held)
         rows = [row for row in range(len(held.train["input_ids"])) if row not in parent.said][: FEW + MORE]
@@ -97,5 +97,7 @@ def write(held: Prepared, more: dict[str, Any]) -> None:
     file = held.config.folder / FACTS
     known = json.loads(file.read_text()) if file.is_file() else {}
     held.config.folder.mkdir(parents=True, exist_ok=True)
+    if "second pass" in more:
+        more = more | {"second pass": known.get("second pass", {}) | more["second pass"]}
     with outputs.staged(file) as draft:
         draft.write_text(json.dumps(known | more, indent=1, sort_keys=True) + "\n")

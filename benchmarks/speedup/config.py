@@ -37,6 +37,7 @@ class Config:
     rates, decays: the grids of the learning rate and the weight decay; tuned_at: the divisor of B at which arms are
     tuned (random starts at B itself, where their loss is taken). seeds: of the figures; arms: rows of arms.ARMS.
     longest: the smallest divisor that arms run to with every seed; whole: arms that run to B, as random starts do.
+    nothing: the arm from nothing that the others are held against.
     root: where curves go. device, precision ("bf16": autocast): of PyTorch.
     """
 
@@ -58,6 +59,7 @@ class Config:
     tuning_seed: int = 0
     longest: int = 2
     whole: tuple[str, ...] = ()
+    nothing: str = "random"
     device: str = "cpu"
     precision: str = "fp32"
     about: str = field(default="", compare=False)

@@ -7,9 +7,10 @@ from typing import Any
 
 from benchmarks.speedup.arithmetic import Interval
 from benchmarks.speedup.config import Config
-from benchmarks.speedup.findings import NOTHING, PAPER, Finding
+from benchmarks.speedup.findings import PAPER, Finding
 
-COLOURS = {NOTHING: "#7f7f7f", PAPER: "#d17a22", "default": "#1b6ca8"}
+NOTHING = "#7f7f7f"
+COLOURS = {"random": NOTHING, PAPER: "#d17a22", "default": "#1b6ca8"}
 OTHER = "#b9c9d6"
 
 
@@ -51,8 +52,8 @@ def horizons(config: Config, found: dict[str, Finding], score: str, path: Path) 
         if ends and label is None:
             axes.annotate(name, (ends[-1], means[-1]), fontsize=6, color="#5b6b78", xytext=(3, 0),
                           textcoords="offset points", va="center")  # fmt: skip
-    if NOTHING in found and (level := found[NOTHING].end(config.budget)) is not None:
-        axes.axhline(level, color=COLOURS[NOTHING], linestyle=":", linewidth=1)
+    if config.nothing in found and (level := found[config.nothing].end(config.budget)) is not None:
+        axes.axhline(level, color=NOTHING, linestyle=":", linewidth=1)
     axes.set_xscale("log", base=2)
     axes.set_xlabel("steps of a run, each with its own decay", fontsize=9)
     axes.set_ylabel(f"held-out loss, {score}", fontsize=9)
@@ -64,29 +65,38 @@ def rates(config: Config, found: dict[str, Finding], score: str, path: Path) -> 
     """The loss that each arm was tuned by, by its learning rate."""
     figure, axes = _axes(8, 3.6)
     for name, one in found.items():
+        if one.arm.schedule != "wsd":
+            continue  # it takes another's
         first = next(iter(one.tried))[1]
         held = sorted((rate, loss) for (rate, decay), loss in one.tried.items() if decay == first)
-        label = name if name in COLOURS else None
+        label = f"{name}, after {config.budget}" if one.arm.nothing else name if name in COLOURS else None
         colour = COLOURS.get(name, OTHER)
+        if label is None:
+            axes.annotate(name, held[-1], fontsize=6, color="#5b6b78", xytext=(3, 0), textcoords="offset points")
         axes.plot([r for r, _ in held], [v for _, v in held], color=colour, marker=".", label=label)
         axes.plot([one.rate], [dict(held)[one.rate]], color=colour, marker="o")
     axes.set_xscale("log")
     axes.set_xlabel("learning rate (round: chosen)", fontsize=9)
-    axes.set_ylabel(f"held-out loss, {score}", fontsize=9)
+    axes.set_ylabel(f"loss after {config.steps(config.tuned_at)} steps, {score}", fontsize=9)
     axes.legend(frameon=False, fontsize=8)
     _save(figure, path)
 
 
 def levers(rows: list[tuple[Finding, Interval]], path: Path) -> None:
     """How many times sooner each arm is than the one that it differs from by one thing."""
+    rows = [row for row in rows if row[1].bound != "?"]  # of which nothing is known
     figure, axes = _axes(8, 0.9 + 0.32 * len(rows))
     for k, (_, sooner) in enumerate(reversed(rows)):
         colour = "#1b6ca8" if sooner.low > 1 else "#b5482a" if sooner.high < 1 else "#7f7f7f"
+        if sooner.bound:  # an arrow from the end of the interval that is sure
+            sure, marker = (sooner.low, ">") if sooner.bound == ">" else (sooner.high, "<")
+            axes.plot([sure], [k], color=colour, marker=marker, markersize=8)
+            continue
         axes.plot([sooner.low, sooner.high], [k, k], color=colour, linewidth=2)
         axes.plot([sooner.mean], [k], color=colour, marker="o")
     names = [f"{one.arm.name} against {one.arm.against}" for one, _ in reversed(rows)]
     axes.set_yticks(range(len(rows)), names, fontsize=8)
     axes.axvline(1.0, color="#333333", linewidth=1, linestyle=":")
     axes.set_xscale("log", base=2)
-    axes.set_xlabel("times sooner at the loss of the random start (right is better; 95 % interval)", fontsize=9)
+    axes.set_xlabel("times sooner at the loss of the random start (arrows: at least, at most)", fontsize=9)
     _save(figure, path)

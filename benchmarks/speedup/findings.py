@@ -11,7 +11,7 @@ from benchmarks.speedup.arms import ARMS, Arm
 from benchmarks.speedup.config import Config
 from benchmarks.speedup.curves import Curve, Key
 
-NOTHING, PAPER = "random", "paper"
+PAPER = "paper"
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,9 @@ def of(config: Config) -> dict[str, Finding]:
             found.decay,
             found.tried,
             held[name],
-            _sooner(held.get(NOTHING, {}), held[name], config.budget),
+            _sooner(held.get(config.nothing, {}), held[name], config.budget),
             _sooner(held.get(PAPER, {}), held[name], config.budget),
-            _than(held.get(PAPER, {}), held[name], held.get(NOTHING, {}), config.budget),
+            _than(held.get(PAPER, {}), held[name], held.get(config.nothing, {}), config.budget),
         )
         for name, found in tuned.items()
     }
@@ -93,7 +93,7 @@ def _than(slow: dict[int, Curve], fast: dict[int, Curve], level: dict[int, Curve
 def levers(config: Config, found: dict[str, Finding]) -> list[tuple[Finding, Interval]]:
     """Every arm that differs from another by one thing, and how many times sooner it is at the loss of a start from
     nothing than that other."""
-    level = found[NOTHING].curves if NOTHING in found else {}
+    level = found[config.nothing].curves if config.nothing in found else {}
     rows = []
     for one in found.values():
         other = found.get(one.arm.against)

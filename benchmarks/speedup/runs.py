@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from benchmarks.speedup import curves, teaching
 from benchmarks.speedup.arithmetic import beyond, lowest
@@ -57,7 +57,8 @@ def learner(held: Prepared, arm: Arm, key: Key) -> Learner:
         redrawn(module, pipeline.to_torch(pipeline.reinitialised(clone, key.seed)), key.seed)
     dressed = held.task.dress(module, clone, arm.nothing, key.seed)
     imitate = teaching.imitation(held, arm.taught) if arm.taught else None
-    parts = (held.task, held.config, key.rate, key.decay, held.train, held.held_out, key.seed)
+    config = replace(held.config, warmup=arm.warmup) if arm.warmup else held.config
+    parts = (held.task, config, key.rate, key.decay, held.train, held.held_out, key.seed)
     return Learner(dressed, *parts, imitate=imitate, device=held.config.device)
 
 
