@@ -62,15 +62,15 @@ def of(config: Config) -> dict[str, Finding]:
             found.decay,
             found.tried,
             held[name],
-            _sooner(held.get(config.nothing, {}), held[name], config.budget),
-            _sooner(held.get(PAPER, {}), held[name], config.budget),
+            sooner(held.get(config.nothing, {}), held[name], config.budget),
+            sooner(held.get(PAPER, {}), held[name], config.budget),
             _than(held.get(PAPER, {}), held[name], held.get(config.nothing, {}), config.budget),
         )
         for name, found in tuned.items()
     }
 
 
-def _sooner(slow: dict[int, Curve], fast: dict[int, Curve], budget: int) -> Interval | None:
+def sooner(slow: dict[int, Curve], fast: dict[int, Curve], budget: int) -> Interval | None:
     """B / horizon at the loss that ``slow`` ends with at B, seed by seed."""
     pairs = [
         ratio(Crossing(float(budget)), crossing(fast[seed].ends, curve.ends[budget]))

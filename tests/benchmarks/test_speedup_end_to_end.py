@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from benchmarks.speedup import beside, curves, findings, report, runs
+from benchmarks.speedup.arithmetic import Interval
 from benchmarks.speedup.arms import ARMS, Source
 from benchmarks.speedup.config import Config, Grid
 from benchmarks.speedup.curves import Curve, Key
@@ -73,6 +74,13 @@ def test_an_experiment_runs_once_and_goes_on_where_it_was_stopped(tmp_path: Path
     assert {file: file.read_bytes() for file in tmp_path.rglob("*.csv")} == files
 
 
+def test_an_arm_may_warm_up_longer_than_the_experiment_does(tmp_path: Path, source: Source) -> None:
+    held = prepared(tmp_path, source)
+    made = {name: runs.learner(held, ARMS[name], Key(name, 1e-3, 0.1, 0)) for name in ("random", "random-warm")}
+    assert made["random"].config.warmup == held.config.warmup == 2
+    assert made["random-warm"].config.warmup == ARMS["random-warm"].warmup > 2
+
+
 def line(slope: float, horizon: float, level: float) -> dict[int, float]:
     """A loss linear in log(steps) that comes to ``level`` at a horizon."""
     return {h: level - slope * math.log(h / horizon) for h in (4, 8, 16)}
@@ -100,10 +108,12 @@ def test_what_the_report_says_is_what_the_curves_say(tmp_path: Path) -> None:
     assert found["paper+gain"].early.mean == pytest.approx(8 / 5, rel=1e-4)
     assert found["paper"].before == pytest.approx(10.5)
     levers = {one.arm.name: sooner.mean for one, sooner in findings.levers(held, found)}
-    assert levers == pytest.approx({"paper+gain": 1.6, "paper-unscaled": 8 / 12}, rel=1e-4)
+    assert levers == pytest.approx({"paper+gain": 12 / 5, "paper-unscaled": 8 / 12}, rel=1e-4)
     text = report._experiment(held, found, tmp_path)
     assert "| paper | 2.00 (2.00 to 2.00) |" in text
-    assert "scaling weights by sqrt(d/d') is better than leaving them (against paper-unscaled): holds here" in text
+    scaling = "scaling weights by sqrt(d/d') is better than leaving them (paper against paper-unscaled)"
+    assert f"{scaling}: after 8 steps it holds here" in text
+    assert "lower learning rate than a start from nothing: does not hold here: 0.002 against 0.002" in text
     assert "Not finished" not in text
     assert {file.name for file in tmp_path.glob("*.png")} == {
         "speedup-tiny.png", "speedup-tiny-rates.png", "speedup-tiny-levers.png"
@@ -120,8 +130,12 @@ def test_a_bound_is_printed_as_one_and_nothing_is_said_where_nothing_has_run(tmp
     curves.write(held, Key("random", 2e-3, 0.01, 1), Curve({16: 5.0}))
     curves.write(held, Key("paper", 2e-3, 0.01, 1), Curve({4: 4.0, 8: 3.5}))
     found = findings.of(held)
-    assert report.said(found["paper"].random) == "> 4.00 (4.00 to 4.00)"
+    assert report.said(found["paper"].random) == "> 4.00"
     assert report.said(None) == ""
+    late = replace(found["paper"], random=Interval(1.8, 1.5, 2.0, 2, "<"))
+    assert report._there(late.random, late) == "< 2.00"
+    assert report._there(Interval(2.0, 2.0, 2.0, 2, "<"), late) == "not by step 8"
+    assert report.said(Interval(1.0, 1.0, 1.0, 2, "?")).startswith("not known")
     assert found["paper"].paper is None  # nobody ran the paper's to B
     assert "Not finished: random, paper" in report._experiment(held, found, tmp_path)
     assert ARMS["paper"].against == ""
