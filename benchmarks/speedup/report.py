@@ -235,9 +235,13 @@ def _clock(config: Config, found: dict[str, Finding]) -> str:
         return ""
     whole = config.budget * held["seconds a step"]
     rows = [(config.nothing, "0", f"{whole:.0f}", f"{whole:.0f}", "1")]
+    absent = []
     for name, one in found.items():
         clocked = name in held["second pass"] and (not one.arm.taught or "teacher a row" in held)
-        if one.random is None or one.arm.nothing or one.random.bound == "?" or not clocked:
+        if one.random is None or one.arm.nothing or one.random.bound == "?":
+            continue
+        if not clocked:
+            absent.append(name)
             continue
         before = held["fit"] + held["second pass"][name] + held["cloning"]
         if not one.arm.blind:
@@ -248,4 +252,5 @@ def _clock(config: Config, found: dict[str, Finding]) -> str:
         times = f"{one.random.bound} {whole / (before + training):.2f}".strip()
         rows.append((name, f"{before:.0f}", f"{sign}{training:.0f}", f"{sign}{before + training:.0f}", times))
     head = ("arm", "before training, s", "training, s", "in all, s", "times faster")
-    return f"{held['machine']}.\n\n{table(head, rows)}"
+    note = f"\n\nNot timed yet: {', '.join(absent)}." if absent else ""
+    return f"{held['machine']}.\n\n{table(head, rows)}{note}"
