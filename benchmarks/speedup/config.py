@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,8 @@ class Config:
     rates, decays: the grids of the learning rate and the weight decay; tuned_at: the divisor of B at which arms are
     tuned (random starts at B itself, where their loss is taken). seeds: of the figures; arms: rows of arms.ARMS.
     longest: the smallest divisor that arms run to with every seed; whole: arms that run to B, as random starts do.
-    nothing: the arm from nothing that the others are held against.
+    nothing: the arm from nothing that the others are held against. again: an experiment that this one repeats, but
+    for what it says itself: rates and decays are taken from there, and nothing is tuned.
     root: where curves go. device, precision ("bf16": autocast): of PyTorch.
     """
 
@@ -60,6 +61,7 @@ class Config:
     longest: int = 2
     whole: tuple[str, ...] = ()
     nothing: str = "random"
+    again: str = ""
     device: str = "cpu"
     precision: str = "fp32"
     about: str = field(default="", compare=False)
@@ -70,6 +72,11 @@ class Config:
             raise BadData(f"{self.name}: horizons are divisors of {self.budget}, with 1 and {self.tuned_at} among them")
         if self.tuning_seed in self.seeds:
             raise BadData(f"{self.name}: seed {self.tuning_seed} tunes: the figures are of others")
+
+    @property
+    def tunes(self) -> Config:
+        """The experiment that rates and decays are tuned in: this one, or another."""
+        return replace(read(CONFIGS / f"{self.again}.toml"), root=self.root) if self.again else self
 
     @property
     def folder(self) -> Path:
@@ -91,10 +98,10 @@ class Config:
 def read(path: str | Path) -> Config:
     """Raises BadData for what is no configuration."""
     path = Path(path)
-    try:
-        held = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as reason:
-        raise BadData(f"{path}: not read as TOML ({reason})") from None
+    held = _parsed(path)
+    if "again" in held:
+        repeated = _parsed(CONFIGS / f"{held['again']}.toml")
+        held = repeated | held | {"data": repeated["data"] | held.get("data", {})}
     known = {f.name: f for f in dataclasses.fields(Config) if f.name not in ("name", "root")}
     needed = {n for n, f in known.items() if f.default is dataclasses.MISSING}
     if wrong := sorted(held.keys() - known.keys()) or sorted(needed - held.keys()):
@@ -102,3 +109,10 @@ def read(path: str | Path) -> Config:
     grids = {n: Grid(tuple(held[n]["start"]), tuple(held[n]["ladder"])) for n in ("rates", "decays")}
     lists = {n: tuple(v) for n, v in held.items() if isinstance(v, list)}
     return Config(**{"name": path.stem, **held, **lists, **grids})
+
+
+def _parsed(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as reason:
+        raise BadData(f"{path}: not read as TOML ({reason})") from None

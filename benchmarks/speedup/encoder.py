@@ -37,7 +37,8 @@ def write(config: Config, folder: Path, say: Say) -> None:
     file = models.cached("minilm", progress=say)
     beside = models.tokenizer_beside(file)
     sentences = list(materials.wordnet())
-    count = asked["rows"] + asked["judged"]
+    first = asked["rows"] + asked.get("passed", 0)  # of those judged
+    count = first + asked["judged"]
     chosen = np.random.default_rng(ORDER).permutation(len(sentences))[:count]
     held = [sentences[k].strip() for k in chosen]
     tokenizer = _tokenizer(Tokenizer.from_file(str(beside)), asked["length"])
@@ -56,7 +57,7 @@ def write(config: Config, folder: Path, say: Say) -> None:
     note(folder, "teacher", time.monotonic() - start)
     places = {
         "train": slice(0, asked["rows"]),
-        "held_out": slice(asked["rows"], count),
+        "held_out": slice(first, count),
         "calibration": slice(0, asked["calibration"]),
     }
     write_rows(folder, {f"{part}/{name}": array[s] for part, s in places.items() for name, array in rows.items()})

@@ -43,9 +43,10 @@ def write(config: Config, folder: Path, say: Say) -> None:
     pipeline.save(trimmed, folder / "parent.onnx")
     small = Tokenizer.from_str(json.dumps(tokens.tokenizer))
     length = asked["length"]
+    each, passed = asked["judged"] // len(judged), asked.get("passed", 0) // len(judged)
     rows = {
         "train": np.concatenate([_rows(small, text, length, asked["rows"] // len(trained)) for text in trained]),
-        "held_out": np.concatenate([_rows(small, text, length, asked["judged"] // len(judged)) for text in judged]),
+        "held_out": np.concatenate([_rows(small, text, length, each, passed) for text in judged]),
     }
     chosen = np.random.default_rng(ORDER).permutation(len(rows["train"]))[: asked["calibration"]]
     rows["calibration"] = rows["train"][np.sort(chosen)]
@@ -67,9 +68,10 @@ def _split(tokenizer: Any, asked: dict[str, Any]) -> tuple[list[list[str]], list
     return trained, judged
 
 
-def _rows(tokenizer: Any, text: list[str], length: int, count: int) -> Array:
+def _rows(tokenizer: Any, text: list[str], length: int, count: int, passed: int = 0) -> Array:
+    """[at most count, length], after so many rows that are passed over."""
     ids = np.concatenate([np.array(tokenizer.encode(piece).ids, np.int64) for piece in text])
-    return ids[: min(count, len(ids) // length) * length].reshape(-1, length)
+    return ids[: len(ids) // length * length].reshape(-1, length)[passed : passed + count]
 
 
 def loss(output: torch.Tensor, rows: Tensors) -> torch.Tensor:

@@ -15,6 +15,7 @@ from benchmarks.speedup.curves import Curve, Key
 from benchmarks.speedup.prepared import Prepared
 from benchmarks.speedup.training import Learner, branches, cosine
 from graphclone import pipeline
+from graphclone.errors import BadData
 
 FIRST_DECAY = {True: 0.1, False: 0.01}  # by whether the arm starts from nothing, while its rate is looked for
 
@@ -65,6 +66,10 @@ def learner(held: Prepared, arm: Arm, key: Key) -> Learner:
 def tune(held: Prepared, arm: Arm, say: Callable[[str], None]) -> Tuned:
     """The rate first, then the weight decay at that rate; a grid whose best is at its edge goes on."""
     config = held.config
+    if config.again:
+        if (found := known(config, arm)) is None:
+            raise BadData(f"{config.again} has not tuned {arm.name}: run that first")
+        return found
     if arm.schedule == "cosine":  # the check of the schedule takes the other's
         return tune(held, ARMS[arm.against], say)
     horizon = horizon_of(config, arm)
@@ -91,6 +96,7 @@ def _search(grid: Grid, loss: Callable[[float], float]) -> float:
 
 def known(config: Config, arm: Arm) -> Tuned | None:
     """What tuning found, from the curves alone; None where it has not come to its end."""
+    config = config.tunes
     if arm.schedule == "cosine":
         return known(config, ARMS[arm.against])
     horizon = horizon_of(config, arm)

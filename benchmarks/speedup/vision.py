@@ -39,7 +39,8 @@ def write(config: Config, folder: Path, say: Say) -> None:
     rows = {f"{part}/pixel_values": _pixels(images[chosen]) for part, chosen in parts.items()}
     rows |= {f"{part}/labels": labels[chosen] for part, chosen in parts.items()}
     images, labels = materials.fashion("t10k")
-    rows |= {"held_out/pixel_values": _pixels(images[: asked["judged"]]), "held_out/labels": labels[: asked["judged"]]}
+    judged = slice(asked.get("passed", 0), asked.get("passed", 0) + asked["judged"])
+    rows |= {"held_out/pixel_values": _pixels(images[judged]), "held_out/labels": labels[judged]}
     say("fitting a classifier to the ViT's features")
     start = time.monotonic()
     classifier = Classifier(_backbone())
