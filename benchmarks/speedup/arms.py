@@ -23,8 +23,8 @@ SEEDED = "random"  # an importance that is drawn anew for each seed
 class Arm:
     """importance, method, depth: as ``clone`` takes them. drawn: what is thrown away of the clone's weights, "all" or
     "directions" (every matrix drawn afresh with the mean and deviation that it had). taught: share of the loss that
-    imitates the parent. schedule: "wsd", or "cosine" as a check of it. warmup: in steps; 0: the experiment's. against:
-    the arm that differs by one thing.
+    imitates the parent. schedule: "wsd", or "cosine" as a check of it. warmup: in steps; 0: the experiment's. long:
+    whether it is tuned at B, as starts from nothing are. against: the arm that differs by one thing.
     """
 
     name: str
@@ -35,6 +35,7 @@ class Arm:
     taught: float = 0.0
     schedule: str = "wsd"
     warmup: int = 0
+    long: bool = False
     against: str = ""
     shows: str = ""
 
@@ -76,6 +77,7 @@ ROWS: tuple[Arm, ...] = (
     Arm("first", "first", "none", against="paper-unscaled", shows="the first neurons instead of ranked ones"),
     Arm("uniform", "uniform", "none", against="paper-unscaled", shows="weight selection: every n-th neuron"),
     Arm("paper", shows="the paper exactly"),
+    Arm("paper-long", long=True, against="paper", shows="rate and decay that suit a long run"),
     Arm("paper-random", SEEDED, against="paper", shows="ranking off: random neurons instead"),
     Arm("paper-unscaled", method="none", against="paper", shows="weight scaling off"),
     Arm("paper+vote", "equal-vote", against="paper", shows="the ranking alone"),

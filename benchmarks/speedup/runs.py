@@ -30,8 +30,8 @@ class Tuned:
 
 
 def horizon_of(config: Config, arm: Arm) -> int:
-    """Where an arm is tuned, in steps: starts from nothing at B, where their loss is taken."""
-    return config.budget if arm.nothing else config.steps(config.tuned_at)
+    """Where an arm is tuned, in steps: at B where its loss is taken there, as that of starts from nothing is."""
+    return config.budget if arm.nothing or arm.long else config.steps(config.tuned_at)
 
 
 def run(held: Prepared, key: Key, horizons: Sequence[int], say: Callable[[str], None]) -> Curve:
@@ -119,7 +119,7 @@ def horizons_of(config: Config, arm: Arm) -> list[int]:
     """The ends that an arm runs to with every seed, in steps."""
     if arm.schedule == "cosine":
         return [config.budget]
-    whole = arm.nothing or arm.name in config.whole
+    whole = arm.nothing or arm.long or arm.name in config.whole
     divisors = [d for d in config.horizons if d >= (1 if whole else config.longest)]
     return sorted(config.steps(d) for d in divisors)
 
