@@ -69,7 +69,8 @@ def rates(config: Config, found: dict[str, Finding], score: str, path: Path) -> 
             continue  # it takes another's
         first = next(iter(one.tried))[1]
         held = sorted((rate, loss) for (rate, decay), loss in one.tried.items() if decay == first)
-        label = f"{name}, after {config.budget}" if one.arm.nothing or one.arm.long else name if name in COLOURS else None
+        late = one.arm.nothing or one.arm.long
+        label = f"{name}, after {config.budget}" if late else name if name in COLOURS else None
         colour = COLOURS.get(name, OTHER)
         if label is None:
             axes.annotate(name, held[-1], fontsize=6, color="#5b6b78", xytext=(3, 0), textcoords="offset points")

@@ -13,7 +13,7 @@ from benchmarks.speedup import config as configs
 from benchmarks.speedup.arithmetic import Interval
 from benchmarks.speedup.clock import FACTS
 from benchmarks.speedup.config import Config
-from benchmarks.speedup.findings import PAPER, PAPERS, Finding
+from benchmarks.speedup.findings import PAPERS, Finding
 from benchmarks.speedup.tasks import TASKS
 from graphclone import outputs
 
@@ -35,10 +35,10 @@ every arm were chosen, and what graphclone's default is: which blocks go ([22](d
 weights are corrected under LayerNorms ([23](decisions/0023-scaling-under-layer-norms.md)), the shape of the clones.
 
 `random` starts from nothing, `paper` is the paper's method whole, `default` is `graphclone clone` as it comes; other
-arms differ from one that is named beside them. Starts from nothing are tuned by runs of B steps, clones by shorter ones,
-near where they are as good; `paper-long` is the paper's method tuned by runs of B steps as well. *Against the paper's*:
-against the one of the two that ends lower. *At random's end*: how many times sooner than the one of the two that is
-there first an arm has the loss with which the start from nothing ends. An empty cell was not run that long.
+arms differ from one that is named beside them. Starts from nothing are tuned by runs of B steps, clones by shorter
+ones, near where they are as good; `paper-long` is the paper's method tuned by runs of B steps too. *Against the
+paper's*: against the one of the two that ends lower. *At random's end*: how many times sooner than the one of the two
+that is there first an arm has the loss with which the start from nothing ends. An empty cell was not run that long.
 """
 
 

@@ -1,5 +1,6 @@
 """Branches off one trunk are the runs that they stand for; curves on disk are what was run, and are found again."""
 
+import itertools
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -8,14 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 from torch import nn
 
-from benchmarks.speedup import curves
+from benchmarks.speedup import curves, language
 from benchmarks.speedup.arms import ARMS, redrawn
 from benchmarks.speedup.config import CONFIGS, Config, Grid, read
 from benchmarks.speedup.curves import Curve, Key
-from benchmarks.speedup.prepared import Rows, Task, Tensors, refuse_overlap
-from benchmarks.speedup.runs import FIRST_DECAY, horizon_of, horizons_of, known
+from benchmarks.speedup.prepared import Prepared, Rows, Task, Tensors, refuse_overlap
+from benchmarks.speedup.runs import FIRST_DECAY, horizon_of, horizons_of, known, tune
 from benchmarks.speedup.training import Learner, branch_share, branches, cosine, stable, trunk_share
 from graphclone.errors import BadData
 
@@ -150,9 +154,42 @@ def test_every_experiment_is_read_and_names_arms_that_there_are(file: Path) -> N
     held = read(file)
     assert held.name == file.stem
     assert set(held.arms) | set(held.whole) <= ARMS.keys()
-    assert {"random", "paper", "default"} <= set(held.arms)
+    assert {held.nothing, "paper", "default"} <= set(held.arms)
     assert len(held.seeds) >= 5
     assert all(math.isclose(held.budget / d, held.steps(d)) for d in held.horizons)
+
+
+@pytest.mark.parametrize("name", ["encoder", "language", "vision"])
+def test_an_experiment_again_differs_in_what_is_judged_alone_and_tunes_nothing(name: str, tmp_path: Path) -> None:
+    first, second = (replace(read(CONFIGS / f"{file}.toml"), root=tmp_path) for file in (name, f"{name}-fresh"))
+    assert second.tunes == first
+    assert second.digest != first.digest
+    assert second.data | {"judged": first.data["judged"]} == first.data | {"passed": first.data["judged"]}
+    parts = ("target", "budget", "batch", "horizons", "seeds", "longest", "tuned_at", "nothing", "warmup")
+    assert all(getattr(second, part) == getattr(first, part) for part in parts)
+    assert known(second, ARMS["paper"]) is None
+    for rate, decay in itertools.product(first.rates.ladder, first.decays.ladder):
+        lost = abs(math.log(rate / 1e-3)) + decay
+        curves.write(first, Key("paper", rate, decay, 0), Curve({horizon_of(first, ARMS["paper"]): lost}))
+    found = known(second, ARMS["paper"])
+    assert found is not None
+    assert found == known(first, ARMS["paper"])
+
+
+def test_what_was_not_tuned_is_not_run_again(tmp_path: Path) -> None:
+    held = replace(read(CONFIGS / "language-fresh.toml"), root=tmp_path)
+    with pytest.raises(BadData, match="language has not tuned paper: run that first"):
+        tune(Prepared(held, TASK, tmp_path, None, {}, {}), ARMS["paper"], print)  # type: ignore[arg-type]
+
+
+def test_rows_that_were_judged_are_passed_over() -> None:
+    tokenizer = Tokenizer(WordLevel({str(number): number for number in range(40)}, "0"))
+    tokenizer.pre_tokenizer = Whitespace()
+    pieces = [" ".join(str(number) for number in range(k, k + 7)) for k in range(0, 35, 7)]
+    every = language._rows(tokenizer, pieces, 4, 99)
+    assert every.ravel().tolist() == list(range(32))
+    judged, fresh = language._rows(tokenizer, pieces, 4, 3), language._rows(tokenizer, pieces, 4, 2, 3)
+    assert np.array_equal(np.concatenate([judged, fresh]), every[:5])
 
 
 def test_a_configuration_with_a_key_too_many_or_too_few_is_refused(tmp_path: Path) -> None:
