@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.speedup import beside, figures, findings
+from benchmarks.speedup import beside, claims, figures, findings
 from benchmarks.speedup import config as configs
 from benchmarks.speedup.arithmetic import Interval
 from benchmarks.speedup.clock import FACTS
@@ -42,28 +41,6 @@ that is there first an arm has the loss with which the start from nothing ends. 
 """
 
 
-@dataclass(frozen=True)
-class Claim:
-    """Something the paper says, and the pair of arms that tests it: the first should be ahead. where: an arm that the
-    experiments have in which the two differ by nothing else."""
-
-    says: str
-    ahead: str
-    behind: tuple[str, ...]
-    where: str = ""
-
-
-LONG = PAPERS[-1]  # tuned where starts from nothing are
-RATE, DECAY = "a clone trains best at a lower learning rate than a start from nothing", "and at a lower weight decay"
-CLAIMS = (
-    Claim("ranking neurons by importance is better than not ranking them", "paper", ("paper-random",)),
-    Claim("scaling weights by sqrt(d/d') is better than leaving them", "paper", ("paper-unscaled",)),
-    Claim("of the blocks, the middle ones are best removed", "paper", ("paper+stride", "paper+influence")),
-    Claim("the same, with graphclone's ranking and correction", "default+middle", ("default+stride", "default")),
-    Claim("the same, with graphclone's ranking and the paper's scaling", "paper+vote", ("default",), "corrected"),
-)
-
-
 def write(say: Callable[[str], None]) -> Path:
     """Everything that has run."""
     parts = [HEAD]
@@ -85,7 +62,6 @@ def write(say: Callable[[str], None]) -> Path:
 def _experiment(config: Config, found: dict[str, Finding], pictures: Path) -> str:
     task = TASKS[config.task]
     ran = {name: one for name, one in found.items() if one.curves}
-    figures.rates(config, found, task.score, pictures / f"speedup-{config.name}-rates.png")
     text = [f"\n## {config.name}\n\n{config.about.strip()}\n\n{_facts(config)}\n"]
     missing = [name for name in config.arms if name not in found or len(found[name].curves) < len(config.seeds)]
     if missing:
@@ -98,9 +74,14 @@ def _experiment(config: Config, found: dict[str, Finding], pictures: Path) -> st
     if rows := findings.levers(config, found):
         figures.levers(rows, pictures / f"speedup-{config.name}-levers.png")
         text.append(f"\n### Levers\n\n{_levers(rows)}\n\n![levers](images/speedup-{config.name}-levers.png)\n")
-    if claims := _claims(config, found):
-        text.append(f"\n### The paper's claims here\n\n{claims}\n")
-    text.append(f"\n### Learning rates\n\n{_rates(found)}\n\n![rates](images/speedup-{config.name}-rates.png)\n")
+    if told := claims.told(config, found):
+        text.append(f"\n### The paper's claims here\n\n{told}\n")
+    if tested := claims.tested(config, found):
+        figures.claims(tested, task.score, pictures / f"speedup-{config.name}-claims.png")
+        text.append(f"\n![claims](images/speedup-{config.name}-claims.png)\n")
+    if not config.again:
+        figures.rates(config, found, task.score, pictures / f"speedup-{config.name}-rates.png")
+        text.append(f"\n### Learning rates\n\n{_rates(found)}\n\n![rates](images/speedup-{config.name}-rates.png)\n")
     if clock := _clock(config, found):
         text.append(f"\n### Wall-clock\n\n{clock}\n")
     if others := beside.read(config):
@@ -185,31 +166,6 @@ def _smaller(config: Config, found: dict[str, Finding]) -> str:
 def _levers(rows: list[tuple[Finding, Interval]]) -> str:
     held = [(one.arm.name, one.arm.shows, one.arm.against, said(sooner)) for one, sooner in rows]
     return table(("arm", "what it differs by", "from", "times sooner at random's end"), held)
-
-
-def _claims(config: Config, found: dict[str, Finding]) -> str:
-    lines = []
-    near = config.steps(config.tuned_at)
-    for claim in CLAIMS:
-        for name in claim.behind:
-            if claim.ahead not in found or name not in found or (claim.where and claim.where not in found):
-                continue
-            held = findings.difference(found[claim.ahead], found[name], near)
-            if held is not None:
-                lines.append(f"- {claim.says} ({claim.ahead} against {name}): after {near} steps it {verdict(held)}.")
-    if config.nothing in found and LONG in found:
-        nothing, paper = found[config.nothing], found[LONG]
-        for says, one, other in ((RATE, paper.rate, nothing.rate), (DECAY, paper.decay, nothing.decay)):
-            told = "holds here" if one < other else "does not hold here"
-            lines.append(f"- {says}: {told}: {one:g} against {other:g} (of one seed; the table below says how flat).")
-    return "\n".join(lines)
-
-
-def verdict(held: Interval) -> str:
-    """Of losses: the one that should be lower over the other."""
-    told = "holds" if held.high < 1 else "does not hold" if held.low > 1 else "is open"
-    share = f"loss {held.mean:.3f} times ({held.low:.3f} to {held.high:.3f}) that of the other, {held.seeds} seeds"
-    return f"{told} here: {share}"
 
 
 def _rates(found: dict[str, Finding]) -> str:

@@ -115,7 +115,7 @@ def test_what_the_report_says_is_what_the_curves_say(tmp_path: Path) -> None:
     assert f"{scaling}: after 8 steps it holds here" in text
     assert "Not finished" not in text
     assert {file.name for file in tmp_path.glob("*.png")} == {
-        "speedup-tiny.png", "speedup-tiny-rates.png", "speedup-tiny-levers.png"
+        "speedup-tiny.png", "speedup-tiny-rates.png", "speedup-tiny-levers.png", "speedup-tiny-claims.png",
     }  # fmt: skip
 
 

@@ -1,0 +1,82 @@
+"""What the paper says, each held against a pair of arms that differ by that and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from benchmarks.speedup import findings
+from benchmarks.speedup.arithmetic import Interval
+from benchmarks.speedup.config import Config
+from benchmarks.speedup.findings import PAPERS, Finding
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Something the paper says, and the arms that test it: ``ahead`` should be so of each of ``behind``. short: above a
+    picture. where: an arm that the experiments have in which the two differ by nothing else."""
+
+    says: str
+    short: str
+    ahead: str
+    behind: tuple[str, ...]
+    where: str = ""
+
+
+@dataclass(frozen=True)
+class Tested:
+    """A claim and one pair of arms. held: loss of the first over that of the second, at the horizon tuned at."""
+
+    claim: Claim
+    ahead: Finding
+    behind: Finding
+    held: Interval
+
+    @property
+    def verdict(self) -> str:
+        """Below 1 with its whole interval: holds; above: does not."""
+        return "holds" if self.held.high < 1 else "does not hold" if self.held.low > 1 else "is open"
+
+
+CLAIMS = (
+    Claim("ranking neurons by importance is better than not ranking them", "ranking", "paper", ("paper-random",)),
+    Claim("scaling weights by sqrt(d/d') is better than leaving them", "scaling", "paper", ("paper-unscaled",)),
+    Claim("of the blocks, the middle ones are best removed", "depth", "paper", ("paper+stride", "paper+influence")),
+    Claim(
+        "the same, with graphclone's ranking and correction", "depth", "default+middle", ("default+stride", "default")
+    ),
+    Claim(
+        "the same, with graphclone's ranking and the paper's scaling", "depth", "paper+vote", ("default",), "corrected"
+    ),
+)
+LONG = PAPERS[-1]  # tuned where starts from nothing are
+RATE, DECAY = "a clone trains best at a lower learning rate than a start from nothing", "and at a lower weight decay"
+
+
+def tested(config: Config, found: dict[str, Finding]) -> list[Tested]:
+    """Every claim that there are curves for."""
+    rows = []
+    for claim in CLAIMS:
+        for name in claim.behind:
+            if claim.ahead not in found or name not in found or (claim.where and claim.where not in found):
+                continue
+            held = findings.difference(found[claim.ahead], found[name], config.steps(config.tuned_at))
+            if held is not None:
+                rows.append(Tested(claim, found[claim.ahead], found[name], held))
+    return rows
+
+
+def told(config: Config, found: dict[str, Finding]) -> str:
+    """One line a claim, in Markdown."""
+    near = config.steps(config.tuned_at)
+    lines = []
+    for row in tested(config, found):
+        held, names = row.held, f"{row.ahead.arm.name} against {row.behind.arm.name}"
+        share = f"loss {held.mean:.3f} times ({held.low:.3f} to {held.high:.3f}) that of the other, {held.seeds} seeds"
+        lines.append(f"- {row.claim.says} ({names}): after {near} steps it {row.verdict} here: {share}.")
+    if config.nothing in found and LONG in found and not config.again:
+        nothing, paper = found[config.nothing], found[LONG]
+        for says, one, other in ((RATE, paper.rate, nothing.rate), (DECAY, paper.decay, nothing.decay)):
+            verdict = "holds here" if one < other else "does not hold here"
+            where = f"both tuned by runs of {config.budget} steps, of one seed; the table below says how flat"
+            lines.append(f"- {says}: {verdict}: {one:g} against {other:g} ({where}).")
+    return "\n".join(lines)
