@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def _save(figure: Any, path: Path) -> None:
     plt.close(figure)
 
 
-def _named(axes: Any, ends: list[tuple[float, float, str]], gap: float) -> None:
+def _named(axes: Any, ends: Sequence[tuple[float, float, str]], gap: float) -> None:
     """Names beside the ends of lines, pushed apart where they would lie on each other. gap: share of the height."""
     low, high = axes.get_ylim()
     last: dict[float, float] = {}
@@ -88,6 +89,7 @@ def horizons(config: Config, found: dict[str, Finding], score: str, path: Path) 
 def rates(config: Config, found: dict[str, Finding], score: str, path: Path) -> None:
     """The loss that each arm was tuned by, by its learning rate."""
     figure, axes = _axes(8, 3.6)
+    named: list[tuple[float, float, str]] = []
     for name, one in found.items():
         if one.arm.schedule != "wsd":
             continue  # it takes another's
@@ -97,13 +99,14 @@ def rates(config: Config, found: dict[str, Finding], score: str, path: Path) -> 
         label = f"{name}, after {config.budget}" if late else name if name in COLOURS else None
         colour = COLOURS.get(name, OTHER)
         if label is None:
-            axes.annotate(name, held[-1], fontsize=6, color="#5b6b78", xytext=(3, 0), textcoords="offset points")
+            named.append((*held[-1], name))
         axes.plot([r for r, _ in held], [v for _, v in held], color=colour, marker=".", label=label)
         axes.plot([one.rate], [dict(held)[one.rate]], color=colour, marker="o")
     axes.set_xscale("log")
     tried = sorted({rate for one in found.values() for rate, _ in one.tried})
     axes.set_xticks(tried, [f"{rate:g}" for rate in tried])
     axes.minorticks_off()
+    _named(axes, named, 0.03)
     axes.set_xlabel("learning rate (round: chosen)", fontsize=9)
     axes.set_ylabel(f"loss after {config.steps(config.tuned_at)} steps, {score}", fontsize=9)
     axes.legend(frameon=False, fontsize=8)
