@@ -88,6 +88,7 @@ ROWS: tuple[Arm, ...] = (
     Arm("paper+influence", depth="block-influence", against="paper", shows="the depth rule alone: least influence"),
     Arm("paper+stride", depth="uniform", against="paper", shows="the depth rule alone: evenly spaced"),
     Arm("default", *BEST, against="paper", shows="graphclone as it comes: ranking, correction and blocks at once"),
+    Arm("default-long", *BEST, long=True, against="default", shows="rate and decay that suit a long run"),
     Arm(
         "corrected", BEST[0], CORRECTED, "best", against="default", shows="norms and products corrected, nothing scaled"
     ),
