@@ -24,7 +24,8 @@ class Arm:
     """importance, method, depth: as ``clone`` takes them. drawn: what is thrown away of the clone's weights, "all" or
     "directions" (every matrix drawn afresh with the mean and deviation that it had). taught: share of the loss that
     imitates the parent. schedule: "wsd", or "cosine" as a check of it. warmup: in steps; 0: the experiment's. long:
-    whether it is tuned at B, as starts from nothing are. against: the arm that differs by one thing.
+    whether it is tuned at B, as starts from nothing are. runs: the arm whose runs these are too, under that arm's name
+    on disk: the two differ by how they are tuned. against: the arm that differs by one thing.
     """
 
     name: str
@@ -36,8 +37,14 @@ class Arm:
     schedule: str = "wsd"
     warmup: int = 0
     long: bool = False
+    runs: str = ""
     against: str = ""
     shows: str = ""
+
+    @property
+    def kept(self) -> str:
+        """The name that its runs have on disk."""
+        return self.runs or self.name
 
     @property
     def blind(self) -> bool:
@@ -77,7 +84,7 @@ ROWS: tuple[Arm, ...] = (
     Arm("first", "first", "none", against="paper-unscaled", shows="the first neurons instead of ranked ones"),
     Arm("uniform", "uniform", "none", against="paper-unscaled", shows="weight selection: every n-th neuron"),
     Arm("paper", shows="the paper exactly"),
-    Arm("paper-long", long=True, against="paper", shows="rate and decay that suit a long run"),
+    Arm("paper-long", long=True, runs="paper", against="paper", shows="rate and decay that suit a long run"),
     Arm("paper-random", SEEDED, against="paper", shows="ranking off: random neurons instead"),
     Arm("paper-unscaled", method="none", against="paper", shows="weight scaling off"),
     Arm("paper+vote", "equal-vote", against="paper", shows="the ranking alone"),
@@ -88,7 +95,6 @@ ROWS: tuple[Arm, ...] = (
     Arm("paper+influence", depth="block-influence", against="paper", shows="the depth rule alone: least influence"),
     Arm("paper+stride", depth="uniform", against="paper", shows="the depth rule alone: evenly spaced"),
     Arm("default", *BEST, against="paper", shows="graphclone as it comes: ranking, correction and blocks at once"),
-    Arm("default-long", *BEST, long=True, against="default", shows="rate and decay that suit a long run"),
     Arm(
         "corrected", BEST[0], CORRECTED, "best", against="default", shows="norms and products corrected, nothing scaled"
     ),

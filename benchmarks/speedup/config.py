@@ -27,6 +27,11 @@ class Grid:
         if not set(self.start) <= set(self.ladder) or list(self.ladder) != sorted(set(self.ladder)):
             raise BadData(f"a grid starts on its own ladder, which ascends: {self.start} of {self.ladder}")
 
+    def around(self, value: float) -> Grid:
+        """The same ladder, from a value of it and its neighbours."""
+        place = self.ladder.index(value)
+        return Grid(self.ladder[max(0, place - 1) : place + 2], self.ladder)
+
 
 @dataclass(frozen=True)
 class Config:
@@ -34,7 +39,8 @@ class Config:
 
     task: a row of tasks.TASKS. target: the clone's shape. budget: B, in steps; horizons: B divided by each is trained
     to with a decay of its own. batch: rows a step. warmup: steps. decay: share of a horizon. evaluations: on the way.
-    rates, decays: the grids of the learning rate and the weight decay; tuned_at: the divisor of B at which arms are
+    rates, decays: the grids of the learning rate and the weight decay; rounds: of looking for one and then the other;
+    tuned_at: the divisor of B at which arms are
     tuned (random starts at B itself, where their loss is taken). seeds: of the figures; arms: rows of arms.ARMS.
     longest: the smallest divisor that arms run to with every seed; whole: arms that run to B, as random starts do.
     nothing: the arm from nothing that the others are held against. again: an experiment that this one repeats, but
@@ -57,6 +63,7 @@ class Config:
     decay: float = 0.25
     evaluations: int = 12
     tuned_at: int = 8
+    rounds: int = 1
     tuning_seed: int = 0
     longest: int = 2
     whole: tuple[str, ...] = ()

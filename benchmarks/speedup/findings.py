@@ -54,7 +54,7 @@ def of(config: Config) -> dict[str, Finding]:
         name: {
             seed: curve
             for seed in config.seeds
-            if (curve := curves.read(config, Key(name, found.rate, found.decay, seed))).ends
+            if (curve := curves.read(config, Key(ARMS[name].kept, found.rate, found.decay, seed))).ends
         }
         for name, found in tuned.items()
     }

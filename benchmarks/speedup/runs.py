@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from benchmarks.speedup import curves, teaching
 from benchmarks.speedup.arithmetic import beyond, lowest
@@ -64,7 +65,7 @@ def learner(held: Prepared, arm: Arm, key: Key) -> Learner:
 
 
 def tune(held: Prepared, arm: Arm, say: Callable[[str], None]) -> Tuned:
-    """The rate first, then the weight decay at that rate; a grid whose best is at its edge goes on."""
+    """The rate first, then the weight decay at that rate, and again; a grid whose best is at its edge goes on."""
     config = held.config
     if config.again:
         if (found := known(config, arm)) is None:
@@ -76,15 +77,23 @@ def tune(held: Prepared, arm: Arm, say: Callable[[str], None]) -> Tuned:
     tried: dict[tuple[float, float], float] = {}
 
     def loss(rate: float, decay: float) -> float:
-        key = Key(arm.name, rate, decay, config.tuning_seed)
+        key = Key(arm.kept, rate, decay, config.tuning_seed)
         tried[rate, decay] = run(held, key, [horizon], say).ends[horizon]
         return tried[rate, decay]
 
-    first = FIRST_DECAY[arm.nothing]
-    rate = _search(config.rates, lambda value: loss(value, first))
-    decay = _search(config.decays, lambda value: loss(rate, value))
+    rate, decay = _settled(config, FIRST_DECAY[arm.nothing], loss)
     say(f"{arm.name}: learning rate {rate:g}, weight decay {decay:g} ({tried[rate, decay]:.3f} at {horizon})")
     return Tuned(rate, decay, tried)
+
+
+def _settled(config: Config, first: float, loss: Callable[[float, float], float]) -> tuple[float, float]:
+    """Rate and decay, one after the other; then, from where they are, again."""
+    rates, decays, rate, decay = config.rates, config.decays, math.nan, first
+    for _ in range(config.rounds):
+        rate = _search(rates, lambda value, decay=decay: loss(value, decay))  # type: ignore[misc]  # decay, as it is now
+        decay = _search(decays, partial(loss, rate))
+        rates, decays = rates.around(rate), decays.around(decay)
+    return rate, decay
 
 
 def _search(grid: Grid, loss: Callable[[float], float]) -> float:
@@ -103,13 +112,12 @@ def known(config: Config, arm: Arm) -> Tuned | None:
     tried: dict[tuple[float, float], float] = {}
 
     def loss(rate: float, decay: float) -> float:
-        found = curves.read(config, Key(arm.name, rate, decay, config.tuning_seed)).ends
+        found = curves.read(config, Key(arm.kept, rate, decay, config.tuning_seed)).ends
         tried[rate, decay] = found[horizon]
         return found[horizon]
 
     try:
-        rate = _search(config.rates, lambda value: loss(value, FIRST_DECAY[arm.nothing]))
-        decay = _search(config.decays, lambda value: loss(rate, value))
+        rate, decay = _settled(config, FIRST_DECAY[arm.nothing], loss)
     except KeyError:
         return None
     return Tuned(rate, decay, tried)
@@ -130,7 +138,7 @@ def everything(held: Prepared, names: Sequence[str], seeds: Sequence[int], say: 
     for seed in seeds:
         for name in names:
             found = tuned[name]
-            key = Key(name, found.rate, found.decay, seed)
+            key = Key(ARMS[name].kept, found.rate, found.decay, seed)
             run(held, key, horizons_of(held.config, ARMS[name]), say)
     lost = [n for n, t in tuned.items() if not math.isfinite(t.tried[t.rate, t.decay])]
     if lost:

@@ -121,27 +121,27 @@ def test_what_the_report_says_is_what_the_curves_say(tmp_path: Path) -> None:
 
 def test_arms_are_held_against_the_stronger_of_the_papers(tmp_path: Path) -> None:
     held = replace(config(tmp_path), arms=("random", "paper", "paper-long", "default"), whole=())
-    for name in held.arms:
-        for rate in held.rates.start:
-            curves.write(held, Key(name, rate, 0.1, 0), Curve({16: 5.0, 8: 5.0}))
-            curves.write(held, Key(name, rate, 0.01, 0), Curve({16: 5.0, 8: 5.0}))
+    for name in ("random", "paper", "default"):
+        for rate, later in zip(held.rates.start, (5.0, 4.0 if name == "paper" else 6.0), strict=True):
+            for decay in (0.1, 0.01):
+                curves.write(held, Key(name, rate, decay, 0), Curve({16: later, 8: 1000 * rate}))
     ends = {
-        "random": {16: 5.0},
-        "paper": line(0.3, 8.0, 5.0),
-        "paper-long": line(0.9, 10.0, 5.0),
-        "default": line(0.5, 4.0, 5.0),
+        ("random", 2e-3): {16: 5.0},
+        ("paper", 2e-3): line(0.3, 8.0, 5.0),
+        ("paper", 4e-3): line(0.9, 10.0, 5.0),  # the same method, as it is tuned for B
+        ("default", 2e-3): line(0.5, 4.0, 5.0),
     }
-    for name, curve in ends.items():
-        curves.write(held, Key(name, 2e-3, 0.1, 1), Curve(curve))
+    for (name, rate), curve in ends.items():
+        curves.write(held, Key(name, rate, 0.1, 1), Curve(curve))
     found = findings.of(held)
     assert found["default"].early.mean == pytest.approx(2.0, rel=1e-4)  # against paper, there first
     assert found["paper-long"].early.mean == pytest.approx(0.8, rel=1e-4)
-    lowest = ends["paper-long"][16]
-    assert lowest < ends["paper"][16]
+    lowest = ends["paper", 4e-3][16]
+    assert lowest < ends["paper", 2e-3][16]
     there = 4.0 * math.exp((5.0 - lowest) / 0.5)
     assert found["default"].paper.mean == pytest.approx(16 / there, rel=1e-4)
     assert found["paper-long"].paper.mean == pytest.approx(1.0)
-    said = "lower learning rate than a start from nothing: does not hold here: 0.002 against 0.002"
+    said = "lower learning rate than a start from nothing: does not hold here: 0.004 against 0.002"
     assert said in report._experiment(held, found, tmp_path)
 
 

@@ -18,6 +18,7 @@ from benchmarks.speedup import curves, language
 from benchmarks.speedup.arms import ARMS, redrawn
 from benchmarks.speedup.config import CONFIGS, Config, Grid, read
 from benchmarks.speedup.curves import Curve, Key
+from benchmarks.speedup.findings import PAPERS
 from benchmarks.speedup.prepared import Prepared, Rows, Task, Tensors, refuse_overlap
 from benchmarks.speedup.runs import FIRST_DECAY, horizon_of, horizons_of, known, tune
 from benchmarks.speedup.training import Learner, branch_share, branches, cosine, stable, trunk_share
@@ -154,7 +155,8 @@ def test_every_experiment_is_read_and_names_arms_that_there_are(file: Path) -> N
     held = read(file)
     assert held.name == file.stem
     assert set(held.arms) | set(held.whole) <= ARMS.keys()
-    assert {held.nothing, "paper", "default"} <= set(held.arms)
+    assert {held.nothing, "default"} <= set(held.arms)
+    assert set(PAPERS) & set(held.arms)
     assert len(held.seeds) >= 5
     assert all(math.isclose(held.budget / d, held.steps(d)) for d in held.horizons)
 
@@ -174,6 +176,20 @@ def test_an_experiment_again_differs_in_what_is_judged_alone_and_tunes_nothing(n
     found = known(second, ARMS["paper"])
     assert found is not None
     assert found == known(first, ARMS["paper"])
+
+
+def test_a_second_round_finds_the_rate_that_the_decay_asks_for(tmp_path: Path) -> None:
+    held, arm = config(tmp_path), ARMS["paper"]
+    suits = {0.0: 2e-3, 0.01: 2e-3, 0.1: 5e-4}
+    for rate, decay in itertools.product(held.rates.ladder, held.decays.ladder):
+        lost = abs(math.log(rate / suits[decay])) - 30 * decay
+        curves.write(held, Key("paper", rate, decay, 0), Curve({horizon_of(held, arm): lost}))
+    first, second = known(held, arm), known(replace(held, rounds=2), arm)
+    assert first is not None
+    assert second is not None
+    assert (first.rate, first.decay) == (2e-3, 0.1)
+    assert (second.rate, second.decay) == (5e-4, 0.1)
+    assert first.tried.items() < second.tried.items()
 
 
 def test_what_was_not_tuned_is_not_run_again(tmp_path: Path) -> None:
