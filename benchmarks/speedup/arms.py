@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -124,6 +124,10 @@ ROWS: tuple[Arm, ...] = (
 ARMS: dict[str, Arm] = {row.name: row for row in ROWS}
 if len(ARMS) != len(ROWS) or any(row.against and row.against not in ARMS for row in ROWS):
     raise ValueError("an arm is listed twice, or set against one that there is not")
+for row in ROWS:
+    same = {name: getattr(row, name) for name in ("name", "long", "runs", "against", "shows")}
+    if row.runs and replace(ARMS[row.runs], **same) != row:
+        raise ValueError(f"{row.name} is started or trained otherwise than {row.runs}, whose runs it takes")
 
 
 @dataclass(frozen=True)

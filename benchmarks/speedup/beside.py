@@ -8,6 +8,7 @@ the parent's embeddings after the best linear map, fitted on the rows that clone
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from benchmarks.speedup import encoder, runs
 from benchmarks.speedup.arms import ARMS
 from benchmarks.speedup.config import Config
 from benchmarks.speedup.curves import Key
-from benchmarks.speedup.findings import PAPER
+from benchmarks.speedup.findings import PAPERS, Finding
 from benchmarks.speedup.prepared import Array, Prepared, Rows, Say
 from benchmarks.speedup.training import branches
 from graphclone import outputs, pipeline
@@ -40,18 +41,25 @@ def write(held: Prepared, say: Say) -> None:
     if held.config.task != "encoder":
         raise BadData(f"{held.config.name}: only an encoder has a model of its size to stand beside")
     found = [_other(held, say)]
-    for name in (held.config.nothing, PAPER, "default"):
-        said, parameters = _trained(held, name, say)
+    for name in (held.config.nothing, *PAPERS, "default"):
+        tuned = runs.known(held.config, ARMS[name])
+        if tuned is None:
+            raise BadData(f"{name}: run it first: python -m benchmarks.speedup {held.config.name} --arms {name}")
+        say(f"{name}: training {held.config.budget} steps")
+        said, parameters = _trained(held, Key(ARMS[name].kept, tuned.rate, tuned.decay, held.config.seeds[0]))
         lost = 1 - _cosine(said, held.held_out["target"])
-        found.append(_row(f"{name}, after {held.config.budget} steps", parameters, said, held, lost))
+        row = _row(f"{name}, after {held.config.budget} steps", parameters, said, held, lost)
+        found.append(row | {"arm": name, "rate": tuned.rate, "decay": tuned.decay})
     with outputs.staged(held.config.folder / FILE) as draft:
         draft.write_text(json.dumps(found, indent=1) + "\n")
 
 
-def read(config: Config) -> list[dict[str, Any]]:
-    """The rows that ``write`` wrote; none where it never ran."""
+def read(config: Config, tuned: Mapping[str, Finding]) -> list[dict[str, Any]]:
+    """The rows that ``write`` wrote, but for arms that have been tuned otherwise since; none where it never ran."""
     file = config.folder / FILE
-    return list(json.loads(file.read_text())) if file.is_file() else []
+    rows = list(json.loads(file.read_text())) if file.is_file() else []
+    now = {name: (one.rate, one.decay) for name, one in tuned.items()}
+    return [row for row in rows if "arm" not in row or now.get(row["arm"]) == (row["rate"], row["decay"])]
 
 
 def _row(name: str, parameters: int, said: Array, held: Prepared, lost: float) -> dict[str, Any]:
@@ -81,13 +89,9 @@ def _embedded(model: Model, rows: Rows, numbers: Array) -> Array:
     return _unit(np.concatenate(found))
 
 
-def _trained(held: Prepared, name: str, say: Say) -> tuple[Array, int]:
-    """Embeddings of the held-out rows by a clone that was trained to B, at the rate and decay that tuning found."""
-    tuned = runs.known(held.config, ARMS[name])
-    if tuned is None:
-        raise BadData(f"{name}: run it first: python -m benchmarks.speedup {held.config.name} --arms {name}")
-    say(f"{name}: training {held.config.budget} steps")
-    learner = runs.learner(held, ARMS[name], Key(name, tuned.rate, tuned.decay, held.config.seeds[0]))
+def _trained(held: Prepared, key: Key) -> tuple[Array, int]:
+    """Embeddings of the held-out rows by a clone that was trained to B."""
+    learner = runs.learner(held, ARMS[key.arm], key)
     branches(learner, [held.config.budget])
     learner.module.eval()
     count = len(held.held_out["input_ids"])

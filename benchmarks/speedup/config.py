@@ -40,8 +40,9 @@ class Config:
     task: a row of tasks.TASKS. target: the clone's shape. budget: B, in steps; horizons: B divided by each is trained
     to with a decay of its own. batch: rows a step. warmup: steps. decay: share of a horizon. evaluations: on the way.
     rates, decays: the grids of the learning rate and the weight decay; rounds: of looking for one and then the other;
-    tuned_at: the divisor of B at which arms are
-    tuned (random starts at B itself, where their loss is taken). seeds: of the figures; arms: rows of arms.ARMS.
+    first: decays of starts from nothing, and of clones, while their rate is first looked for. tuned_at: the divisor of
+    B at which arms are tuned (starts from nothing at B itself, where their loss is taken). seeds: of the figures; arms:
+    rows of arms.ARMS.
     longest: the smallest divisor that arms run to with every seed; whole: arms that run to B, as random starts do.
     nothing: the arm from nothing that the others are held against. again: an experiment that this one repeats, but
     for what it says itself: rates and decays are taken from there, and nothing is tuned.
@@ -64,6 +65,7 @@ class Config:
     evaluations: int = 12
     tuned_at: int = 8
     rounds: int = 1
+    first: tuple[float, float] = (0.1, 0.01)
     tuning_seed: int = 0
     longest: int = 2
     whole: tuple[str, ...] = ()

@@ -59,7 +59,7 @@ def of(config: Config) -> dict[str, Finding]:
         for name, found in tuned.items()
     }
     nothing = held.get(config.nothing, {})
-    papers = [held[name] for name in PAPERS if held.get(name)]
+    papers = [held[name] for name in PAPERS if len(held.get(name, ())) == len(config.seeds)]
     lowest = min(papers, key=lambda one: _ended(one, config.budget), default={})
     soonest = max(papers, key=lambda one: _times(sooner(nothing, one, config.budget)), default={})
     return {
@@ -121,11 +121,10 @@ def levers(config: Config, found: dict[str, Finding]) -> list[tuple[Finding, Int
     return rows
 
 
-def difference(one: Finding, other: Finding, horizon: int) -> Interval | None:
+def ratios(one: Finding, other: Finding, horizon: int) -> list[float]:
     """Loss of ``one`` over that of ``other`` at a horizon, seed by seed."""
-    ratios = [
+    return [
         curve.ends[horizon] / other.curves[seed].ends[horizon]
         for seed, curve in one.curves.items()
         if seed in other.curves and horizon in curve.ends and horizon in other.curves[seed].ends
     ]
-    return interval(ratios) if ratios else None

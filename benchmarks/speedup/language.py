@@ -17,6 +17,7 @@ from benchmarks.speedup.config import Config
 from benchmarks.speedup.logits import dress
 from benchmarks.speedup.prepared import Array, Say, Task, Tensors, write_rows
 from graphclone import choose_tokens, pipeline
+from graphclone.errors import BadData
 from graphclone.planner import Target
 
 HELD_OUT = 20  # every so many pieces of each text one is set apart
@@ -44,9 +45,10 @@ def write(config: Config, folder: Path, say: Say) -> None:
     small = Tokenizer.from_str(json.dumps(tokens.tokenizer))
     length = asked["length"]
     each, passed = asked["judged"] // len(judged), asked.get("passed", 0) // len(judged)
+    judged = [_after(small, text, length * passed) for text in judged]
     rows = {
         "train": np.concatenate([_rows(small, text, length, asked["rows"] // len(trained)) for text in trained]),
-        "held_out": np.concatenate([_rows(small, text, length, each, passed) for text in judged]),
+        "held_out": np.concatenate([_rows(small, text, length, each) for text in judged]),
     }
     chosen = np.random.default_rng(ORDER).permutation(len(rows["train"]))[: asked["calibration"]]
     rows["calibration"] = rows["train"][np.sort(chosen)]
@@ -68,10 +70,18 @@ def _split(tokenizer: Any, asked: dict[str, Any]) -> tuple[list[list[str]], list
     return trained, judged
 
 
-def _rows(tokenizer: Any, text: list[str], length: int, count: int, passed: int = 0) -> Array:
-    """[at most count, length], after so many rows that are passed over."""
+def _after(tokenizer: Any, text: list[str], passed: int) -> list[str]:
+    """The pieces in which none of the first so many tokens lie."""
+    ends = np.cumsum([len(tokenizer.encode(piece).ids) for piece in text])
+    return text[int(np.searchsorted(ends, passed)) + 1 :] if passed else text
+
+
+def _rows(tokenizer: Any, text: list[str], length: int, count: int) -> Array:
+    """[count, length]. Raises BadData where the text is shorter."""
     ids = np.concatenate([np.array(tokenizer.encode(piece).ids, np.int64) for piece in text])
-    return ids[: len(ids) // length * length].reshape(-1, length)[passed : passed + count]
+    if len(ids) < count * length:
+        raise BadData(f"{count} rows of {length} are asked for: a text has {len(ids):,} tokens for them")
+    return ids[: count * length].reshape(-1, length)
 
 
 def loss(output: torch.Tensor, rows: Tensors) -> torch.Tensor:

@@ -25,13 +25,15 @@ Written by `make benchmark-report` from the curves under `benchmarks/results/spe
 
 An arm's *speed-up* is B / h: h is the length of a run of its own, with its own full decay of the learning rate, that
 ends at the loss with which the tuned start from nothing ends after B steps. Every arm has a learning rate and a weight
-decay of its own, found on a seed that no figure is of. Intervals are percentile bootstraps over paired seeds, 95 % by
-name and some 83 % in truth where there are five; they speak of other orders of the same rows, not of other rows held
-out. `>` marks a lower bound (an arm that is there before the shortest run ends), `<` an upper one.
+decay of its own (along a cosine: those of the arm that it checks), found on a seed that no figure is of. Intervals are
+percentile bootstraps over paired seeds, 95 % by name and some 83 % in truth where there are five; they speak of other
+orders of the same rows, not of other rows held out. `>` marks a lower bound (an arm that is there before the shortest
+run ends), `<` an upper one.
 
 No parent is measured and nothing is trained on rows that are judged. But by losses on these rows the learning rates of
 every arm were chosen, and what graphclone's default is: which blocks go ([22](decisions/0022-which-blocks-go.md)), how
 weights are corrected under LayerNorms ([23](decisions/0023-scaling-under-layer-norms.md)), the shape of the clones.
+Experiments called `-fresh` repeat the main arms as they were tuned, and judge them on rows that nothing was chosen by.
 
 `random` starts from nothing, `paper` is the paper's method whole, `default` is `graphclone clone` as it comes; other
 arms differ from one that is named beside them. Starts from nothing are tuned by runs of B steps, clones by shorter
@@ -84,7 +86,7 @@ def _experiment(config: Config, found: dict[str, Finding], pictures: Path) -> st
         text.append(f"\n### Learning rates\n\n{_rates(found)}\n\n![rates](images/speedup-{config.name}-rates.png)\n")
     if clock := _clock(config, found):
         text.append(f"\n### Wall-clock\n\n{clock}\n")
-    if others := beside.read(config):
+    if others := beside.read(config, found):
         text.append(f"\n### Beside a small encoder made by others\n\n{_beside(others)}\n")
     return "".join(text)
 
@@ -159,7 +161,11 @@ def _smaller(config: Config, found: dict[str, Finding]) -> str:
         for name in (*PAPERS, "default")
         if nothing is not None and name in found
     ]
-    told = "Learning rates are those tuned for the whole B. What a larger B would show was not run."
+    told = (
+        "Starts from nothing (and `paper-long`) are tuned for the whole B, the others for "
+        f"{config.steps(config.tuned_at)} steps: a smaller B is to the clones' advantage. What a larger one would show "
+        "was not run."
+    )
     return f"{told}\n\n{table(('arm', *(f'B = {b}' for b in budgets)), rows)}"
 
 
@@ -171,6 +177,8 @@ def _levers(rows: list[tuple[Finding, Interval]]) -> str:
 def _rates(found: dict[str, Finding]) -> str:
     rows = []
     for name, one in found.items():
+        if one.arm.schedule == "cosine":
+            continue  # it takes another's
         tried = ", ".join(f"{r:g}/{d:g}: {loss:.3f}" for (r, d), loss in sorted(one.tried.items()))
         rows.append((name, f"{one.rate:g}", f"{one.decay:g}", tried))
     return table(("arm", "learning rate", "weight decay", "all tried (rate/decay: loss)"), rows)
@@ -196,13 +204,14 @@ def _clock(config: Config, found: dict[str, Finding]) -> str:
     rows = [(config.nothing, "0", f"{whole:.0f}", f"{whole:.0f}", "1")]
     absent = []
     for name, one in found.items():
-        clocked = name in held["second pass"] and (not one.arm.taught or "teacher a row" in held)
+        kept = one.arm.kept
+        clocked = kept in held["second pass"] and (not one.arm.taught or "teacher a row" in held)
         if one.random is None or one.arm.nothing or one.random.bound == "?":
             continue
         if not clocked:
             absent.append(name)
             continue
-        before = held["fit"] + held["second pass"][name] + held["cloning"]
+        before = held["fit"] + held["second pass"][kept] + held["cloning"]
         if not one.arm.blind:
             before += held["moments" if one.arm.moments else "sums"]
         taught = held["teacher a row"] * config.batch * config.budget if one.arm.taught else 0

@@ -18,8 +18,6 @@ from benchmarks.speedup.training import Learner, branches, cosine
 from graphclone import pipeline
 from graphclone.errors import BadData
 
-FIRST_DECAY = {True: 0.1, False: 0.01}  # by whether the arm starts from nothing, while its rate is looked for
-
 
 @dataclass(frozen=True)
 class Tuned:
@@ -81,14 +79,14 @@ def tune(held: Prepared, arm: Arm, say: Callable[[str], None]) -> Tuned:
         tried[rate, decay] = run(held, key, [horizon], say).ends[horizon]
         return tried[rate, decay]
 
-    rate, decay = _settled(config, FIRST_DECAY[arm.nothing], loss)
+    rate, decay = _settled(config, arm, loss)
     say(f"{arm.name}: learning rate {rate:g}, weight decay {decay:g} ({tried[rate, decay]:.3f} at {horizon})")
     return Tuned(rate, decay, tried)
 
 
-def _settled(config: Config, first: float, loss: Callable[[float, float], float]) -> tuple[float, float]:
+def _settled(config: Config, arm: Arm, loss: Callable[[float, float], float]) -> tuple[float, float]:
     """Rate and decay, one after the other; then, from where they are, again."""
-    rates, decays, rate, decay = config.rates, config.decays, math.nan, first
+    rates, decays, rate, decay = config.rates, config.decays, math.nan, config.first[0 if arm.nothing else 1]
     for _ in range(config.rounds):
         rate = _search(rates, lambda value, decay=decay: loss(value, decay))  # type: ignore[misc]  # decay, as it is now
         decay = _search(decays, partial(loss, rate))
@@ -117,7 +115,7 @@ def known(config: Config, arm: Arm) -> Tuned | None:
         return found[horizon]
 
     try:
-        rate, decay = _settled(config, FIRST_DECAY[arm.nothing], loss)
+        rate, decay = _settled(config, arm, loss)
     except KeyError:
         return None
     return Tuned(rate, decay, tried)

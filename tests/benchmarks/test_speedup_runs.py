@@ -20,7 +20,7 @@ from benchmarks.speedup.config import CONFIGS, Config, Grid, read
 from benchmarks.speedup.curves import Curve, Key
 from benchmarks.speedup.findings import PAPERS
 from benchmarks.speedup.prepared import Prepared, Rows, Task, Tensors, refuse_overlap
-from benchmarks.speedup.runs import FIRST_DECAY, horizon_of, horizons_of, known, tune
+from benchmarks.speedup.runs import horizon_of, horizons_of, known, tune
 from benchmarks.speedup.training import Learner, branch_share, branches, cosine, stable, trunk_share
 from graphclone.errors import BadData
 
@@ -110,7 +110,7 @@ def test_what_tuning_found_is_read_from_the_curves_and_not_before_it_ended(tmp_p
     held, arm = config(tmp_path, tuned_at=4), ARMS["paper"]
     horizon = horizon_of(held, arm)
     assert horizon == 16
-    first = FIRST_DECAY[False]
+    first = held.first[1]
     losses = {(1e-3, first): 5.0, (2e-3, first): 4.0, (4e-3, first): 4.5, (2e-3, 0.1): 3.5}
     for number, ((rate, decay), found) in enumerate(losses.items()):
         assert known(held, arm) is None, number
@@ -202,10 +202,15 @@ def test_rows_that_were_judged_are_passed_over() -> None:
     tokenizer = Tokenizer(WordLevel({str(number): number for number in range(40)}, "0"))
     tokenizer.pre_tokenizer = Whitespace()
     pieces = [" ".join(str(number) for number in range(k, k + 7)) for k in range(0, 35, 7)]
-    every = language._rows(tokenizer, pieces, 4, 99)
-    assert every.ravel().tolist() == list(range(32))
-    judged, fresh = language._rows(tokenizer, pieces, 4, 3), language._rows(tokenizer, pieces, 4, 2, 3)
-    assert np.array_equal(np.concatenate([judged, fresh]), every[:5])
+    judged = language._rows(tokenizer, pieces, 4, 3)  # of the first two pieces, of seven tokens each
+    assert judged.ravel().tolist() == list(range(12))
+    fresh = language._rows(tokenizer, language._after(tokenizer, pieces, judged.size), 4, 2)
+    assert fresh.ravel().tolist() == list(range(14, 22))
+    assert language._after(tokenizer, pieces, 14) == pieces[2:]
+    assert language._after(tokenizer, pieces, 15) == pieces[3:]
+    assert language._after(tokenizer, pieces, 0) == pieces
+    with pytest.raises(BadData, match="9 rows of 4 are asked for: a text has 35 tokens"):
+        language._rows(tokenizer, pieces, 4, 9)
 
 
 def test_a_configuration_with_a_key_too_many_or_too_few_is_refused(tmp_path: Path) -> None:
