@@ -157,7 +157,7 @@ def test_every_experiment_is_read_and_names_arms_that_there_are(file: Path) -> N
     assert set(held.arms) | set(held.whole) <= ARMS.keys()
     assert {held.nothing, "default"} <= set(held.arms)
     assert set(PAPERS) & set(held.arms)
-    assert len(held.seeds) >= 5
+    assert len(held.seeds) >= 5 or (held.again and len(held.seeds) >= 3)
     assert all(math.isclose(held.budget / d, held.steps(d)) for d in held.horizons)
 
 
@@ -167,7 +167,8 @@ def test_an_experiment_again_differs_in_what_is_judged_alone_and_tunes_nothing(n
     assert second.tunes == first
     assert second.digest != first.digest
     assert second.data | {"judged": first.data["judged"]} == first.data | {"passed": first.data["judged"]}
-    parts = ("target", "budget", "batch", "horizons", "seeds", "longest", "tuned_at", "nothing", "warmup")
+    assert set(second.seeds) <= set(first.seeds)
+    parts = ("target", "budget", "batch", "horizons", "longest", "tuned_at", "nothing", "warmup")
     assert all(getattr(second, part) == getattr(first, part) for part in parts)
     assert known(second, ARMS["paper"]) is None
     for rate, decay in itertools.product(first.rates.ladder, first.decays.ladder):
