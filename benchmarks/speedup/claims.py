@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from benchmarks.speedup import findings
+from benchmarks.speedup import findings, runs
 from benchmarks.speedup.arithmetic import Interval, interval
 from benchmarks.speedup.config import Config
 from benchmarks.speedup.findings import PAPERS, Finding
@@ -57,7 +57,6 @@ CLAIMS = (
     ),
 )
 ALIKE = 0.01  # of a loss: some twice what seeds make of it
-LONG = PAPERS[-1]  # tuned where starts from nothing are
 RATE, DECAY = "a clone trains best at a lower learning rate than a start from nothing", "and at a lower weight decay"
 
 
@@ -82,9 +81,11 @@ def told(config: Config, found: dict[str, Finding]) -> str:
         held, names = row.held, f"{row.ahead.arm.name} against {row.behind.arm.name}"
         share = f"loss {held.mean:.3f} times ({held.low:.3f} to {held.high:.3f}) that of the other, {held.seeds} seeds"
         lines.append(f"- {row.claim.says} ({names}): after {near} steps it {row.verdict} here: {share}.")
-    if config.nothing in found and LONG in found and not config.again:
-        nothing, paper = found[config.nothing], found[LONG]
-        where = f"both tuned by runs of {config.budget} steps, of one seed"
+    paper = next((found[name] for name in reversed(PAPERS) if name in found), None)  # for B, where it is so tuned
+    if config.nothing in found and paper is not None and not config.again:
+        nothing = found[config.nothing]
+        horizons = [runs.horizon_of(config, held.arm) for held in (paper, nothing)]
+        where = f"tuned by runs of {horizons[0]} and of {horizons[1]} steps, of one seed"
         for says, part in ((RATE, 0), (DECAY, 1)):
             one, other = ((held.rate, held.decay)[part] for held in (paper, nothing))
             lines.append(f"- {says}: {_lower(paper, nothing, part)} here: {one:g} against {other:g} ({where}).")
