@@ -27,10 +27,14 @@ def _blocks(flag: str, what: str) -> typer.models.OptionInfo:
     return option
 
 
-ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file.", show_default=False)]
-ClonePath = Annotated[Path, typer.Argument(metavar="CLONE", help="A clone that graphclone wrote.", show_default=False)]
+ModelPath = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="An ONNX file, or a folder with one.", show_default=False)
+]
+ClonePath = Annotated[
+    Path, typer.Argument(metavar="CLONE", help="A clone that graphclone wrote; or its folder.", show_default=False)
+]
 ParentPath = Annotated[
-    Path, typer.Argument(metavar="PARENT", help="The ONNX file it was cut from.", show_default=False)
+    Path, typer.Argument(metavar="PARENT", help="The ONNX file it was cut from; or its folder.", show_default=False)
 ]
 OutPath = Annotated[Path, typer.Argument(metavar="OUT", help="Where to write the clone.", show_default=False)]
 Output = Annotated[Path, typer.Option("-o", "--output", help="Where to write.", show_default=False)]
