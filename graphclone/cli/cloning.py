@@ -218,9 +218,11 @@ class Files:
 
         file = folders.model_in(model) if model.is_dir() else model
         if model.is_dir() and out.suffix != ".onnx":
+            outputs.refuse_nowhere(out)
             outputs.refuse_full(out)
             side_files.refuse(file, out / file.name, folder or model)
             return cls(file, out / file.relative_to(model), folder or model, asked=True, root=out)
+        outputs.refuse_nowhere(out)
         if asked or folder:
             side_files.refuse(file, out, folder)
         return cls(file, out, folder, asked=asked or folder is not None)
