@@ -254,7 +254,11 @@ ShardSize = Annotated[
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on standard error but errors.", callback=show.hush)]
-Importance = Annotated[str, typer.Option("--importance", help="How neurons are ranked.", rich_help_panel="Method")]
+IMPORTANCES = (
+    "How neurons are ranked: equal-vote, paper, l2, energy, variance, wanda, fluctuation (by --data or --stats); "
+    "magnitude, first, uniform, random:SEED (without)."
+)
+Importance = Annotated[str, typer.Option("--importance", help=IMPORTANCES, rich_help_panel="Method")]
 Method = Annotated[
     str,
     typer.Option(
@@ -268,8 +272,8 @@ Depth = Annotated[
     str,
     typer.Option(
         "--depth",
-        help="Which blocks go: best (block-influence where it was measured, paper beside the paper's scaling), paper "
-        "(the middle ones), uniform, block-influence, angular, greedy (by trying).",
+        help="Which blocks go: best (block-influence; paper where nothing was measured, and beside --method paper), "
+        "paper (the middle ones), uniform, block-influence, angular, greedy (by trying).",
         rich_help_panel="Method",
     ),
 ]
