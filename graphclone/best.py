@@ -43,6 +43,6 @@ def narrows_layer_norms(anatomy: Anatomy, target: Target) -> bool:
 
 
 def depth_beside(method: str, depth: str) -> str:
-    """``best`` beside the paper's scaling, where that was asked for, is the paper's: there the middle's going trains
-    better, and by influence beside anything else (docs/decisions/0022)."""
+    """``best`` beside the paper's scaling, where that was asked for by name, is the paper's: ``--importance paper
+    --method paper`` is the paper's way, whole (docs/decisions/0022). Beside anything else it is by influence."""
     return "paper" if depth == BEST_DEPTH and "paper" in method.split("+") else depth

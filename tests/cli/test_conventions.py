@@ -18,6 +18,7 @@ import pytest
 
 import graphclone as gc
 from graphclone import doctor, errors
+from graphclone.cli import app as application
 from graphclone.cli import options
 from graphclone.cli.app import app, run
 from graphclone.plan import BEST, PASSES
@@ -61,6 +62,9 @@ def test_help_and_readme_say_every_exit_code(capsys: pytest.CaptureFixture[str])
     wanted = {0, *(kind.exit_code for kind in kinds)}
     for said in words:
         assert {int(code) for code in re.findall(r"\b(\d)\s+[a-z]", said.split(". ")[0])} == wanted
+        assert all(
+            str(code) in said for code in (application.INTERRUPTED, 128 + signal.SIGTERM, application.BROKEN_PIPE)
+        )
 
 
 def test_help_and_the_schema_name_every_way_of_choosing_and_correcting() -> None:
