@@ -1,5 +1,6 @@
 # Every target does its own set-up, in .venv, and needs nothing but Python 3.11 or newer.
 #   make demo    the whole story on a real model
+#   make setup   .venv alone: every other target does it first
 #   make test    the tests, in two processes (WORKERS=4: 3 GB each); TEST="tests/surgery -x" for a part
 #   make check   lint, format, types, import directions, line budget
 #   make benchmark-report   docs/benchmarks.md, from the curves under benchmarks/results/speedup

@@ -8,7 +8,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 from graphclone.anatomy.parts import Anatomy
-from graphclone.plan import with_best
+from graphclone.plan import BEST, with_best
 from graphclone.statistics.depth import BEST as BEST_DEPTH
 from graphclone.statistics.store import Statistics
 from graphclone.target import Target
@@ -24,6 +24,14 @@ def settled(method: str, statistics: Statistics | None, anatomy: Anatomy, target
     return with_best(method, "norm-gain+least-squares" if moments else "norm-gain")
 
 
+def takes_moments(method: str, target: Target, *, budget: bool = False) -> bool:
+    """Whether second moments are worth measuring: least squares takes them, asked for by name or by ``best``, where
+    feed-forward neurons or heads are cut. A budget may cut them."""
+    inside = (target.heads, target.kv_heads, target.head_dim, target.ffn)
+    asked = not {BEST, "least-squares"}.isdisjoint(method.split("+"))
+    return asked and (budget or any(size is not None for size in inside))
+
+
 def narrows_layer_norms(anatomy: Anatomy, target: Target) -> bool:
     """Whether a target asks for fewer neurons of a residual stream that LayerNorms read, pre-norm."""
     asked = target.asked().get("hidden")
@@ -35,6 +43,6 @@ def narrows_layer_norms(anatomy: Anatomy, target: Target) -> bool:
 
 
 def depth_beside(method: str, depth: str) -> str:
-    """``best`` beside the paper's scaling, where that was asked for, is the paper's: there the middle's going trains
-    better, and by influence beside anything else (docs/decisions/0022)."""
+    """``best`` beside the paper's scaling, where that was asked for by name, is the paper's: ``--importance paper
+    --method paper`` is the paper's way, whole (docs/decisions/0022). Beside anything else it is by influence."""
     return "paper" if depth == BEST_DEPTH and "paper" in method.split("+") else depth

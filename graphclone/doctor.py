@@ -134,10 +134,8 @@ def _torch(held: dict[str, Any] | None, gpu: str | None) -> list[Finding]:
         ]
     on = ", ".join(held["devices"]) or held["auto"]
     idle = gpu is not None and held["auto"] == "cpu"
-    fix = (
-        "pip install -U torch, from the index for your CUDA: https://pytorch.org/get-started/locally" if idle else None
-    )
-    return [Finding("train", f"{on} by PyTorch {held['version']}" + "; the GPU stays idle" * idle, True, fix)]
+    told = f"{on} by PyTorch {held['version']}" + "; the GPU stays idle" * idle
+    return [Finding("train", told, True, CUDA_TORCH if idle else None)]
 
 
 def _machine() -> Finding:

@@ -66,8 +66,7 @@ def staged_folder(path: str | Path) -> Iterator[Path]:
 @contextmanager
 def _room(path: Path) -> Iterator[Path]:
     """A temporary folder beside ``path``, gone in the end."""
-    if not path.parent.is_dir():
-        raise BadModel(f"{path.parent}: no such folder to write {path.name} into")
+    refuse_nowhere(path)
     _sweep(path)
     try:
         folder = Path(tempfile.mkdtemp(SUFFIX, f".{path.name}.{_here()}-{os.getpid()}.", path.parent))
@@ -81,6 +80,13 @@ def _room(path: Path) -> Iterator[Path]:
         raise BadModel(f"{path}: cannot be written ({reason.strerror})") from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def refuse_nowhere(*outputs: Path | None) -> None:
+    """An output's folder is there already: said before a long run, not after it. Raises BadModel."""
+    for path in outputs:
+        if path is not None and not path.parent.is_dir():
+            raise BadModel(f"{path.parent}: no such folder to write {path.name} into")
 
 
 def refuse_full(path: Path) -> None:

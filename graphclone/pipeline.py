@@ -1,4 +1,4 @@
-"""The whole story on one screen: file -> anatomy -> statistics -> plan -> clone -> verified -> PyTorch -> file.
+"""The whole story in one file: file -> anatomy -> statistics -> plan -> clone -> verified -> PyTorch -> file.
 
 Each function is one step, and the whole public interface. Rooms are imported where they are entered, so that
 ``import graphclone`` loads neither ONNX Runtime nor PyTorch.

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 
 import models
 from graphclone import feeds, graph
 from graphclone.anatomy import inspect
+from graphclone.best import takes_moments
+from graphclone.olive import making
+from graphclone.olive.options import OPTIONS
 from graphclone.planner import Target, plan
 from graphclone.statistics import run
 
@@ -38,3 +44,29 @@ def test_a_narrower_stream_under_pre_norm_layer_norms_is_scaled_as_by_the_paper(
     assert plan(anatomy, held, Target(ffn="50%")).method == corrected
     assert plan(anatomy, held, Target(hidden="100%", ffn="50%")).method == corrected
     assert plan(anatomy, held, Target(hidden="50%"), method=corrected).method == corrected
+
+
+@pytest.mark.parametrize(
+    ("method", "wanted"),
+    [
+        ("best", True),
+        ("best+read-in", True),
+        ("pca+best", True),
+        ("norm-gain+least-squares", True),
+        ("norm-gain", False),
+        ("paper", False),
+    ],
+)
+def test_second_moments_are_measured_where_least_squares_may_take_them(method: str, wanted: bool) -> None:
+    assert takes_moments(method, Target(ffn="50%")) == wanted
+    assert takes_moments(method, Target(), budget=True) == wanted
+    assert not takes_moments(method, Target(hidden="50%", layers=1)), "nothing inside a block is cut"
+
+
+def test_the_pass_for_olive_measures_them_too(tmp_path: Path) -> None:
+    np.savez(tmp_path / "data.npz", input_ids=np.random.default_rng(0).integers(0, 97, (2, 12)))
+    given = {"ffn": "50%", "method": "best+read-in", "data": str(tmp_path / "data.npz")}
+    options = {name: option.default for name, option in OPTIONS.items()} | given
+    asked = making.Asked(options, None, "cpu", lambda line: None)
+    made = making.make(models.cached("llama"), tmp_path / "clone.onnx", asked)
+    assert made.plan.method == "norm-gain+least-squares+read-in"

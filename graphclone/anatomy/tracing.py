@@ -8,7 +8,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphclone.anatomy.concrete import Evaluator, captured
-from graphclone.anatomy.trace import KNOWN_UP_TO, Array, Flow, Trace, Value, describe, is_weight, plain
+from graphclone.anatomy.trace import Array, Flow, Trace, Value, describe, is_weight, plain
 from graphclone.errors import UnsupportedGraph
 from graphclone.graph import Model
 from graphclone.recipes import Recipe, held, sample
@@ -73,16 +73,13 @@ def _outputs(
     given = [v for v in inputs if v is not None]
     static = all(v.static for v in given)
     labelled = any(v.labelled for v in given)
-    plain_numbers = all(
-        v.data is not None and v.data.size <= KNOWN_UP_TO and (v.copies or not v.labelled) for v in given
-    )
     if inside := [n for n in captured(node) if n in trace.values and trace.values[n].labelled]:
         raise UnsupportedGraph(
             f"{describe(node)} (inputs {_shapes(inputs)}): its body reads traced neurons ({inside[0]!r} "
             f"{list(trace.values[inside[0]].shape)}): export without control flow, or fold it (onnxsim, onnxslim)"
         )
     flow = table.get((node.domain or "", node.op))
-    if plain_numbers and evaluator.can(node):
+    if all(v.numeric for v in given) and evaluator.can(node):
         arrays = evaluator.run(node, inputs)
         if flow is None or not (labelled or node.op in REPEATING):
             for value in given:

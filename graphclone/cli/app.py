@@ -85,7 +85,7 @@ app = Application(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 done, 1 failed (a training that diverges, too little memory), 2 usage, 3 graph refused, "
-    "4 verification failed, 5 bad file.",
+    "4 verification failed, 5 bad file, 130 interrupted (143 by SIGTERM), 141 nobody read on.",
 )
 
 

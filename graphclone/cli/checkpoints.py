@@ -26,6 +26,7 @@ def torch(
     json: o.Json = False,
 ) -> None:
     """A model as readable PyTorch: model.py and model.safetensors, which run without graphclone."""
+    outputs.refuse_nowhere(output)
     written = pipeline.write_torch(pipeline.load(model), output, dropout)
     if json:
         return show.as_json({"output": str(output), **written})
@@ -48,6 +49,7 @@ def hf(
 ) -> None:
     """A clone as a Hugging Face checkpoint of its parent's family, for AutoModel.from_pretrained."""
     outputs.refuse_same_file(output, like)
+    outputs.refuse_nowhere(output)
     written = pipeline.write_hugging_face(pipeline.load(clone), like, output)
     if json:
         return show.as_json({"output": str(output), **written})

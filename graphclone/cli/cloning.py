@@ -12,6 +12,7 @@ import typer
 
 from graphclone import outputs, pipeline
 from graphclone.cli import describe, show
+from graphclone.sizing.judges import GREEDY, apart
 from graphclone.statistics import request
 
 if TYPE_CHECKING:
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 
 
 Batch = Mapping[str, Any]
-JUDGES = 2  # batches
-GREEDY = "greedy"  # a depth that judging finds, and no score
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,7 @@ def _measure(
     with show.progress("measuring") as tick:
         if wish.budget is None and wish.depth != GREEDY:
             return request.calibrate(parent, anatomy, calibration, progress=tick, source=source), []
-        judged, others = apart(list(source))
+        judged, others = apart(source)
         return measured(parent, anatomy, calibration, others, tick), judged
 
 
@@ -150,12 +149,6 @@ def searched(chosen: Chosen) -> dict[str, Any]:
     return held | ({"tournament": chosen.tournament.as_dict()} if chosen.tournament else {})
 
 
-def apart(batches: list[Batch]) -> tuple[list[Batch], list[Batch]]:
-    """(those that judge, those that are measured): the last two of five or more judge, and are not measured."""
-    count = JUDGES if len(batches) > 2 * JUDGES else 0
-    return batches[len(batches) - count :], batches[: len(batches) - count]
-
-
 def measured(
     parent: Model,
     anatomy: Anatomy,
@@ -176,13 +169,13 @@ def measured(
 
 
 def with_moments(wish: Wish, method: str | None) -> request.Calibration | None:
-    """Least squares takes second moments, where feed-forward neurons or heads are cut."""
+    """What is measured on; with second moments where the wish, or the plan made before by ``method``, takes them."""
     if wish.calibration is None:
         return None
-    inside = (wish.target.heads, wish.target.kv_heads, wish.target.head_dim, wish.target.ffn)
-    asked = not {"best", "least-squares"}.isdisjoint(wish.method.split("+"))
-    cuts_inside = wish.budget is not None or any(size is not None for size in inside)
-    wanted = "least-squares" in method if method else asked and cuts_inside
+    from graphclone.best import takes_moments
+
+    asked = takes_moments(wish.method, wish.target, budget=wish.budget is not None)
+    wanted = "least-squares" in method.split("+") if method else asked
     return replace(wish.calibration, moments=wanted)
 
 
@@ -225,9 +218,11 @@ class Files:
 
         file = folders.model_in(model) if model.is_dir() else model
         if model.is_dir() and out.suffix != ".onnx":
+            outputs.refuse_nowhere(out)
             outputs.refuse_full(out)
             side_files.refuse(file, out / file.name, folder or model)
             return cls(file, out / file.relative_to(model), folder or model, asked=True, root=out)
+        outputs.refuse_nowhere(out)
         if asked or folder:
             side_files.refuse(file, out, folder)
         return cls(file, out, folder, asked=asked or folder is not None)

@@ -33,7 +33,7 @@ def try_(
     folder: Tried,
     tool: Tool = None,
     prompt: Annotated[str | None, typer.Option("--prompt", help="What a model is given.", show_default=False)] = None,
-    tokens: Annotated[int, typer.Option("--tokens", min=1, help="That a language model goes on with.")] = 24,
+    tokens: Annotated[int, typer.Option("--tokens", min=1, help="How many tokens a language model generates.")] = 24,
     json: o.Json = False,
 ) -> None:
     """Load a folder in onnxruntime-genai, Optimum or sentence-transformers, and let it run once."""

@@ -112,6 +112,9 @@ def check(
 ) -> None:
     """Gates for a pipeline: exit code 4 where a clone is larger, slower or worse than it may be."""
     asked = _lengths(lengths)
+    if junit is not None:
+        outputs.refuse_same_file(junit, clone, parent)
+        outputs.refuse_nowhere(junit)
     from graphclone import gates
 
     limits = gates.Limits(max_params, max_size, max_latency_ratio, min_score)
@@ -120,7 +123,6 @@ def check(
         timing |= {"provider": provider, "threads": threads, "progress": tick}
         report = gates.examine(clone, limits, parent, timing=timing)
     if junit is not None:
-        outputs.refuse_same_file(junit, clone, parent)
         with outputs.staged(junit) as draft:
             draft.write_text(gates.junit(report, str(clone)), encoding="utf-8")
     if json:

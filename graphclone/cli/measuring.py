@@ -36,7 +36,10 @@ EXAMPLES = (
 @app.command(epilog=EXAMPLES)
 def measure(
     files: Annotated[
-        list[Path], typer.Argument(metavar="MODEL", help="An ONNX file (with --merge: statistics).", show_default=False)
+        list[Path],
+        typer.Argument(
+            metavar="MODEL", help="An ONNX file, or a folder with one (with --merge: statistics).", show_default=False
+        ),
     ],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Where to write.", show_default=False)] = None,
     data: o.Data = None,

@@ -27,10 +27,14 @@ def _blocks(flag: str, what: str) -> typer.models.OptionInfo:
     return option
 
 
-ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file.", show_default=False)]
-ClonePath = Annotated[Path, typer.Argument(metavar="CLONE", help="A clone that graphclone wrote.", show_default=False)]
+ModelPath = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="An ONNX file, or a folder with one.", show_default=False)
+]
+ClonePath = Annotated[
+    Path, typer.Argument(metavar="CLONE", help="A clone that graphclone wrote; or its folder.", show_default=False)
+]
 ParentPath = Annotated[
-    Path, typer.Argument(metavar="PARENT", help="The ONNX file it was cut from.", show_default=False)
+    Path, typer.Argument(metavar="PARENT", help="The ONNX file it was cut from; or its folder.", show_default=False)
 ]
 OutPath = Annotated[Path, typer.Argument(metavar="OUT", help="Where to write the clone.", show_default=False)]
 Output = Annotated[Path, typer.Option("-o", "--output", help="Where to write.", show_default=False)]
@@ -250,7 +254,11 @@ ShardSize = Annotated[
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on standard error but errors.", callback=show.hush)]
-Importance = Annotated[str, typer.Option("--importance", help="How neurons are ranked.", rich_help_panel="Method")]
+IMPORTANCES = (
+    "How neurons are ranked: equal-vote, paper, l2, energy, variance, wanda, fluctuation (by --data or --stats); "
+    "magnitude, first, uniform, random:SEED (without)."
+)
+Importance = Annotated[str, typer.Option("--importance", help=IMPORTANCES, rich_help_panel="Method")]
 Method = Annotated[
     str,
     typer.Option(
@@ -264,8 +272,8 @@ Depth = Annotated[
     str,
     typer.Option(
         "--depth",
-        help="Which blocks go: best (block-influence where it was measured, paper beside the paper's scaling), paper "
-        "(the middle ones), uniform, block-influence, angular, greedy (by trying).",
+        help="Which blocks go: best (block-influence; paper where nothing was measured, and beside --method paper), "
+        "paper (the middle ones), uniform, block-influence, angular, greedy (by trying).",
         rich_help_panel="Method",
     ),
 ]

@@ -67,6 +67,7 @@ def plan(
 ) -> None:
     """What a clone would keep and drop, its parameters, bytes and latency, by a dry run: no model is written."""
     outputs.refuse_same_file(output or "", model, stats)
+    outputs.refuse_nowhere(output)
     wish = commands.wished(locals())
     parent = commands.opened(model)
     anatomy = pipeline.inspect(parent)

@@ -61,6 +61,7 @@ def report(
     from graphclone.report.story import Given, tell
 
     outputs.refuse_same_file(output, *subject, stats, trained)
+    outputs.refuse_nowhere(output)
     asked = None if data is None else request.Calibration(data, tokenizer, length, batch_size, limit)
     if len(subject) == 1:
         if not subject[0].is_dir():
@@ -85,6 +86,7 @@ def drawn(model: Path, output: Path, stats: Path | None, *, json: bool) -> None:
     from graphclone.report.story import Given, tell
 
     outputs.refuse_same_file(output, model, stats)
+    outputs.refuse_nowhere(output)
     given = Given(model, stats=stats, command=_command("inspect", model, options={"--html": output, "--stats": stats}))
     _written(tell(given), output, json=json)
 

@@ -11,6 +11,7 @@ import typer
 
 from graphclone import pipeline, tournament
 from graphclone.cli import cloning, show
+from graphclone.sizing.judges import GREEDY, apart
 from graphclone.statistics import request
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def choose(parent: Model, anatomy: Anatomy, wish: cloning.Wish, tokens: Tokens |
     """What ``cloning.choose`` comes to where a tournament decides. Clones meet with all of their parent's tokens."""
     from graphclone.vocabulary import keep
 
-    if wish.plan or wish.stats or wish.calibration is None or wish.depth == cloning.GREEDY:
+    if wish.plan or wish.stats or wish.calibration is None or wish.depth == GREEDY:
         raise typer.BadParameter(
             "--tournament trains clones on the data: give --data, and neither --plan, --stats nor --depth greedy"
         )
@@ -87,7 +88,7 @@ def choose(parent: Model, anatomy: Anatomy, wish: cloning.Wish, tokens: Tokens |
     assert calibration is not None
     source = request.open_data(parent, calibration)
     show.data("measuring", source)
-    judged, others = cloning.apart(list(source))
+    judged, others = apart(source)
     with show.progress("measuring") as tick:
         held = cloning.measured(parent, anatomy, calibration, others, tick)
     found = None

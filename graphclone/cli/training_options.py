@@ -28,25 +28,63 @@ Evaluations = Annotated[int, typer.Option("--evaluations", min=1, help="Held-out
 Keep = Annotated[str, typer.Option("--keep", help="Weights of the best held-out loss, or the last: best, last.")]
 
 Steps = Annotated[int, typer.Option("--steps", min=1, help="Updates of the weights.", rich_help_panel=_UPDATES)]
-Accumulate = Annotated[int, typer.Option("--accumulate", min=1, help="Batches an update.", rich_help_panel=_UPDATES)]
-LearningRate = Annotated[float, typer.Option("--learning-rate", help="At its highest.", rich_help_panel=_UPDATES)]
-Schedule = Annotated[str, typer.Option("--schedule", help="cosine, wsd or constant.", rich_help_panel=_UPDATES)]
-Warmup = Annotated[float, typer.Option("--warmup", help="Share of the steps it rises.", rich_help_panel=_UPDATES)]
-Decay = Annotated[float, typer.Option("--decay", help="Share of the steps wsd falls.", rich_help_panel=_UPDATES)]
+Accumulate = Annotated[
+    int,
+    typer.Option(
+        "--accumulate", min=1, help="Batches whose gradients are added for one update.", rich_help_panel=_UPDATES
+    ),
+]
+LearningRate = Annotated[float, typer.Option("--learning-rate", help="Its peak.", rich_help_panel=_UPDATES)]
+Schedule = Annotated[
+    str,
+    typer.Option(
+        "--schedule", help="cosine, wsd (both end at a tenth of the peak) or constant.", rich_help_panel=_UPDATES
+    ),
+]
+Warmup = Annotated[
+    float,
+    typer.Option(
+        "--warmup", help="Share of the steps during which the learning rate rises from 0.", rich_help_panel=_UPDATES
+    ),
+]
+Decay = Annotated[
+    float,
+    typer.Option(
+        "--decay",
+        help="With --schedule wsd: share of the steps, at the end, during which it falls.",
+        rich_help_panel=_UPDATES,
+    ),
+]
 WeightDecay = Annotated[
     float, typer.Option("--weight-decay", help="Of matrices, not gains and biases.", rich_help_panel=_UPDATES)
 ]
 Clip = Annotated[float, typer.Option("--clip", help="Largest norm of the gradient.", rich_help_panel=_UPDATES)]
 
-Dropout = Annotated[float, typer.Option("--dropout", help="Where such models have it.", rich_help_panel=_UPDATES)]
+Dropout = Annotated[
+    float,
+    typer.Option(
+        "--dropout",
+        help="Probability, at the usual places (attention, behind each branch, embeddings).",
+        rich_help_panel=_UPDATES,
+    ),
+]
 
 Teacher = Annotated[
     Path | None,
-    typer.Option("--teacher", help="An ONNX file to learn from.", rich_help_panel=_TEACHER, show_default=False),
+    typer.Option(
+        "--teacher",
+        help="An ONNX file to learn from, or a folder with one.",
+        rich_help_panel=_TEACHER,
+        show_default=False,
+    ),
 ]
 TeacherWeight = Annotated[
     float,
-    typer.Option("--teacher-weight", help="Its share; the task's own loss has the rest.", rich_help_panel=_TEACHER),
+    typer.Option(
+        "--teacher-weight",
+        help="Share of the loss (0 to 1) that imitates the teacher; the task's own loss has the rest.",
+        rich_help_panel=_TEACHER,
+    ),
 ]
 HiddenWeight = Annotated[
     float | None,

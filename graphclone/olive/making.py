@@ -9,6 +9,7 @@ from typing import Any
 
 from graphclone import folders, pipeline, side_files
 from graphclone.anatomy.parts import Anatomy
+from graphclone.best import takes_moments
 from graphclone.errors import InvalidTarget
 from graphclone.graph import Model
 from graphclone.olive.options import BUDGET, HOW, TARGET
@@ -16,12 +17,12 @@ from graphclone.plan import Plan
 from graphclone.side_files.sizes import changes
 from graphclone.side_files.update import Update
 from graphclone.sizing.budget import Budget
+from graphclone.sizing.judges import apart
 from graphclone.statistics import request
 from graphclone.statistics.calibration import open_source
 from graphclone.statistics.store import Statistics
 from graphclone.target import Target
 
-JUDGES = 2  # batches set apart where shapes are judged
 Batches = Iterable[Mapping[str, Any]]
 
 
@@ -126,17 +127,13 @@ def _apart(batches: Batches | None, asked: Asked) -> tuple[list[Any], Batches | 
     """(those that judge shapes within a budget, those that are measured)."""
     if batches is None or asked.budget.empty:
         return [], batches
-    held = list(batches)
-    count = JUDGES if len(held) > 2 * JUDGES else 0
-    return held[len(held) - count :], held[: len(held) - count]
+    return apart(batches)
 
 
 def _statistics(parent: Model, anatomy: Anatomy, asked: Asked, batches: Batches | None) -> Statistics | None:
     if batches is None:
         return pipeline.read_statistics(asked.options["stats"]) if asked.options.get("stats") else None
-    inside = any(asked.options.get(name) is not None for name in ("heads", "kv_heads", "head_dim", "ffn"))
-    wanted = asked.options["method"] == "best" and (inside or not asked.budget.empty)
-    moments = wanted or "least-squares" in asked.options["method"]
+    moments = takes_moments(asked.options["method"], asked.target, budget=not asked.budget.empty)
     threads = asked.options["threads"]
     return pipeline.measure(parent, batches, anatomy=anatomy, provider=asked.provider, threads=threads, moments=moments)
 

@@ -33,7 +33,9 @@ TARGET: Mapping[str, Option] = {
 }
 BUDGET: Mapping[str, Option] = {
     "params": Option(str, None, "Instead of sizes: the best shape with at most so many parameters, 50M or 30%."),
-    "size": Option(str, None, "Instead of sizes: the best shape with at most so many bytes of weights, 100MB or 25%."),
+    "size": Option(
+        str, None, "Instead of sizes: the best shape with at most so many bytes of its files, 100MB or 25%."
+    ),
     "latency": Option(str, None, "Instead of sizes: the best shape whose run takes at most 20ms, or 50%."),
 }
 HOW: Mapping[str, Option] = {

@@ -14,6 +14,7 @@ import onnx_graphsurgeon as gs
 import torch
 from safetensors.torch import save_file
 
+from graphclone import outputs
 from graphclone.anatomy import inspect
 from graphclone.anatomy.parts import Anatomy
 from graphclone.errors import BadData, BadModel, InvalidTarget, UnsupportedGraph
@@ -250,8 +251,7 @@ def _changed(
 
 
 def _write(folder: Path, config: Mapping[str, Any], tensors: Tensors, copied: list[Path]) -> None:
-    if not folder.parent.is_dir():
-        raise BadModel(f"{folder.parent}: no such folder to write {folder.name} into")
+    outputs.refuse_nowhere(folder)
     if folder.exists() and not folder.is_dir():
         raise BadModel(f"{folder}: is a file; give the name of a folder")
     staged = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from graphclone import outputs
 from graphclone.errors import BadModel
 from graphclone.graph import Model
 from graphclone.pytorch.module import to_torch, weights
@@ -36,8 +37,7 @@ def write_standalone(model: Model, folder: str | Path, dropout: float = 0.0) -> 
     makers, and what ``to_torch`` raises.
     """
     folder = Path(folder)
-    if not folder.parent.is_dir():
-        raise BadModel(f"{folder.parent}: no such folder to write {folder.name} into")
+    outputs.refuse_nowhere(folder)
     if folder.exists() and not folder.is_dir():
         raise BadModel(f"{folder}: is a file; give the name of a folder")
     module = to_torch(model, dropout)

@@ -27,7 +27,7 @@ DEFAULT = "equal-vote"  # the importance that `plan` ranks by where nothing else
 
 @dataclass(frozen=True)
 class Subject:
-    """An ONNX file, opened, and its anatomy."""
+    """An ONNX file, or the one of a folder, opened, and its anatomy. path: as given."""
 
     path: Path
     model: Model
@@ -43,7 +43,7 @@ class Subject:
     @property
     def bytes(self) -> int:
         """Of the file, and of those beside it that hold its weights."""
-        return sum(file.stat().st_size for file in (self.path, *self.model.external_files))
+        return sum(file.stat().st_size for file in (self.model.path or self.path, *self.model.external_files))
 
     def sheet(self, name: str, role: str) -> Sheet:
         """Its line in the table of models."""

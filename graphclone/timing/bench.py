@@ -40,7 +40,8 @@ def bench(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Bench:
-    """Latency, throughput and memory of two files, each in a process of its own, which take turns run by run.
+    """Latency, throughput and memory of two models (files, or folders of one), each in a process of its own, which take
+    turns run by run.
 
     Inputs are drawn at random, within the vocabulary. lengths: of sequences; by default those of LENGTHS that the
     parent's positions reach. Raises BadModel, UnsupportedGraph, BadData for a length that a model cannot run,
@@ -49,8 +50,8 @@ def bench(
     if runs < 1 or warmup < 0 or batch < 1 or any(length < 1 for length in lengths):
         raise InvalidTarget(f"bench takes runs, batch and lengths of 1 or more; given {runs}, {batch}, {list(lengths)}")
     chosen = runtime.provider(provider)
-    files = [Path(parent), Path(clone)]
-    models = [graph.load(file) for file in files]
+    models = [graph.load(given) for given in (parent, clone)]
+    files = [model.path or Path(given) for model, given in zip(models, (parent, clone), strict=True)]  # of folders
     asked = _lengths(models[0], lengths, batch)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as open_:
         fed = [_feeds(model, asked, batch, Path(folder) / str(k)) for k, model in enumerate(models)]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from graphclone import outputs, pipeline
 from graphclone.errors import InvalidTarget
+from graphclone.sizing.judges import GREEDY, apart
 from graphclone.statistics import request
 from graphclone.workflow.job import Done, Job
 from graphclone.workflow.schema import Data, Method, Target, Workflow
@@ -21,29 +22,21 @@ if TYPE_CHECKING:
     from graphclone.target import Target as Shape
     from graphclone.verification import Report
 
-JUDGES = 2  # batches
-GREEDY = "greedy"  # a depth that judging finds, and no score
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
 def takes_moments(method: Method, target: Target) -> bool:
-    """Least squares takes second moments, where feed-forward neurons or heads are cut."""
+    """Whether second moments are measured: as the recipe says, else where the correction has use for them."""
     if method.moments is not None:
         return method.moments
-    inside = (target.heads, target.kv_heads, target.head_dim, target.ffn)
-    cuts_inside = bool(target.budget) or any(size is not None for size in inside)
-    return (method.correction == "best" or "least-squares" in method.correction) and cuts_inside
+    from graphclone import best
+
+    return best.takes_moments(method.correction, _shape(target), budget=bool(target.budget))
 
 
 def judged(workflow: Workflow) -> bool:
     """Whether anything is chosen by trying it on data that was not measured."""
     return any(t.budget or (t.method or workflow.method).depth == GREEDY for t in workflow.family.values())
-
-
-def apart(batches: list[Any]) -> tuple[list[Any], list[Any]]:
-    """(those that judge, those that are measured): the last two of five or more judge, and are not measured."""
-    count = JUDGES if len(batches) > 2 * JUDGES else 0
-    return batches[len(batches) - count :], batches[: len(batches) - count]
 
 
 def measure_options(job: Job) -> dict[str, Any]:
@@ -69,7 +62,7 @@ def measure(job: Job) -> Done:
         if settings["apart"]:
             held = pipeline.measure(
                 parent,
-                apart(list(source))[1],
+                apart(source)[1],
                 anatomy=anatomy,
                 provider=asked.provider,
                 threads=asked.threads,
@@ -171,7 +164,7 @@ def _data(job: Job) -> Data:
 
 
 def _judging(job: Job) -> list[Mapping[str, Any]]:
-    return apart(list(request.open_data(job.opened.model, job.calibration(_data(job)))))[0]
+    return apart(request.open_data(job.opened.model, job.calibration(_data(job))))[0]
 
 
 def _within(job: Job, held: Statistics | None, tokens: tuple[int, ...] | None) -> Plan:
@@ -217,7 +210,7 @@ def clone(job: Job) -> Done:
     if held is not None and pipeline.takes_second_pass(anatomy, chosen):
         asked = job.calibration(_data(job))
         batches: Any = request.open_data(parent, asked)
-        batches = apart(list(batches))[1] if judged(job.recipe.held) else batches
+        batches = apart(batches)[1] if judged(job.recipe.held) else batches
         with job.progress("measuring what is kept") as tick:
             affine = pipeline.measure_kept(
                 parent, chosen, batches, anatomy=anatomy, provider=asked.provider, threads=asked.threads, progress=tick

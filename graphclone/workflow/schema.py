@@ -60,12 +60,14 @@ class Method(Section):
     """How neurons and blocks are chosen, and how weights are corrected."""
 
     importance: str = "equal-vote"
-    """How neurons are ranked."""
+    """How neurons are ranked: equal-vote, paper, l2, energy, variance, wanda, fluctuation (which need data); magnitude,
+    first, uniform, random:SEED (which do not)."""
     correction: str = "best"
-    """best, or passes joined by +: norm-gain, least-squares, mean-bias, paper, none."""
+    """How weights are corrected: best, none, paper, or passes joined by +: norm-gain, least-squares, mean-bias,
+    depth-patch, read-in, pca, query-scale (best+read-in, pca+best)."""
     depth: str = "best"
-    """Which blocks go: best (block-influence where it was measured, paper beside the paper's scaling), paper (the
-    middle ones), uniform, block-influence, angular, greedy (by trying)."""
+    """Which blocks go: best (block-influence; paper where nothing was measured, and where correction names paper),
+    paper (the middle ones), uniform, block-influence, angular, greedy (by trying)."""
     moments: StrictBool | None = None
     """Second moments, for least squares; by default where the correction has use for them."""
 
@@ -82,7 +84,7 @@ class Training(Section):
     teacher: str | None = None
     """An ONNX file to learn from; `parent` is the parent."""
     teacher_weight: Share = 1.0
-    """The teacher's share; the task's own loss has the rest."""
+    """Share of the loss (0 to 1) that imitates the teacher; the task's own loss has the rest."""
     hidden_weight: Annotated[float, Field(ge=0)] | None = None
     """Of the teacher's hidden states, falling to 0 by half the run."""
     cache: StrictBool = False
@@ -92,21 +94,21 @@ class Training(Section):
     twin: StrictBool = False
     """Train one of the same shape that starts from nothing, too: what the clone is worth."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    """At its highest."""
+    """Its peak."""
     schedule: Literal["cosine", "wsd", "constant"] = "cosine"
-    """How the learning rate falls."""
+    """How the learning rate falls: cosine and wsd end at a tenth of its peak."""
     warmup: Share = 0.05
-    """Share of the steps it rises."""
+    """Share of the steps during which the learning rate rises from 0."""
     decay: Share = 0.2
-    """Share of the steps wsd falls."""
+    """With schedule wsd: share of the steps, at the end, during which it falls."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """Of matrices, not of gains and biases."""
     clip: Annotated[float, Field(gt=0)] = 1.0
     """Largest norm of the gradient."""
     accumulation: Count = 1
-    """Batches an update."""
+    """Batches whose gradients are added for one update."""
     dropout: Share = 0.0
-    """Where such models have it."""
+    """Probability, at the usual places (attention, behind each branch, embeddings)."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """What autocast computes in."""
     compile: StrictBool = False
@@ -194,7 +196,7 @@ class Target(Section):
     params: Amount | None = None
     """Budget: most parameters (50M, 30%)."""
     size: Amount | None = None
-    """Budget: most bytes of weights (100MB, 25%)."""
+    """Budget: most bytes of its files, the graph included (100MB, 25%)."""
     latency: Amount | None = None
     """Budget: most time of a batch in ONNX Runtime (20ms, 50%)."""
     method: Method | None = None

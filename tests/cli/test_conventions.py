@@ -12,12 +12,19 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import graphclone as gc
 from graphclone import doctor, errors
+from graphclone.cli import app as application
+from graphclone.cli import options
 from graphclone.cli.app import app, run
+from graphclone.plan import BEST, PASSES
+from graphclone.sizing.judges import GREEDY
+from graphclone.statistics import depth, importance
+from graphclone.workflow.schema import json_schema
 
 ROOT = Path(__file__).parents[2]
 WHERE = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
@@ -55,6 +62,27 @@ def test_help_and_readme_say_every_exit_code(capsys: pytest.CaptureFixture[str])
     wanted = {0, *(kind.exit_code for kind in kinds)}
     for said in words:
         assert {int(code) for code in re.findall(r"\b(\d)\s+[a-z]", said.split(". ")[0])} == wanted
+        assert all(
+            str(code) in said for code in (application.INTERRUPTED, 128 + signal.SIGTERM, application.BROKEN_PIPE)
+        )
+
+
+def test_help_and_the_schema_name_every_way_of_choosing_and_correcting() -> None:
+    described = json_schema()["$defs"]["Method"]["properties"]
+    told = {
+        "importance": (options.IMPORTANCES, described["importance"]["description"], importance.TABLE),
+        "method": (help_of(options.Method), described["correction"]["description"], (BEST, *PASSES)),
+        "depth": (help_of(options.Depth), described["depth"]["description"], (BEST, *depth.DEPTHS, GREEDY)),
+    }
+    for line, description, wanted in told.values():
+        for said in (line, description):
+            assert set(wanted) <= set(re.findall(r"[\w-]+", said))
+
+
+def help_of(option: Any) -> str:
+    """What --help says of an option."""
+    (info,) = option.__metadata__
+    return str(info.help)
 
 
 SPEAKING = {  # commands on real input: their words

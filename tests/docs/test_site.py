@@ -38,7 +38,16 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_page_is_built(site: Path) -> None:
-    for page in ("index", "tutorials/vision", "how-it-works", "measurements", "compatibility", "commands", "reference"):
+    for page in (
+        "index",
+        "tutorials/vision",
+        "how-it-works",
+        "training",
+        "measurements",
+        "compatibility",
+        "commands",
+        "reference",
+    ):
         assert (site / f"{page}.html").stat().st_size > 5_000, page
 
 

@@ -1,4 +1,5 @@
-"""The tutorials are executed: every file they show is written, every command runs and prints what stands there."""
+"""The tutorials and the page on training are executed: every file they show is written, every command runs and prints
+what stands there."""
 
 from __future__ import annotations
 
@@ -15,7 +16,9 @@ import models
 from tests.test_readme import words
 from tools import readme
 
-PAGES = sorted((readme.README.parent / "docs" / "tutorials").glob("*.md"))
+DOCS = readme.README.parent / "docs"
+TUTORIALS = sorted((DOCS / "tutorials").glob("*.md"))
+PAGES = [*TUTORIALS, DOCS / "training.md"]
 
 
 @pytest.fixture
@@ -63,7 +66,7 @@ def _built(command: str, folder: Path) -> bool:
 
 
 def test_every_tutorial_is_there() -> None:
-    assert [page.stem for page in PAGES] == ["embedding", "language-model", "operator", "vision", "your-own-onnx"]
+    assert [page.stem for page in TUTORIALS] == ["embedding", "language-model", "operator", "vision", "your-own-onnx"]
     for page in PAGES:
         shown = [step for step in readme.steps(page.read_text(encoding="utf-8")) if step.language == "console"]
         assert len(shown) >= 2

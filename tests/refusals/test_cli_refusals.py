@@ -137,9 +137,28 @@ def test_an_output_that_is_an_input(refused: Refused, llama: Path, tmp_path: Pat
     assert copy.read_bytes() == llama.read_bytes()
 
 
-def test_a_folder_that_is_not_there(refused: Refused, llama: Path, tmp_path: Path) -> None:
-    got = refused("clone", llama, tmp_path / "no" / "clone.onnx", *TARGET)
-    assert (got.code, "no such folder" in got.line) == (FILE, True)
+def test_a_folder_that_is_not_there_is_said_before_any_work(
+    refused: Refused, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def opened(path: Path) -> None:
+        raise AssertionError(f"{path} was opened first")
+
+    monkeypatch.setattr("graphclone.graph.load", opened)
+    out = tmp_path / "no" / "clone.onnx"
+    for line in (
+        ("clone", llama, out, *TARGET),
+        ("plan", llama, "-o", out, *TARGET),
+        ("measure", llama, "-o", out, "--data", "python-docs"),
+        ("report", llama, llama, "-o", out),
+        ("inspect", llama, "--html", out),
+        ("check", llama, "--max-params", "1M", "--junit", out),
+        ("pack", llama, tmp_path / "w.safetensors", "-o", out),
+        ("train", llama, "--data", "python-docs", "-o", out),
+        ("torch", llama, "-o", out),
+        ("hf", llama, "--like", llama, "-o", out),
+    ):
+        got = refused(*line)
+        assert (got.code, "no such folder" in got.line) == (FILE, True), line[0]
 
 
 def test_a_parent_is_no_clone(refused: Refused, llama: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,7 @@ import models
 from graphclone import folders, outputs
 from graphclone.cli.app import run
 from graphclone.errors import BadData, BadModel, InvalidTarget
+from graphclone.report.subject import Subject
 from graphclone.side_files import sentence
 
 BERT = {"model_type": "bert", "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 8}
@@ -74,6 +75,20 @@ def test_commands_take_a_folder_for_its_model(parent, capsys):
     by_folder = json.loads(capsys.readouterr().out)
     assert run(["inspect", str(parent / "onnx" / "model.onnx"), "--json"]) == 0
     assert {**json.loads(capsys.readouterr().out), "model": None} == {**by_folder, "model": None}
+
+
+def test_timing_gates_and_reports_take_folders_too(parent, tmp_path, capsys):
+    small, page = str(tmp_path / "small"), tmp_path / "report.html"
+    assert run(["clone", str(parent), small, "--layers", "1", "--importance", "first"]) == 0
+    capsys.readouterr()
+    assert run(["bench", str(parent), small, "--lengths", "8", "--runs", "1", "--json"]) == 0
+    timed = json.loads(capsys.readouterr().out)
+    assert timed["parent"]["bytes"] == (parent / "onnx" / "model.onnx").stat().st_size
+    ratio = ["--max-latency-ratio", "1000", "--lengths", "8", "--runs", "1"]
+    assert run(["check", small, "--parent", str(parent), *ratio]) == 0
+    assert run(["report", str(parent), small, "--runs", "1", "-o", str(page)]) == 0
+    opened = Subject.open(parent)
+    assert opened.bytes == timed["parent"]["bytes"]
 
 
 def test_what_lies_there_already_stays(parent, tmp_path, capsys):

@@ -79,6 +79,13 @@ def test_a_family_measures_once_and_a_second_run_does_nothing(recipe: Path, caps
     assert before == {file: file.stat().st_mtime_ns for file in before}
 
 
+def test_best_beside_another_pass_still_lets_least_squares_in(recipe: Path) -> None:
+    recipe.write_text(RECIPE + "method: {correction: best+read-in}\n")
+    assert do(recipe) == 0
+    plan = json.loads((recipe.with_suffix("") / "small" / "plan.json").read_text())
+    assert plan["method"] == "norm-gain+least-squares+read-in"
+
+
 def test_only_what_follows_from_a_change_is_done_again(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert do(recipe) == 0
     assert do(recipe, "--set", "targets.tiny.ffn=50%") == 0

@@ -14,8 +14,6 @@ from graphclone.pytorch.extents import Extent, extent
 from graphclone.pytorch.recorder import run_example
 from graphclone.pytorch.recording import HOLDS
 
-KEPT = ("nonnegative", "fixed", HOLDS)  # what a node keeps when the sizes around it change
-
 
 @dataclass(frozen=True)
 class Rewriter:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from graphclone import graph, outputs, saving
-from graphclone.errors import BadData, BadModel
+from graphclone.errors import BadData
 from graphclone.graph import Model
 from graphclone.pytorch.training.batches import hold_out
 from graphclone.pytorch.training.course import Beside, Progress, Trained, run
@@ -62,8 +62,7 @@ def train_file(
     VerificationFailed for a result that is not what training measured; the output is then not written.
     """
     outputs.refuse_same_file(asked.output, asked.clone, asked.teacher, asked.data.data)
-    if not asked.output.parent.is_dir():
-        raise BadModel(f"{asked.output.parent}: no such folder to write {asked.output.name} into")
+    outputs.refuse_nowhere(asked.output)
     model = graph.load(asked.clone)
     teacher = None if asked.teacher is None else graph.load(asked.teacher)
     asked = _with_tokenizer(asked, model, teacher)

@@ -19,7 +19,7 @@ from graphclone.errors import GraphCloneError, InvalidTarget
 from graphclone.graph import Model
 from graphclone.plan import Plan
 
-MUCH_DEPTH = 0.3  # share of blocks dropped from which hidden states are worth imitating (METHOD: Minitron's finding)
+MUCH_DEPTH = 0.3  # share of blocks dropped from which hidden states are worth imitating (as Minitron found)
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,7 @@ parent by that of h. What it keeps of q . k was not blown up by the cut, so the 
     W_q' = W_q (h'/h)^p,    bias_q' = bias_q (h'/h)^p,    p = 1/2 where the graph divides by sqrt(h)
 
 Normed queries take it in that norm's gain and bias. Where queries and keys share one packed weight, each takes the
-root. Nothing where heads stay as wide, and where the scale is no root of the width and so stays (METHOD: the parent's
-factor, undone where it does not belong).
+root. Nothing where heads stay as wide, and where the scale is no root of the width and so stays.
 """
 
 from __future__ import annotations
