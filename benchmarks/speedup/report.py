@@ -71,7 +71,7 @@ def _experiment(config: Config, found: dict[str, Finding], pictures: Path) -> st
     if ran:
         figures.horizons(config, ran, task.score, pictures / f"speedup-{config.name}.png")
         picture = f"![loss at the end of each horizon](images/speedup-{config.name}.png)"
-        text.append(f"\n{_arms(config, ran)}\n\n{picture}\n")
+        text.append(f"\n{_arms(config, ran)}\n{_lower(config, ran)}\n{picture}\n")
         text.append(f"\n### Had B been smaller\n\n{_smaller(config, ran)}\n")
     if rows := findings.levers(config, found):
         figures.levers(rows, pictures / f"speedup-{config.name}-levers.png")
@@ -150,6 +150,24 @@ def _arms(config: Config, found: dict[str, Finding]) -> str:
         for name, one in found.items()
     ]  # fmt: skip
     return table(head, rows)
+
+
+def _lower(config: Config, found: dict[str, Finding]) -> str:
+    """What clones are worth against any other start that takes no weights of the parent's and ends lower."""
+    lines = []
+    nothing = found.get(config.nothing)
+    bar = None if nothing is None else nothing.end(config.budget)
+    for name, one in found.items():
+        ended = one.end(config.budget)
+        if bar is None or not one.arm.nothing or ended is None or ended >= bar:
+            continue
+        told = [
+            f"{clone} {said(findings.sooner(one.curves, found[clone].curves, config.budget))}"
+            for clone in (*PAPERS, "default")
+            if clone in found
+        ]
+        lines.append(f"\n`{name}` ends lower than `{config.nothing}`. Speed-ups against it: {'; '.join(told)}.\n")
+    return "".join(lines)
 
 
 def _smaller(config: Config, found: dict[str, Finding]) -> str:

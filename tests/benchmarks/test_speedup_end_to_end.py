@@ -120,13 +120,14 @@ def test_what_the_report_says_is_what_the_curves_say(tmp_path: Path) -> None:
 
 
 def test_arms_are_held_against_the_stronger_of_the_papers(tmp_path: Path) -> None:
-    held = replace(config(tmp_path), arms=("random", "paper", "paper-long", "default"), whole=())
-    for name in ("random", "paper", "default"):
+    held = replace(config(tmp_path), arms=("random", "random-warm", "paper", "paper-long", "default"), whole=())
+    for name in ("random", "random-warm", "paper", "default"):
         for rate, later in zip(held.rates.start, (5.0, 4.0 if name == "paper" else 6.0), strict=True):
             for decay in (0.1, 0.01):
                 curves.write(held, Key(name, rate, decay, 0), Curve({16: later, 8: 1000 * rate}))
     ends = {
         ("random", 2e-3): {16: 5.0},
+        ("random-warm", 2e-3): {16: 4.8},
         ("paper", 2e-3): line(0.3, 8.0, 5.0),
         ("paper", 4e-3): line(0.9, 10.0, 5.0),  # the same method, as it is tuned for B
         ("default", 2e-3): line(0.5, 4.0, 5.0),
@@ -142,7 +143,12 @@ def test_arms_are_held_against_the_stronger_of_the_papers(tmp_path: Path) -> Non
     assert found["default"].paper.mean == pytest.approx(16 / there, rel=1e-4)
     assert found["paper-long"].paper.mean == pytest.approx(1.0)
     said = "lower learning rate than a start from nothing: does not hold here: 0.004 against 0.002"
-    assert said in report._experiment(held, found, tmp_path)
+    text = report._experiment(held, found, tmp_path)
+    assert said in text
+    sooner = 16 / (4.0 * math.exp(0.2 / 0.5))
+    lower = f"default {sooner:.2f} ({sooner:.2f} to {sooner:.2f})"
+    assert "`random-warm` ends lower than `random`. Speed-ups against it: paper " in text
+    assert lower in text
 
 
 def test_a_bound_is_printed_as_one_and_nothing_is_said_where_nothing_has_run(tmp_path: Path) -> None:
