@@ -120,7 +120,7 @@ def test_what_the_report_says_is_what_the_curves_say(tmp_path: Path) -> None:
 
 
 def test_arms_are_held_against_the_stronger_of_the_papers(tmp_path: Path) -> None:
-    held = replace(config(tmp_path), arms=("random", "random-warm", "paper", "paper-long", "default"), whole=())
+    held = replace(config(tmp_path), arms=("random", "random-warm", "paper", "paper-long", "default"), seeds=(1,))
     for name in ("random", "random-warm", "paper", "default"):
         for rate, later in zip(held.rates.start, (5.0, 4.0 if name == "paper" else 6.0), strict=True):
             for decay in (0.1, 0.01):
@@ -185,8 +185,13 @@ def test_what_stands_beside_is_of_encoders_alone_and_is_printed(tmp_path: Path, 
     held = prepared(tmp_path, source)
     with pytest.raises(BadData, match="only an encoder"):
         beside.write(held, print)
-    assert beside.read(held.config) == []
+    assert beside.read(held.config, {}) == []
     held.config.folder.mkdir()
     row = {"model": "another", "parameters": 1234, "loss": 0.25, "order": 0.5}
-    (held.config.folder / beside.FILE).write_text(json.dumps([row]))
-    assert "| another | 1,234 | 0.250 | 0.500 |" in report._beside(beside.read(held.config))
+    ours = row | {"model": "ours", "arm": "paper", "rate": 1e-3, "decay": 0.1}
+    (held.config.folder / beside.FILE).write_text(json.dumps([row, ours]))
+    tuned = findings.Finding(ARMS["paper"], 1e-3, 0.1, {}, {}, None, None, None)
+    text = report._beside(beside.read(held.config, {"paper": tuned}))
+    assert "| another | 1,234 | 0.250 | 0.500 |" in text
+    assert "| ours |" in text
+    assert beside.read(held.config, {"paper": replace(tuned, decay=1.0)}) == [row]  # tuned otherwise since
