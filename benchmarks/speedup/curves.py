@@ -11,6 +11,7 @@ from graphclone import outputs
 from graphclone.errors import BadData
 
 COLUMNS = ("horizon", "step", "loss")
+MARKS = ("lr", "wd", "seed")  # in a file's name
 TRUNK = 0  # in the column of horizons: before any decay
 
 
@@ -62,6 +63,18 @@ def write(config: Config, key: Key, curve: Curve) -> None:
         table.writerow(COLUMNS)
         table.writerows((TRUNK, step, f"{loss:.5f}") for step, loss in sorted(curve.trunk.items()))
         table.writerows((step, step, f"{loss:.5f}") for step, loss in sorted(curve.ends.items()))
+
+
+def every(config: Config) -> list[Curve]:
+    """Of all runs of an experiment that are on disk, those of other settings left out."""
+    held = []
+    for file in sorted(config.folder.glob("*/lr*_wd*_seed*.csv")):
+        rate, decay, seed = (part.removeprefix(mark) for part, mark in zip(file.stem.split("_"), MARKS, strict=True))
+        try:
+            held.append(read(config, Key(file.parent.name, float(rate), float(decay), int(seed))))
+        except BadData:
+            continue
+    return held
 
 
 def merged(one: Curve, other: Curve) -> Curve:

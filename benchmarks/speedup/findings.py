@@ -11,6 +11,7 @@ from benchmarks.speedup.arithmetic import Crossing, Interval, crossing, interval
 from benchmarks.speedup.arms import ARMS, Arm
 from benchmarks.speedup.config import Config
 from benchmarks.speedup.curves import Curve, Key
+from benchmarks.speedup.training import stable
 
 PAPER = "paper"
 PAPERS = (PAPER, "paper-long")  # one method, tuned for a short run and for a long one
@@ -119,6 +120,15 @@ def levers(config: Config, found: dict[str, Finding]) -> list[tuple[Finding, Int
         if sooner is not None:
             rows.append((one, sooner))
     return rows
+
+
+def trained(config: Config) -> int:
+    """Steps of all runs that are on disk, tuning among them: of each its trunk, and of every end its decay."""
+    return sum(
+        stable(config, max(curve.ends)) + sum(h - stable(config, h) for h in curve.ends)
+        for curve in curves.every(config)
+        if curve.ends
+    )
 
 
 def ratios(one: Finding, other: Finding, horizon: int) -> list[float]:

@@ -105,8 +105,17 @@ def _facts(config: Config) -> str:
     return (
         f"{held['parameters']:,} parameters of {held['parent parameters']:,}. B = {config.budget} steps of "
         f"{config.batch} rows: {places:,.0f} {TASKS[config.task].unit}, {places / held['parameters']:.3f} a parameter. "
-        f"{config.data['judged']} rows are judged."
+        f"{config.data['judged']} rows are judged.{_spent(config, held)}"
     )
+
+
+def _spent(config: Config, held: dict[str, Any]) -> str:
+    """What all runs took, at the pace that was clocked."""
+    steps = findings.trained(config)
+    if "seconds a step" not in held or not steps:
+        return ""
+    hours = steps * held["seconds a step"] / 3600
+    return f" All runs, those that tune among them, are {steps:,} steps: {hours:.1f} h at the pace below."
 
 
 def said(held: Interval | None) -> str:

@@ -18,7 +18,7 @@ from benchmarks.speedup import curves, language
 from benchmarks.speedup.arms import ARMS, redrawn
 from benchmarks.speedup.config import CONFIGS, Config, Grid, read
 from benchmarks.speedup.curves import Curve, Key
-from benchmarks.speedup.findings import PAPERS
+from benchmarks.speedup.findings import PAPERS, trained
 from benchmarks.speedup.prepared import Prepared, Rows, Task, Tensors, refuse_overlap
 from benchmarks.speedup.runs import horizon_of, horizons_of, known, tune
 from benchmarks.speedup.training import Learner, branch_share, branches, cosine, stable, trunk_share
@@ -191,6 +191,15 @@ def test_a_second_round_finds_the_rate_that_the_decay_asks_for(tmp_path: Path) -
     assert (first.rate, first.decay) == (2e-3, 0.1)
     assert (second.rate, second.decay) == (5e-4, 0.1)
     assert first.tried.items() < second.tried.items()
+
+
+def test_steps_are_those_of_trunks_and_of_every_decay(tmp_path: Path) -> None:
+    held = config(tmp_path)
+    curves.write(held, Key("paper+gain", 6.25e-5, 0.1, 3), Curve({8: 5.0, 16: 4.0}, {0: 9.0}))  # 12, and 2 and 4
+    curves.write(held, Key("random", 1e-3, 0.0, 0), Curve({64: 5.0}))
+    curves.write(replace(held, batch=5), Key("random", 1e-3, 0.0, 1), Curve({64: 5.0}))  # of other settings
+    assert [sorted(curve.ends) for curve in curves.every(held)] == [[8, 16], [64]]
+    assert trained(held) == 12 + 2 + 4 + 64
 
 
 def test_what_was_not_tuned_is_not_run_again(tmp_path: Path) -> None:
