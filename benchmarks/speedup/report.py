@@ -36,10 +36,12 @@ weights are corrected under LayerNorms ([23](decisions/0023-scaling-under-layer-
 Experiments called `-fresh` repeat the main arms as they were tuned, and judge them on rows that nothing was chosen by.
 
 `random` starts from nothing, `paper` is the paper's method whole, `default` is `graphclone clone` as it comes; other
-arms differ from one that is named beside them. Starts from nothing are tuned by runs of B steps, clones by shorter
-ones, near where they are as good; `paper-long` is the paper's method tuned by runs of B steps too. *Against the
-paper's*: against the one of the two that ends lower. *At random's end*: how many times sooner than the one of the two
-that is there first an arm has the loss with which the start from nothing ends. An empty cell was not run that long.
+arms differ from one that is named beside them. Of the starts that take none of the parent's weights, `random-warm` has
+64 steps of warm-up and not eight, `-matched` draws each matrix with the deviation that it has in the paper's clone, and
+`-cosine` checks the schedule. Starts from nothing are tuned by runs of B steps, clones by shorter ones, near where they
+are as good; `paper-long` is the paper's method tuned by runs of B steps too. *Against the paper's*: against the one of
+the two that ends lower. *At random's end*: how many times sooner than the one of the two that is there first an arm has
+the loss with which the start from nothing ends. An empty cell was not run that long.
 """
 
 
