@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from graphclone import folders
 from graphclone.errors import BadModel, InvalidTarget
 
 if sys.platform != "win32":
@@ -181,7 +182,15 @@ def _alive(process: int) -> bool:
 
 
 def refuse_same_file(output: str | Path, *inputs: str | Path | None) -> None:
-    """An output never takes the place of its own input. Raises InvalidTarget."""
+    """An output never takes the place of its own input, or of the model of a folder that is one. Raises InvalidTarget."""
     for given in inputs:
-        if given is not None and os.path.realpath(output) == os.path.realpath(given):
+        if given is not None and os.path.realpath(output) in _read_of(Path(given)):
             raise InvalidTarget(f"{output}: is also an input; write to another path")
+
+
+def _read_of(given: Path) -> set[str]:
+    found = {given}
+    if given.is_dir():
+        with suppress(BadModel):  # a folder of data
+            found.add(folders.model_in(given))
+    return {os.path.realpath(path) for path in found}

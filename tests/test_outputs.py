@@ -219,3 +219,13 @@ def test_an_output_never_takes_the_place_of_an_input(tmp_path):
     for other in ("a.onnx", "link.onnx", "../" + tmp_path.name + "/a.onnx"):
         with pytest.raises(InvalidTarget, match="is also an input; write to another path"):
             refuse_same_file(tmp_path / other, tmp_path / "a.onnx")
+
+
+def test_nor_of_the_model_of_a_folder(tmp_path):
+    (tmp_path / "onnx").mkdir()
+    (tmp_path / "onnx" / "model.onnx").write_text("a")
+    with pytest.raises(InvalidTarget, match="is also an input"):
+        refuse_same_file(tmp_path / "onnx" / "model.onnx", tmp_path)
+    refuse_same_file(tmp_path / "onnx" / "smaller.onnx", tmp_path)
+    (tmp_path / "texts").mkdir()
+    refuse_same_file(tmp_path / "texts" / "stats.safetensors", tmp_path / "texts")
