@@ -32,7 +32,9 @@ def facts(held: Prepared) -> dict[str, Any]:
     """Sizes of an experiment: parameters of parent and clone, places a row."""
     clone = start(ARMS["random"], held.source, 0)
     mask = held.train.get("attention_mask")
-    return {
+    least = held.task.least
+    bound = {} if least is None else {"least loss": least(held.train, held.held_out, held.config.target["hidden"])}
+    return bound | {
         "parameters": pipeline.inspect(clone).parameters,
         "parent parameters": held.source.anatomy.parameters,
         "places a row": 1.0 if mask is None else float(mask.sum(1).mean()),

@@ -16,7 +16,7 @@ from torch import nn
 import models
 from benchmarks.speedup import materials
 from benchmarks.speedup.config import Config
-from benchmarks.speedup.prepared import Array, Say, Task, Tensors, note, write_rows
+from benchmarks.speedup.prepared import Array, Rows, Say, Task, Tensors, note, write_rows
 from graphclone import choose_tokens, pipeline
 from graphclone.graph import Model
 from graphclone.plan import Plan
@@ -117,6 +117,17 @@ class Embedding(nn.Module):
         return found
 
 
+def least(train: Rows, held_out: Rows, hidden: int) -> float:
+    """The loss of the parent's embeddings in their ``hidden`` principal directions: behind a clone stands a matrix of
+    so many rows, which knows no more of them."""
+    seen, unseen = (
+        rows["target"] / np.linalg.norm(rows["target"], axis=1, keepdims=True) for rows in (train, held_out)
+    )
+    directions = np.linalg.eigh(seen.T @ seen)[1][:, -hidden:]
+    share = np.linalg.norm(unseen @ directions, axis=1)  # the cosine of a row of length 1 and what is left of it
+    return float(1 - share.mean())
+
+
 def dress(module: nn.Module, clone: Model, nothing: bool, seed: int) -> nn.Module:
     """A clone's neurons begin where they were in the parent's embedding; a start from nothing knows no such place."""
     plan = Plan.from_json(clone.metadata["graphclone.plan"])
@@ -128,4 +139,4 @@ def dress(module: nn.Module, clone: Model, nothing: bool, seed: int) -> nn.Modul
     return Embedding(module, matrix)
 
 
-TASK = Task(write, INPUTS, loss, dress, "tokens", "1 - cosine to the parent")
+TASK = Task(write, INPUTS, loss, dress, "tokens", "1 - cosine to the parent", least)

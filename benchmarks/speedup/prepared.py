@@ -37,6 +37,8 @@ class Task:
     """What is learnt. write: parent.onnx and rows.npz into a folder. inputs: names of the graph's inputs among the
     rows. loss: (what the dressed module gives, the rows as tensors) -> mean loss. dress: the clone's module, and what
     stands behind it; given the clone, to know what it kept. places: what a row counts, in the unit of ``unit``.
+    least: (rows trained on, rows held out, hidden size) -> the loss that about no clone of that width is below, where
+    its width alone says so.
     """
 
     write: Callable[[Config, Path, Say], None]
@@ -45,6 +47,7 @@ class Task:
     dress: Callable[[nn.Module, Model, bool, int], nn.Module]
     unit: str
     score: str
+    least: Callable[[Rows, Rows, int], float] | None = None
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.speedup import beside, curves, findings, report, runs
+from benchmarks.speedup import beside, curves, encoder, findings, report, runs
 from benchmarks.speedup.arithmetic import Interval
 from benchmarks.speedup.arms import ARMS, Source
 from benchmarks.speedup.config import Config, Grid
@@ -149,6 +149,8 @@ def test_arms_are_held_against_the_stronger_of_the_papers(tmp_path: Path) -> Non
     lower = f"default {sooner:.2f} ({sooner:.2f} to {sooner:.2f})"
     assert "`random-warm` ends lower than `random`. Speed-ups against it: paper " in text
     assert lower in text
+    assert "to the clones' advantage" in report._smaller(held, found)
+    assert "All are tuned for the whole B" in report._smaller(replace(held, tuned_at=1), found)
 
 
 def test_a_bound_is_printed_as_one_and_nothing_is_said_where_nothing_has_run(tmp_path: Path) -> None:
@@ -179,6 +181,15 @@ def test_the_order_of_pairs_asks_for_no_common_directions_and_tells_strangers() 
     assert beside.order(rows, 3.0 * rows @ turn) == pytest.approx(1.0, abs=1e-4)
     assert abs(beside.order(rows, drawn.normal(size=(40, 8)).astype(np.float32))) < 0.2
     assert 0.5 < beside.order(rows, rows + 0.3 * drawn.normal(size=rows.shape).astype(np.float32)) < 0.99
+
+
+def test_what_no_clone_of_a_width_can_learn_is_what_lies_in_other_directions() -> None:
+    drawn = np.random.default_rng(3)
+    flat = {"target": drawn.normal(size=(200, 2)) @ drawn.normal(size=(2, encoder.WIDTH))}
+    assert encoder.least(flat, flat, 2) == pytest.approx(0, abs=1e-9)
+    assert encoder.least(flat, flat, 1) > 0.05
+    right = {"target": np.eye(4, encoder.WIDTH)[[0, 0, 1, 2]]}
+    assert encoder.least(right, {"target": np.eye(4, encoder.WIDTH)[[0, 3]]}, 1) == pytest.approx(0.5)
 
 
 def test_what_stands_beside_is_of_encoders_alone_and_is_printed(tmp_path: Path, source: Source) -> None:
