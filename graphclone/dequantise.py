@@ -19,6 +19,8 @@ from graphclone.errors import UnsupportedGraph
 
 Array = np.ndarray[Any, Any]
 MICROSOFT = "com.microsoft"
+GATHERED = 128  # numbers of a block where GatherBlockQuantized does not say (onnxruntime/docs/ContribOperators.md)
+NARROW = ("int4", "int2")
 
 
 def dequantise(graph: gs.Graph) -> tuple[str, ...]:
@@ -107,6 +109,7 @@ def _zero_points(zero: Array | None, columns: int, blocks: int, bits: int) -> Ar
 def _table(node: gs.Node, made: dict[str, gs.Constant]) -> list[gs.Node]:
     """GatherBlockQuantized: data, indices, scales, zero points -> Gather from a table of floats."""
     bits, axis = int(node.attrs.get("bits", 4)), int(node.attrs.get("quantize_axis", 1))
+    block = int(node.attrs.get("block_size", GATHERED))
     name = f"{node.inputs[0].name}_dequantised"
     if name not in made:
         held, scales, zero = _held(node, 0), _held(node, 2), _held(node, 3)
@@ -118,25 +121,36 @@ def _table(node: gs.Node, made: dict[str, gs.Constant]) -> list[gs.Node]:
         numbers = unpacked(held, bits) if packed else held
         zeros: Array | float = (1 << (bits - 1)) if packed else 0
         if zero is not None:
-            zeros = (unpacked(zero, bits) if packed else zero)[..., : scales.shape[-1]]
-        made[name] = gs.Constant(name, _of_blocks(numbers, scales, zeros))
+            held_zeros = (unpacked(zero, bits) if packed else zero)[..., : scales.shape[-1]]
+            zeros = _spread(node, held_zeros, numbers.shape, axis, block)
+        made[name] = gs.Constant(name, _read(numbers, zeros, _spread(node, scales, numbers.shape, axis, block)))
     node.op, node.domain = "Gather", ""
     node.attrs = {"axis": int(node.attrs.get("gather_axis", 0))}
     node.inputs = [made[name], node.inputs[1]]
     return [node]
 
 
-def _of_blocks(numbers: Array, scales: Array, zeros: Array | float) -> Array:
-    """(numbers - zeros) * scales, each spread over its block along the axis where it has fewer positions."""
+def _read(numbers: Array, zeros: Array | float, scales: Array) -> Array:
+    """(numbers - zeros) * scales, in float32, rounded once to the scales' type."""
+    wide = numbers.astype(np.float32) - np.asarray(zeros).astype(np.float32)
+    return np.asarray(wide * scales.astype(np.float32)).astype(scales.dtype)
 
-    def spread(setting: Array) -> Array:
-        for axis, (size, blocks) in enumerate(zip(numbers.shape, setting.shape, strict=True)):
-            if blocks != size:
-                setting = np.take(setting, np.arange(size) // -(-size // blocks), axis=axis)
-        return setting.astype(np.float32)
 
-    shift = zeros if isinstance(zeros, int | float) else spread(zeros)
-    return ((numbers.astype(np.float32) - shift) * spread(scales)).astype(scales.dtype)
+def _spread(node: gs.Node, setting: Array, shape: tuple[int, ...], axis: int, block: int) -> Array:
+    """Scales or zero points, each repeated for the neighbours along the axis that share it: the last may have fewer.
+
+    How many share one is what the node says: the sizes alone leave several answers (80 numbers, 3 blocks).
+    """
+    if not -len(shape) <= axis < len(shape):
+        raise UnsupportedGraph(f"{node.op} node {node.name!r}: {list(shape)} has no axis {axis}")
+    axis %= len(shape)
+    wanted = tuple(-(-size // max(block, 1)) if k == axis else size for k, size in enumerate(shape))
+    if block < 1 or setting.shape != wanted:
+        raise UnsupportedGraph(
+            f"{node.op} node {node.name!r}: {list(setting.shape)} scales or zero points of {list(shape)} numbers, "
+            f"in blocks of {block} along axis {axis}, would be {list(wanted)}"
+        )
+    return np.take(setting, np.arange(shape[axis]) // block, axis=axis)
 
 
 def _linear(node: gs.Node, made: dict[str, gs.Constant]) -> list[gs.Node] | None:
@@ -145,18 +159,18 @@ def _linear(node: gs.Node, made: dict[str, gs.Constant]) -> list[gs.Node] | None
     if not isinstance(weight, gs.Constant) or not isinstance(node.inputs[1], gs.Constant):
         return None
     numbers, scales, zero = weight.values, node.inputs[1].values, _held(node, 2)
-    narrow = "int4" in numbers.dtype.name or "int2" in numbers.dtype.name
-    blocked = scales.ndim == numbers.ndim and scales.ndim > 1
-    if not (narrow or blocked):
+    axis, block = int(node.attrs.get("axis", 1)), int(node.attrs.get("block_size", 0))
+    if not (block or scales.ndim > 1 or any(narrow in numbers.dtype.name for narrow in NARROW)):
         return None
-    if not blocked:
-        along = [1] * numbers.ndim
-        if scales.ndim:
-            along[int(node.attrs.get("axis", 1))] = -1
-        scales = scales.reshape(along)
-        zero = None if zero is None else zero.reshape(along)
+    along = [-1 if scales.ndim and k == axis % numbers.ndim else 1 for k in range(numbers.ndim)]
+
+    def placed(setting: Array) -> Array:
+        blocked = block or setting.ndim > 1
+        return _spread(node, setting, numbers.shape, axis, block) if blocked else setting.reshape(along)
+
     name = f"{weight.name}_dequantised"
-    made.setdefault(name, gs.Constant(name, _of_blocks(numbers, scales, 0 if zero is None else zero)))
+    zeros = 0 if zero is None else placed(zero)
+    made.setdefault(name, gs.Constant(name, _read(numbers, zeros, placed(scales))))
     output = node.outputs[0]
     node.outputs.clear()
     node.inputs.clear()
