@@ -26,6 +26,7 @@ TILE = (4096, 256)  # rows and columns of an embedding at once, so that comparin
 PRODUCTS = ("MatMul", "Gemm", "FusedMatMul", "MatMulNBits")
 NORMS = ("LayerNormalization", "SimplifiedLayerNormalization", "RMSNormalization")
 FEW = 4  # times as many plain norms as fused ones
+SKIP_EPSILON = 1e-12  # of a fused norm that does not say (onnxruntime/docs/ContribOperators.md); a plain one's is 1e-5
 SUM = 3  # the output that carries input + skip (onnxruntime/docs/ContribOperators.md)
 
 
@@ -146,7 +147,7 @@ def _unfuse(node: gs.Node, norm: str, bias_input: int) -> list[gs.Node]:
         operands[branch] = biased
     made.append(gs.Node("Add", f"{total.name}_add", inputs=operands, outputs=[total], domain=""))
     weights = [t for t in inputs[2:bias_input] if not t.is_empty()]
-    attributes = {"axis": -1, "epsilon": node.attrs.get("epsilon", 1e-5)}
+    attributes = {"axis": -1, "epsilon": node.attrs.get("epsilon", SKIP_EPSILON)}
     made.append(gs.Node(norm, node.name, attributes, [total, *weights], [outputs[0]], domain=""))
     return made
 
