@@ -9,7 +9,8 @@ GatherBlockQuantized), onnx/docs/Operators.md (DequantizeLinear-21).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,29 @@ Array = np.ndarray[Any, Any]
 MICROSOFT = "com.microsoft"
 GATHERED = 128  # numbers of a block where GatherBlockQuantized does not say (onnxruntime/docs/ContribOperators.md)
 NARROW = ("int4", "int2")
+HANDED_ON = ("Identity", "Reshape")  # nodes through which a packed weight may come (a tied embedding of onnxruntime-genai)
+
+
+@dataclass
+class _Made:
+    """The floats made so far. A packed weight may be a matrix here and a table of rows there (a tied embedding), so
+    what was read of it counts as well as its name."""
+
+    constants: dict[tuple[str, ...], gs.Constant] = field(default_factory=dict)
+    names: set[str] = field(default_factory=set)
+
+    def constant(self, node: gs.Node, operands: Iterable[int], read: Callable[[], Array]) -> gs.Constant:
+        """What ``read`` makes of these operands of a node, the weight first; made once for all nodes of its kind."""
+        tensors = [node.inputs[k] for k in operands if k < len(node.inputs)]
+        key = (node.op, *(str(t.name) for t in tensors), str(sorted(node.attrs.items())))
+        if key not in self.constants:
+            values = read()
+            name = f"{_source(tensors[0]).name}_dequantised"
+            while name in self.names:
+                name += "_"
+            self.names.add(name)
+            self.constants[key] = gs.Constant(name, values)
+        return self.constants[key]
 
 
 def dequantise(graph: gs.Graph) -> tuple[str, ...]:
@@ -29,7 +53,7 @@ def dequantise(graph: gs.Graph) -> tuple[str, ...]:
     Raises UnsupportedGraph for a packing that is not understood.
     """
     done: Counter[str] = Counter()
-    made: dict[str, gs.Constant] = {}
+    made = _Made()
     nodes = []
     for node in graph.nodes:
         row = ROWS.get((node.domain or "", node.op))
@@ -37,6 +61,8 @@ def dequantise(graph: gs.Graph) -> tuple[str, ...]:
         done[node.op] += rewritten is not None
         nodes += [node] if rewritten is None else rewritten
     graph.nodes[:] = nodes
+    if made.names:
+        _forget_handed_on(graph)
     return tuple(
         f"{count} weights of {op} are read as the numbers they stand for, and the clone stores those"
         for op, count in sorted(done.items())
@@ -48,12 +74,54 @@ def _held(node: gs.Node, index: int) -> Array | None:
     if index >= len(node.inputs) or node.inputs[index].is_empty():
         return None
     tensor = node.inputs[index]
-    if not isinstance(tensor, gs.Constant):
+    values = _value(tensor)
+    if values is None:
         raise UnsupportedGraph(
             f"{node.op} node {node.name!r}: operand {index} ({tensor.name!r}) is computed, no weight"
         )
-    values: Array = tensor.values
     return values
+
+
+def _value(tensor: gs.Tensor) -> Array | None:
+    """What a constant holds, handed on or reshaped; None where it is computed."""
+    if isinstance(tensor, gs.Constant):
+        values: Array = tensor.values
+        return values
+    maker = tensor.inputs[0] if tensor.inputs else None
+    if maker is None or maker.op not in HANDED_ON:
+        return None
+    before = _value(maker.inputs[0])
+    if before is None or maker.op == "Identity":
+        return before
+    wanted = _value(maker.inputs[1])
+    if wanted is None:
+        return None
+    as_it_was = 0 if maker.attrs.get("allowzero", 0) else len(before.shape)  # a 0 is the size that stood there
+    sizes = [before.shape[k] if size == 0 and k < as_it_was else int(size) for k, size in enumerate(wanted)]
+    try:
+        return before.reshape(sizes)
+    except ValueError as reason:
+        raise UnsupportedGraph(f"Reshape node {maker.name!r}: {reason}") from None
+
+
+def _source(tensor: gs.Tensor) -> gs.Tensor:
+    """The constant that is handed on."""
+    while not isinstance(tensor, gs.Constant):
+        tensor = tensor.inputs[0].inputs[0]
+    return tensor
+
+
+def _forget_handed_on(graph: gs.Graph) -> None:
+    """Nodes that handed on a packed weight which nothing reads any more."""
+    wanted = {id(tensor) for tensor in graph.outputs}
+    living: list[gs.Node] = []
+    for node in reversed(graph.nodes):
+        read = any(tensor.outputs or id(tensor) in wanted for tensor in node.outputs)
+        if read or node.op not in HANDED_ON or _value(node.outputs[0]) is None:
+            living.append(node)
+        else:
+            node.inputs.clear()
+    graph.nodes[:] = reversed(living)
 
 
 def unpacked(packed: Array, bits: int) -> Array:
@@ -67,34 +135,36 @@ def unpacked(packed: Array, bits: int) -> Array:
     return numbers.reshape(*packed.shape[:-1], -1)
 
 
-def _matrix(node: gs.Node, made: dict[str, gs.Constant]) -> list[gs.Node]:
+def _matrix(node: gs.Node, made: _Made) -> list[gs.Node]:
     """MatMulNBits: A [.., K], B [N, blocks, bytes] and a scale a block -> MatMul with [K, N], the bias added."""
-    bits, block = int(node.attrs.get("bits", 4)), int(node.attrs["block_size"])
-    rows, columns = int(node.attrs["K"]), int(node.attrs["N"])
+    bits = int(node.attrs.get("bits", 4))
     if bits not in (2, 4, 8) or _held(node, 4) is not None:
         raise UnsupportedGraph(f"MatMulNBits node {node.name!r}: {bits} bits with a group index are not understood")
-    name = f"{node.inputs[1].name}_dequantised"
-    if name not in made:
-        held, scales, zero = _held(node, 1), _held(node, 2), _held(node, 3)
-        assert held is not None
-        assert scales is not None
-        blocks = -(-rows // block)
-        numbers = unpacked(held.reshape(columns, blocks, -1), bits).astype(np.float32)
-        zeros = _zero_points(zero, columns, blocks, bits)
-        wide = (numbers - zeros) * scales.astype(np.float32).reshape(columns, blocks, 1)
-        matrix = wide.reshape(columns, -1)[:, :rows].T
-        made[name] = gs.Constant(name, np.ascontiguousarray(matrix).astype(scales.dtype))
+    matrix = made.constant(node, (1, 2, 3), lambda: _columns(node, bits))
     output, bias = node.outputs[0], node.inputs[5] if len(node.inputs) > 5 else None
     data = node.inputs[0]
     node.inputs.clear()
     node.outputs.clear()
     if bias is None or bias.is_empty():
-        return [gs.Node("MatMul", node.name, {}, [data, made[name]], [output], domain="")]
+        return [gs.Node("MatMul", node.name, {}, [data, matrix], [output], domain="")]
     plain = gs.Variable(f"{output.name}_unbiased", output.dtype)
     return [
-        gs.Node("MatMul", node.name, {}, [data, made[name]], [plain], domain=""),
+        gs.Node("MatMul", node.name, {}, [data, matrix], [plain], domain=""),
         gs.Node("Add", f"{node.name}_bias", {}, [plain, bias], [output], domain=""),
     ]
+
+
+def _columns(node: gs.Node, bits: int) -> Array:
+    """The matrix [K, N] of MatMulNBits, which holds it column by column."""
+    block, rows, columns = (int(node.attrs[key]) for key in ("block_size", "K", "N"))
+    held, scales, zero = _held(node, 1), _held(node, 2), _held(node, 3)
+    assert held is not None
+    assert scales is not None
+    blocks = -(-rows // block)
+    numbers = unpacked(held.reshape(columns, blocks, -1), bits).astype(np.float32)
+    zeros = _zero_points(zero, columns, blocks, bits)
+    wide = (numbers - zeros) * scales.astype(np.float32).reshape(columns, blocks, 1)
+    return np.ascontiguousarray(wide.reshape(columns, -1)[:, :rows].T).astype(scales.dtype)
 
 
 def _zero_points(zero: Array | None, columns: int, blocks: int, bits: int) -> Array:
@@ -106,28 +176,31 @@ def _zero_points(zero: Array | None, columns: int, blocks: int, bits: int) -> Ar
     return unpacked(zero.reshape(columns, -1), bits)[:, :blocks, None].astype(np.float32)
 
 
-def _table(node: gs.Node, made: dict[str, gs.Constant]) -> list[gs.Node]:
+def _table(node: gs.Node, made: _Made) -> list[gs.Node]:
     """GatherBlockQuantized: data, indices, scales, zero points -> Gather from a table of floats."""
-    bits, axis = int(node.attrs.get("bits", 4)), int(node.attrs.get("quantize_axis", 1))
-    block = int(node.attrs.get("block_size", GATHERED))
-    name = f"{node.inputs[0].name}_dequantised"
-    if name not in made:
-        held, scales, zero = _held(node, 0), _held(node, 2), _held(node, 3)
-        assert held is not None
-        assert scales is not None
-        packed = held.dtype == np.uint8
-        if packed and axis not in (-1, held.ndim - 1):
-            raise UnsupportedGraph(f"GatherBlockQuantized node {node.name!r}: packed along another axis than the last")
-        numbers = unpacked(held, bits) if packed else held
-        zeros: Array | float = (1 << (bits - 1)) if packed else 0
-        if zero is not None:
-            held_zeros = (unpacked(zero, bits) if packed else zero)[..., : scales.shape[-1]]
-            zeros = _spread(node, held_zeros, numbers.shape, axis, block)
-        made[name] = gs.Constant(name, _read(numbers, zeros, _spread(node, scales, numbers.shape, axis, block)))
+    table = made.constant(node, (0, 2, 3), lambda: _rows(node))
     node.op, node.domain = "Gather", ""
     node.attrs = {"axis": int(node.attrs.get("gather_axis", 0))}
-    node.inputs = [made[name], node.inputs[1]]
+    node.inputs = [table, node.inputs[1]]
     return [node]
+
+
+def _rows(node: gs.Node) -> Array:
+    """The table of GatherBlockQuantized."""
+    bits, axis = int(node.attrs.get("bits", 4)), int(node.attrs.get("quantize_axis", 1))
+    block = int(node.attrs.get("block_size", GATHERED))
+    held, scales, zero = _held(node, 0), _held(node, 2), _held(node, 3)
+    assert held is not None
+    assert scales is not None
+    packed = held.dtype == np.uint8
+    if packed and axis not in (-1, held.ndim - 1):
+        raise UnsupportedGraph(f"GatherBlockQuantized node {node.name!r}: packed along another axis than the last")
+    numbers = unpacked(held, bits) if packed else held
+    zeros: Array | float = (1 << (bits - 1)) if packed else 0
+    if zero is not None:
+        held_zeros = (unpacked(zero, bits) if packed else zero)[..., : scales.shape[-1]]
+        zeros = _spread(node, held_zeros, numbers.shape, axis, block)
+    return _read(numbers, zeros, _spread(node, scales, numbers.shape, axis, block))
 
 
 def _read(numbers: Array, zeros: Array | float, scales: Array) -> Array:
@@ -153,7 +226,7 @@ def _spread(node: gs.Node, setting: Array, shape: tuple[int, ...], axis: int, bl
     return np.take(setting, np.arange(shape[axis]) // block, axis=axis)
 
 
-def _linear(node: gs.Node, made: dict[str, gs.Constant]) -> list[gs.Node] | None:
+def _linear(node: gs.Node, made: _Made) -> list[gs.Node] | None:
     """DequantizeLinear of a constant, where its scales are of blocks or its integers narrower than a byte."""
     weight = node.inputs[0]
     if not isinstance(weight, gs.Constant) or not isinstance(node.inputs[1], gs.Constant):
@@ -168,20 +241,19 @@ def _linear(node: gs.Node, made: dict[str, gs.Constant]) -> list[gs.Node] | None
         blocked = block or setting.ndim > 1
         return _spread(node, setting, numbers.shape, axis, block) if blocked else setting.reshape(along)
 
-    name = f"{weight.name}_dequantised"
     zeros = 0 if zero is None else placed(zero)
-    made.setdefault(name, gs.Constant(name, _read(numbers, zeros, placed(scales))))
+    floats = made.constant(node, (0, 1, 2), lambda: _read(numbers, zeros, placed(scales)))
     output = node.outputs[0]
     node.outputs.clear()
     node.inputs.clear()
     for reader in list(output.outputs):
         for position, tensor in enumerate(reader.inputs):
             if tensor is output:
-                reader.inputs[position] = made[name]
+                reader.inputs[position] = floats
     return []
 
 
-ROWS: dict[tuple[str, str], Callable[[gs.Node, dict[str, gs.Constant]], list[gs.Node] | None]] = {
+ROWS: dict[tuple[str, str], Callable[[gs.Node, _Made], list[gs.Node] | None]] = {
     (MICROSOFT, "MatMulNBits"): _matrix,
     (MICROSOFT, "GatherBlockQuantized"): _table,
     (MICROSOFT, "DequantizeLinear"): _linear,

@@ -89,3 +89,62 @@ def table(size: int, block: int | None, zero: bool = False) -> onnx.ModelProto:
 @pytest.mark.parametrize(("size", "block"), [(64, 32), (80, 32), (576, 128), (40, 16), (200, None)])
 def test_a_row_of_an_embedding_is_read_in_the_nodes_blocks(size: int, block: int | None, zero: bool) -> None:
     assert_read_as_it_runs(table(size, block, zero), {"i": np.array([0, 3, 7])})
+
+
+def tied(hidden: int, block: int = 32, handed_on: tuple[str, ...] = ("Reshape",), sizes=None) -> onnx.ModelProto:
+    """onnxruntime-genai's: the head's weight, reshaped, is the embedding, padded to whole blocks and sliced again."""
+    rng = np.random.default_rng(0)
+    blocks = -(-hidden // block)
+    padded = blocks * block
+    weights = {
+        "w": rng.integers(0, 256, (ROWS, blocks, block // 2)).astype(np.uint8),
+        "s": (rng.random((ROWS, blocks)) + 0.1).astype(np.float32),
+        "sizes": np.array(sizes or [ROWS, padded // 2]),
+        "from": np.array([0]),
+        "to": np.array([hidden]),
+        "last": np.array([-1]),
+    }
+    nodes = []
+    held = "w"
+    for k, op in enumerate(handed_on):
+        nodes.append(make(op, [held, "sizes"] if op == "Reshape" else [held], [f"h{k}"]))
+        held = f"h{k}"
+    options = {"domain": "com.microsoft", "bits": 4, "block_size": block}
+    nodes += [
+        make("GatherBlockQuantized", [held, "i", "s"], ["row"], gather_axis=0, quantize_axis=1, **options),
+        make("Slice", ["row", "from", "to", "last"], ["e"]) if padded != hidden else make("Identity", ["row"], ["e"]),
+        make("MatMulNBits", ["e", "w", "s"], ["y"], K=hidden, N=ROWS, **options),
+    ]
+    weights = {name: a for name, a in weights.items() if any(name in node.input for node in nodes)}
+    ids = info("i", onnx.TensorProto.INT64, (3,))
+    return assemble(nodes, weights, inputs=[ids], outputs=[info("y", shape=(3, ROWS))], opsets=[MICROSOFT])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"hidden": 64},
+        {"hidden": 80},
+        {"hidden": 64, "handed_on": ("Identity", "Reshape", "Identity")},
+        {"hidden": 64, "sizes": [0, -1]},
+    ],
+    ids=str,
+)
+def test_one_packed_weight_is_a_head_here_and_an_embedding_there(options) -> None:
+    proto = tied(**options)
+    assert_read_as_it_runs(proto, {"i": np.array([0, 3, 7])})
+    model = from_proto(proto)
+    whole = options["hidden"] % 32 == 0
+    assert [n.op for n in model.graph.nodes].count("Transpose") == whole, "tied again where nothing pads it"
+    weights = sorted(a.shape for a in model.constants().values() if a.ndim == 2)
+    assert weights == ([(ROWS, 64)] if whole else [(ROWS, 96), (80, ROWS)])
+    assert not [n for n in model.graph.nodes if n.op == "Reshape"], "nothing reads it any more"
+
+
+def test_a_packed_weight_that_is_fed_is_refused() -> None:
+    proto = tied(64)
+    (held,) = (t for t in proto.graph.initializer if t.name == "w")
+    proto.graph.initializer.remove(held)
+    proto.graph.input.append(info("w", onnx.TensorProto.UINT8, (ROWS, 2, 16)))
+    with pytest.raises(UnsupportedGraph, match="GatherBlockQuantized node .* operand 0 .* is computed, no weight"):
+        from_proto(proto)
