@@ -21,8 +21,8 @@ from graphclone.errors import UnsupportedGraph
 Array = np.ndarray[Any, Any]
 MICROSOFT = "com.microsoft"
 GATHERED = 128  # numbers of a block where GatherBlockQuantized does not say (onnxruntime/docs/ContribOperators.md)
-NARROW = ("int4", "int2")
-HANDED_ON = ("Identity", "Reshape")  # nodes through which a packed weight may come (a tied embedding of onnxruntime-genai)
+NARROW = ("int4", "int2", "float4")  # in the names of types narrower than a byte
+HANDED_ON = ("Identity", "Reshape")  # through which a packed weight may come: a tied embedding of onnxruntime-genai
 
 
 @dataclass
@@ -56,9 +56,10 @@ def dequantise(graph: gs.Graph) -> tuple[str, ...]:
     made = _Made()
     nodes = []
     for node in graph.nodes:
-        row = ROWS.get((node.domain or "", node.op))
+        op = node.op
+        row = ROWS.get((node.domain or "", op))
         rewritten = row(node, made) if row else None
-        done[node.op] += rewritten is not None
+        done[op] += rewritten is not None
         nodes += [node] if rewritten is None else rewritten
     graph.nodes[:] = nodes
     if made.names:

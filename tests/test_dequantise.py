@@ -134,6 +134,10 @@ def test_one_packed_weight_is_a_head_here_and_an_embedding_there(options) -> Non
     proto = tied(**options)
     assert_read_as_it_runs(proto, {"i": np.array([0, 3, 7])})
     model = from_proto(proto)
+    assert [note.split(" are read")[0] for note in model.notes] == [
+        "1 weights of GatherBlockQuantized",
+        "1 weights of MatMulNBits",
+    ]
     whole = options["hidden"] % 32 == 0
     assert [n.op for n in model.graph.nodes].count("Transpose") == whole, "tied again where nothing pads it"
     weights = sorted(a.shape for a in model.constants().values() if a.ndim == 2)
@@ -146,5 +150,5 @@ def test_a_packed_weight_that_is_fed_is_refused() -> None:
     (held,) = (t for t in proto.graph.initializer if t.name == "w")
     proto.graph.initializer.remove(held)
     proto.graph.input.append(info("w", onnx.TensorProto.UINT8, (ROWS, 2, 16)))
-    with pytest.raises(UnsupportedGraph, match="GatherBlockQuantized node .* operand 0 .* is computed, no weight"):
+    with pytest.raises(UnsupportedGraph, match=r"GatherBlockQuantized node .* operand 0 .* is computed, no weight"):
         from_proto(proto)
