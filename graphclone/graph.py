@@ -30,7 +30,7 @@ from graphclone.normal_form import normalise
 from graphclone.recipes import held, pieces
 
 PLACEHOLDER_ABOVE = 1024  # bytes from which a tensor is streamed or handed over instead of copied into the protobuf
-PACKED = {  # bits of a number that shares its byte with others in a file (onnx.proto, raw_data), and has its own in memory
+PACKED = {  # bits of a number that shares its byte with others in a file (onnx.proto, raw_data); in memory none does
     getattr(onnx.TensorProto, name): bits
     for name, bits in (("INT4", 4), ("UINT4", 4), ("FLOAT4E2M1", 4), ("INT2", 2), ("UINT2", 2))
     if hasattr(onnx.TensorProto, name)
