@@ -47,8 +47,8 @@ class _Made:
         return self.constants[key]
 
 
-def dequantise(graph: gs.Graph) -> tuple[str, ...]:
-    """Rewrite the nodes that have a row, in place; what was done, in words.
+def dequantise(graph: gs.Graph) -> dict[str, int]:
+    """Rewrite the nodes that have a row, in place; how many there were of each operator.
 
     Raises UnsupportedGraph for a packing that is not understood.
     """
@@ -64,11 +64,7 @@ def dequantise(graph: gs.Graph) -> tuple[str, ...]:
     graph.nodes[:] = nodes
     if made.names:
         _forget_handed_on(graph)
-    return tuple(
-        f"{count} weights of {op} are read as the numbers they stand for, and the clone stores those"
-        for op, count in sorted(done.items())
-        if count
-    )
+    return {op: count for op, count in sorted(done.items()) if count}
 
 
 def _held(node: gs.Node, index: int) -> Array | None:

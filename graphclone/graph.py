@@ -43,7 +43,8 @@ class Model:
     """A graph with where it came from.
 
     ``graph`` is an onnx-graphsurgeon graph whose constants are NumPy arrays (often views on a memory map: copy before
-    writing) or recipes. ``metadata`` is the file's metadata_props. ``notes``: what reading it changed, in words.
+    writing) or recipes. ``metadata`` is the file's metadata_props. ``notes``: what reading it changed, in words, as far
+    as a user should know; ``rewritten``: all that is computed otherwise than the file says it (normal_form.py).
     """
 
     graph: gs.Graph
@@ -51,6 +52,7 @@ class Model:
     metadata: dict[str, str] = field(default_factory=dict)
     external_files: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
+    rewritten: tuple[str, ...] = ()
 
     fingerprint: Fingerprint | None = field(default=None, repr=False, compare=False)
 
@@ -87,7 +89,7 @@ class Model:
 
     def detached(self) -> Model:
         """A copy that is no longer what the file holds."""
-        return replace(self.copy(), path=None, external_files=(), fingerprint=None)
+        return replace(self.copy(), path=None, external_files=(), rewritten=(), fingerprint=None)
 
 
 @garbage.kept()
@@ -133,10 +135,11 @@ def from_proto(
         part.inputs = [t for t in part.inputs if isinstance(t, gs.Variable)]  # before IR 4 initializers were inputs too
         for node in part.nodes:
             node.domain = "" if node.domain in (None, "ai.onnx") else node.domain
-    notes = normalise(graph)
+    reading = normalise(graph)
     metadata = {p.key: p.value for p in proto.metadata_props}
     data = tuple(sorted(reader.files))
-    return Model(graph, path, metadata, data, notes, Fingerprint(path, data) if path and path.is_file() else None)
+    fingerprint = Fingerprint(path, data) if path and path.is_file() else None
+    return Model(graph, path, metadata, data, reading.notes, reading.rewritten, fingerprint)
 
 
 def _with_subgraphs(graph: gs.Graph) -> Iterator[gs.Graph]:

@@ -80,15 +80,19 @@ def table(size: int, block: int | None, zero: bool = False) -> onnx.ModelProto:
     }
     names = list(weights)
     attributes = {"bits": 4, "gather_axis": 0, "quantize_axis": 1} | ({"block_size": block} if block else {})
-    node = make("GatherBlockQuantized", [names[0], "i", *names[1:]], ["y"], domain="com.microsoft", **attributes)
-    ids = info("i", onnx.TensorProto.INT64, (3,))
-    return assemble([node], weights, inputs=[ids], outputs=[info("y", shape=(3, size))], opsets=[MICROSOFT])
+    node = make(
+        "GatherBlockQuantized", [names[0], "input_ids", *names[1:]], ["y"], domain="com.microsoft", **attributes
+    )
+    ids = info("input_ids", onnx.TensorProto.INT64, ("batch", "length"))
+    return assemble(
+        [node], weights, inputs=[ids], outputs=[info("y", shape=("batch", "length", size))], opsets=[MICROSOFT]
+    )
 
 
 @pytest.mark.parametrize("zero", [False, True])
 @pytest.mark.parametrize(("size", "block"), [(64, 32), (80, 32), (576, 128), (40, 16), (200, None)])
 def test_a_row_of_an_embedding_is_read_in_the_nodes_blocks(size: int, block: int | None, zero: bool) -> None:
-    assert_read_as_it_runs(table(size, block, zero), {"i": np.array([0, 3, 7])})
+    assert_read_as_it_runs(table(size, block, zero), {"input_ids": np.array([[0, 3, 7]])})
 
 
 def tied(hidden: int, block: int = 32, handed_on: tuple[str, ...] = ("Reshape",), sizes=None) -> onnx.ModelProto:
@@ -111,13 +115,15 @@ def tied(hidden: int, block: int = 32, handed_on: tuple[str, ...] = ("Reshape",)
         held = f"h{k}"
     options = {"domain": "com.microsoft", "bits": 4, "block_size": block}
     nodes += [
-        make("GatherBlockQuantized", [held, "i", "s"], ["row"], gather_axis=0, quantize_axis=1, **options),
+        make("GatherBlockQuantized", [held, "input_ids", "s"], ["row"], gather_axis=0, quantize_axis=1, **options),
         make("Slice", ["row", "from", "to", "last"], ["e"]) if padded != hidden else make("Identity", ["row"], ["e"]),
         make("MatMulNBits", ["e", "w", "s"], ["y"], K=hidden, N=ROWS, **options),
     ]
     weights = {name: a for name, a in weights.items() if any(name in node.input for node in nodes)}
-    ids = info("i", onnx.TensorProto.INT64, (3,))
-    return assemble(nodes, weights, inputs=[ids], outputs=[info("y", shape=(3, ROWS))], opsets=[MICROSOFT])
+    ids = info("input_ids", onnx.TensorProto.INT64, ("batch", "length"))
+    return assemble(
+        nodes, weights, inputs=[ids], outputs=[info("y", shape=("batch", "length", ROWS))], opsets=[MICROSOFT]
+    )
 
 
 @pytest.mark.parametrize(
@@ -132,7 +138,7 @@ def tied(hidden: int, block: int = 32, handed_on: tuple[str, ...] = ("Reshape",)
 )
 def test_one_packed_weight_is_a_head_here_and_an_embedding_there(options) -> None:
     proto = tied(**options)
-    assert_read_as_it_runs(proto, {"i": np.array([0, 3, 7])})
+    assert_read_as_it_runs(proto, {"input_ids": np.array([[0, 3, 7]])})
     model = from_proto(proto)
     assert [note.split(" are read")[0] for note in model.notes] == [
         "1 weights of GatherBlockQuantized",

@@ -295,34 +295,3 @@ def test_where_the_digest_is_noted_the_beginning_of_the_weights_is_read_ahead(tm
     again.prepare()
     assert again.result() == digest
     assert not again._workers
-
-
-NARROW = {"INT4": (-8, 8), "UINT4": (0, 16), "INT2": (-2, 2), "UINT2": (0, 4), "FLOAT4E2M1": (-6, 7)}
-
-
-def narrow(folder, name, count, cut=0):
-    """So many numbers of a type narrower than a byte, in a file beside the model that lacks its last ``cut`` bytes."""
-    kind = getattr(onnx.TensorProto, name)
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(kind)
-    values = np.random.default_rng(0).integers(*NARROW[name], (count,)).astype(np.float32).astype(dtype)
-    proto = assemble([make("Cast", ["w"], ["y"], to=onnx.TensorProto.FLOAT)], {"w": values}, inputs=[])
-    (tensor,) = proto.graph.initializer
-    raw = tensor.raw_data
-    tensor.ClearField("raw_data")
-    tensor.data_location = onnx.TensorProto.EXTERNAL
-    for key, value in {"location": "weights.bin", "offset": 3, "length": len(raw)}.items():
-        tensor.external_data.add(key=key, value=str(value))
-    (folder / "weights.bin").write_bytes(b"\xff" * 3 + raw[: len(raw) - cut])
-    return written(folder, proto), values
-
-
-@pytest.mark.parametrize("count", [64, 63, 61])
-@pytest.mark.parametrize("name", NARROW)
-def test_numbers_narrower_than_a_byte_lie_several_in_one(tmp_path, name, count):
-    if not hasattr(onnx.TensorProto, name):
-        pytest.skip(f"this onnx has no {name}")
-    path, values = narrow(tmp_path, name, count)
-    held = graph.load(path).constants()["w"]
-    assert (held.dtype, held.shape) == (values.dtype, values.shape)
-    assert np.array_equal(held.astype(np.float32), values.astype(np.float32))
-    refused(narrow(tmp_path, name, count, cut=1)[0], "initializer w needs .* bytes at 3, .*: truncated")

@@ -211,21 +211,3 @@ def test_a_recipe_is_saved_without_ever_being_whole(tmp_path, monkeypatch, above
     assert held.nbytes == size
     assert (held == 3).all()
     assert peak < size / 2
-
-
-@pytest.mark.parametrize("kind", [ml_dtypes.int4, ml_dtypes.uint4])
-@pytest.mark.parametrize("size", [3, 4096])
-def test_numbers_narrower_than_a_byte_are_written_several_in_one(tmp_path, beside, kind, size):
-    values = (np.arange(size) % 7).astype(kind)
-    proto = assemble(
-        [make("Cast", ["w"], ["y"], to=onnx.TensorProto.FLOAT)],
-        {"w": values},
-        inputs=[],
-        outputs=[info("y", shape=[size])],
-    )
-    proto.opset_import[0].version, proto.ir_version = 21, 10
-    saving.save(graph.load(written(tmp_path, proto)), tmp_path / "again.onnx")
-    held = graph.load(tmp_path / "again.onnx").constants()["w"]
-    assert (held.dtype, held.tobytes()) == (values.dtype, values.tobytes())
-    (found,) = onnxruntime.InferenceSession(str(tmp_path / "again.onnx")).run(None, {})
-    assert np.array_equal(found, values.astype(np.float32))
