@@ -12,7 +12,6 @@ from graphclone import graph, saving
 from graphclone.errors import BadModel
 from tests.tiny_models import assemble, info, make, written
 
-
 NARROW = {"INT4": (-8, 8), "UINT4": (0, 16), "INT2": (-2, 2), "UINT2": (0, 4), "FLOAT4E2M1": (-6, 7)}
 
 
