@@ -26,7 +26,7 @@ def examine(parent: Model) -> list[Check]:
         return []
     written = f"written otherwise: {', '.join(parent.rewritten)}"
     if parent.path is None or not parent.path.is_file():
-        return [Check.skipped(NAME, f"the parent is no file any more; {written}")]
+        return [Check.skipped(NAME, f"the parent is no file on disk; {written}")]
     if reason := too_large(parent):
         return [Check.skipped(NAME, f"{reason}; {written}")]
     return [_compared(parent, written)]

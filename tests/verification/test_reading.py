@@ -88,7 +88,7 @@ def test_what_cannot_be_run_beside_the_file_is_said(tmp_path, monkeypatch):
     (check,) = reading.examine(graph.from_proto(REWRITTEN["norms"][0]()))
     assert (check.verdict, check.detail) == (
         Verdict.NOT_APPLICABLE,
-        "the parent is no file any more; written otherwise: 2 fused norms",
+        "the parent is no file on disk; written otherwise: 2 fused norms",
     )
     model = read(tmp_path, "norms")
     monkeypatch.setattr(memory, "available", lambda: 0)
