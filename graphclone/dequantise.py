@@ -9,7 +9,8 @@ GatherBlockQuantized), onnx/docs/Operators.md (DequantizeLinear-21).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,39 +20,105 @@ from graphclone.errors import UnsupportedGraph
 
 Array = np.ndarray[Any, Any]
 MICROSOFT = "com.microsoft"
+GATHERED = 128  # numbers of a block where GatherBlockQuantized does not say (onnxruntime/docs/ContribOperators.md)
+NARROW = ("int4", "int2", "float4")  # in the names of types narrower than a byte
+HANDED_ON = ("Identity", "Reshape")  # through which a packed weight may come: a tied embedding of onnxruntime-genai
 
 
-def dequantise(graph: gs.Graph) -> tuple[str, ...]:
-    """Rewrite the nodes that have a row, in place; what was done, in words.
+@dataclass
+class _Made:
+    """The floats made so far. A packed weight may be a matrix here and a table of rows there (a tied embedding), so
+    what was read of it counts as well as its name."""
+
+    constants: dict[tuple[str, ...], gs.Constant] = field(default_factory=dict)
+    names: set[str] = field(default_factory=set)
+
+    def constant(self, node: gs.Node, operands: Iterable[int], read: Callable[[], Array]) -> gs.Constant:
+        """What ``read`` makes of these operands of a node, the weight first; made once for all nodes of its kind."""
+        tensors = [node.inputs[k] for k in operands if k < len(node.inputs)]
+        key = (node.op, *(str(t.name) for t in tensors), str(sorted(node.attrs.items())))
+        if key not in self.constants:
+            values = read()
+            name = f"{_source(tensors[0]).name}_dequantised"
+            while name in self.names:
+                name += "_"
+            self.names.add(name)
+            self.constants[key] = gs.Constant(name, values)
+        return self.constants[key]
+
+
+def dequantise(graph: gs.Graph) -> dict[str, int]:
+    """Rewrite the nodes that have a row, in place; how many there were of each operator.
 
     Raises UnsupportedGraph for a packing that is not understood.
     """
     done: Counter[str] = Counter()
-    made: dict[str, gs.Constant] = {}
+    made = _Made()
     nodes = []
     for node in graph.nodes:
-        row = ROWS.get((node.domain or "", node.op))
+        op = node.op
+        row = ROWS.get((node.domain or "", op))
         rewritten = row(node, made) if row else None
-        done[node.op] += rewritten is not None
+        done[op] += rewritten is not None
         nodes += [node] if rewritten is None else rewritten
     graph.nodes[:] = nodes
-    return tuple(
-        f"{count} weights of {op} are read as the numbers they stand for, and the clone stores those"
-        for op, count in sorted(done.items())
-        if count
-    )
+    if made.names:
+        _forget_handed_on(graph)
+    return {op: count for op, count in sorted(done.items()) if count}
 
 
 def _held(node: gs.Node, index: int) -> Array | None:
     if index >= len(node.inputs) or node.inputs[index].is_empty():
         return None
     tensor = node.inputs[index]
-    if not isinstance(tensor, gs.Constant):
+    values = _value(tensor)
+    if values is None:
         raise UnsupportedGraph(
             f"{node.op} node {node.name!r}: operand {index} ({tensor.name!r}) is computed, no weight"
         )
-    values: Array = tensor.values
     return values
+
+
+def _value(tensor: gs.Tensor) -> Array | None:
+    """What a constant holds, handed on or reshaped; None where it is computed."""
+    if isinstance(tensor, gs.Constant):
+        values: Array = tensor.values
+        return values
+    maker = tensor.inputs[0] if tensor.inputs else None
+    if maker is None or maker.op not in HANDED_ON:
+        return None
+    before = _value(maker.inputs[0])
+    if before is None or maker.op == "Identity":
+        return before
+    wanted = _value(maker.inputs[1])
+    if wanted is None:
+        return None
+    as_it_was = 0 if maker.attrs.get("allowzero", 0) else len(before.shape)  # a 0 is the size that stood there
+    sizes = [before.shape[k] if size == 0 and k < as_it_was else int(size) for k, size in enumerate(wanted)]
+    try:
+        return before.reshape(sizes)
+    except ValueError as reason:
+        raise UnsupportedGraph(f"Reshape node {maker.name!r}: {reason}") from None
+
+
+def _source(tensor: gs.Tensor) -> gs.Tensor:
+    """The constant that is handed on."""
+    while not isinstance(tensor, gs.Constant):
+        tensor = tensor.inputs[0].inputs[0]
+    return tensor
+
+
+def _forget_handed_on(graph: gs.Graph) -> None:
+    """Nodes that handed on a packed weight which nothing reads any more."""
+    wanted = {id(tensor) for tensor in graph.outputs}
+    living: list[gs.Node] = []
+    for node in reversed(graph.nodes):
+        read = any(tensor.outputs or id(tensor) in wanted for tensor in node.outputs)
+        if read or node.op not in HANDED_ON or _value(node.outputs[0]) is None:
+            living.append(node)
+        else:
+            node.inputs.clear()
+    graph.nodes[:] = reversed(living)
 
 
 def unpacked(packed: Array, bits: int) -> Array:
@@ -65,34 +132,36 @@ def unpacked(packed: Array, bits: int) -> Array:
     return numbers.reshape(*packed.shape[:-1], -1)
 
 
-def _matrix(node: gs.Node, made: dict[str, gs.Constant]) -> list[gs.Node]:
+def _matrix(node: gs.Node, made: _Made) -> list[gs.Node]:
     """MatMulNBits: A [.., K], B [N, blocks, bytes] and a scale a block -> MatMul with [K, N], the bias added."""
-    bits, block = int(node.attrs.get("bits", 4)), int(node.attrs["block_size"])
-    rows, columns = int(node.attrs["K"]), int(node.attrs["N"])
+    bits = int(node.attrs.get("bits", 4))
     if bits not in (2, 4, 8) or _held(node, 4) is not None:
         raise UnsupportedGraph(f"MatMulNBits node {node.name!r}: {bits} bits with a group index are not understood")
-    name = f"{node.inputs[1].name}_dequantised"
-    if name not in made:
-        held, scales, zero = _held(node, 1), _held(node, 2), _held(node, 3)
-        assert held is not None
-        assert scales is not None
-        blocks = -(-rows // block)
-        numbers = unpacked(held.reshape(columns, blocks, -1), bits).astype(np.float32)
-        zeros = _zero_points(zero, columns, blocks, bits)
-        wide = (numbers - zeros) * scales.astype(np.float32).reshape(columns, blocks, 1)
-        matrix = wide.reshape(columns, -1)[:, :rows].T
-        made[name] = gs.Constant(name, np.ascontiguousarray(matrix).astype(scales.dtype))
+    matrix = made.constant(node, (1, 2, 3), lambda: _columns(node, bits))
     output, bias = node.outputs[0], node.inputs[5] if len(node.inputs) > 5 else None
     data = node.inputs[0]
     node.inputs.clear()
     node.outputs.clear()
     if bias is None or bias.is_empty():
-        return [gs.Node("MatMul", node.name, {}, [data, made[name]], [output], domain="")]
+        return [gs.Node("MatMul", node.name, {}, [data, matrix], [output], domain="")]
     plain = gs.Variable(f"{output.name}_unbiased", output.dtype)
     return [
-        gs.Node("MatMul", node.name, {}, [data, made[name]], [plain], domain=""),
+        gs.Node("MatMul", node.name, {}, [data, matrix], [plain], domain=""),
         gs.Node("Add", f"{node.name}_bias", {}, [plain, bias], [output], domain=""),
     ]
+
+
+def _columns(node: gs.Node, bits: int) -> Array:
+    """The matrix [K, N] of MatMulNBits, which holds it column by column."""
+    block, rows, columns = (int(node.attrs[key]) for key in ("block_size", "K", "N"))
+    held, scales, zero = _held(node, 1), _held(node, 2), _held(node, 3)
+    assert held is not None
+    assert scales is not None
+    blocks = -(-rows // block)
+    numbers = unpacked(held.reshape(columns, blocks, -1), bits).astype(np.float32)
+    zeros = _zero_points(zero, columns, blocks, bits)
+    wide = (numbers - zeros) * scales.astype(np.float32).reshape(columns, blocks, 1)
+    return np.ascontiguousarray(wide.reshape(columns, -1)[:, :rows].T).astype(scales.dtype)
 
 
 def _zero_points(zero: Array | None, columns: int, blocks: int, bits: int) -> Array:
@@ -104,70 +173,84 @@ def _zero_points(zero: Array | None, columns: int, blocks: int, bits: int) -> Ar
     return unpacked(zero.reshape(columns, -1), bits)[:, :blocks, None].astype(np.float32)
 
 
-def _table(node: gs.Node, made: dict[str, gs.Constant]) -> list[gs.Node]:
+def _table(node: gs.Node, made: _Made) -> list[gs.Node]:
     """GatherBlockQuantized: data, indices, scales, zero points -> Gather from a table of floats."""
-    bits, axis = int(node.attrs.get("bits", 4)), int(node.attrs.get("quantize_axis", 1))
-    name = f"{node.inputs[0].name}_dequantised"
-    if name not in made:
-        held, scales, zero = _held(node, 0), _held(node, 2), _held(node, 3)
-        assert held is not None
-        assert scales is not None
-        packed = held.dtype == np.uint8
-        if packed and axis not in (-1, held.ndim - 1):
-            raise UnsupportedGraph(f"GatherBlockQuantized node {node.name!r}: packed along another axis than the last")
-        numbers = unpacked(held, bits) if packed else held
-        zeros: Array | float = (1 << (bits - 1)) if packed else 0
-        if zero is not None:
-            zeros = (unpacked(zero, bits) if packed else zero)[..., : scales.shape[-1]]
-        made[name] = gs.Constant(name, _of_blocks(numbers, scales, zeros))
+    table = made.constant(node, (0, 2, 3), lambda: _rows(node))
     node.op, node.domain = "Gather", ""
     node.attrs = {"axis": int(node.attrs.get("gather_axis", 0))}
-    node.inputs = [made[name], node.inputs[1]]
+    node.inputs = [table, node.inputs[1]]
     return [node]
 
 
-def _of_blocks(numbers: Array, scales: Array, zeros: Array | float) -> Array:
-    """(numbers - zeros) * scales, each spread over its block along the axis where it has fewer positions."""
+def _rows(node: gs.Node) -> Array:
+    """The table of GatherBlockQuantized."""
+    bits, axis = int(node.attrs.get("bits", 4)), int(node.attrs.get("quantize_axis", 1))
+    block = int(node.attrs.get("block_size", GATHERED))
+    held, scales, zero = _held(node, 0), _held(node, 2), _held(node, 3)
+    assert held is not None
+    assert scales is not None
+    packed = held.dtype == np.uint8
+    if packed and axis not in (-1, held.ndim - 1):
+        raise UnsupportedGraph(f"GatherBlockQuantized node {node.name!r}: packed along another axis than the last")
+    numbers = unpacked(held, bits) if packed else held
+    zeros: Array | float = (1 << (bits - 1)) if packed else 0
+    if zero is not None:
+        held_zeros = (unpacked(zero, bits) if packed else zero)[..., : scales.shape[-1]]
+        zeros = _spread(node, held_zeros, numbers.shape, axis, block)
+    return _read(numbers, zeros, _spread(node, scales, numbers.shape, axis, block))
 
-    def spread(setting: Array) -> Array:
-        for axis, (size, blocks) in enumerate(zip(numbers.shape, setting.shape, strict=True)):
-            if blocks != size:
-                setting = np.take(setting, np.arange(size) // -(-size // blocks), axis=axis)
-        return setting.astype(np.float32)
 
-    shift = zeros if isinstance(zeros, int | float) else spread(zeros)
-    return ((numbers.astype(np.float32) - shift) * spread(scales)).astype(scales.dtype)
+def _read(numbers: Array, zeros: Array | float, scales: Array) -> Array:
+    """(numbers - zeros) * scales, in float32, rounded once to the scales' type."""
+    wide = numbers.astype(np.float32) - np.asarray(zeros).astype(np.float32)
+    return np.asarray(wide * scales.astype(np.float32)).astype(scales.dtype)
 
 
-def _linear(node: gs.Node, made: dict[str, gs.Constant]) -> list[gs.Node] | None:
+def _spread(node: gs.Node, setting: Array, shape: tuple[int, ...], axis: int, block: int) -> Array:
+    """Scales or zero points, each repeated for the neighbours along the axis that share it: the last may have fewer.
+
+    How many share one is what the node says: the sizes alone leave several answers (80 numbers, 3 blocks).
+    """
+    if not -len(shape) <= axis < len(shape):
+        raise UnsupportedGraph(f"{node.op} node {node.name!r}: {list(shape)} has no axis {axis}")
+    axis %= len(shape)
+    wanted = tuple(-(-size // max(block, 1)) if k == axis else size for k, size in enumerate(shape))
+    if block < 1 or setting.shape != wanted:
+        raise UnsupportedGraph(
+            f"{node.op} node {node.name!r}: {list(setting.shape)} scales or zero points of {list(shape)} numbers, "
+            f"in blocks of {block} along axis {axis}, would be {list(wanted)}"
+        )
+    return np.take(setting, np.arange(shape[axis]) // block, axis=axis)
+
+
+def _linear(node: gs.Node, made: _Made) -> list[gs.Node] | None:
     """DequantizeLinear of a constant, where its scales are of blocks or its integers narrower than a byte."""
     weight = node.inputs[0]
     if not isinstance(weight, gs.Constant) or not isinstance(node.inputs[1], gs.Constant):
         return None
     numbers, scales, zero = weight.values, node.inputs[1].values, _held(node, 2)
-    narrow = "int4" in numbers.dtype.name or "int2" in numbers.dtype.name
-    blocked = scales.ndim == numbers.ndim and scales.ndim > 1
-    if not (narrow or blocked):
+    axis, block = int(node.attrs.get("axis", 1)), int(node.attrs.get("block_size", 0))
+    if not (block or scales.ndim > 1 or any(narrow in numbers.dtype.name for narrow in NARROW)):
         return None
-    if not blocked:
-        along = [1] * numbers.ndim
-        if scales.ndim:
-            along[int(node.attrs.get("axis", 1))] = -1
-        scales = scales.reshape(along)
-        zero = None if zero is None else zero.reshape(along)
-    name = f"{weight.name}_dequantised"
-    made.setdefault(name, gs.Constant(name, _of_blocks(numbers, scales, 0 if zero is None else zero)))
+    along = [-1 if scales.ndim and k == axis % numbers.ndim else 1 for k in range(numbers.ndim)]
+
+    def placed(setting: Array) -> Array:
+        blocked = block or setting.ndim > 1
+        return _spread(node, setting, numbers.shape, axis, block) if blocked else setting.reshape(along)
+
+    zeros = 0 if zero is None else placed(zero)
+    floats = made.constant(node, (0, 1, 2), lambda: _read(numbers, zeros, placed(scales)))
     output = node.outputs[0]
     node.outputs.clear()
     node.inputs.clear()
     for reader in list(output.outputs):
         for position, tensor in enumerate(reader.inputs):
             if tensor is output:
-                reader.inputs[position] = made[name]
+                reader.inputs[position] = floats
     return []
 
 
-ROWS: dict[tuple[str, str], Callable[[gs.Node, dict[str, gs.Constant]], list[gs.Node] | None]] = {
+ROWS: dict[tuple[str, str], Callable[[gs.Node, _Made], list[gs.Node] | None]] = {
     (MICROSOFT, "MatMulNBits"): _matrix,
     (MICROSOFT, "GatherBlockQuantized"): _table,
     (MICROSOFT, "DequantizeLinear"): _linear,

@@ -30,6 +30,12 @@ from graphclone.normal_form import normalise
 from graphclone.recipes import held, pieces
 
 PLACEHOLDER_ABOVE = 1024  # bytes from which a tensor is streamed or handed over instead of copied into the protobuf
+PACKED = {  # bits of a number that shares its byte with others in a file (onnx.proto, raw_data); in memory none does
+    getattr(onnx.TensorProto, name): bits
+    for name, bits in (("INT4", 4), ("UINT4", 4), ("FLOAT4E2M1", 4), ("INT2", 2), ("UINT2", 2))
+    if hasattr(onnx.TensorProto, name)
+}
+NARROW = frozenset(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind)) for kind in PACKED)
 
 
 @dataclass
@@ -37,7 +43,8 @@ class Model:
     """A graph with where it came from.
 
     ``graph`` is an onnx-graphsurgeon graph whose constants are NumPy arrays (often views on a memory map: copy before
-    writing) or recipes. ``metadata`` is the file's metadata_props. ``notes``: what reading it changed, in words.
+    writing) or recipes. ``metadata`` is the file's metadata_props. ``notes``: what reading it changed, in words, as far
+    as a user should know; ``rewritten``: all that is computed otherwise than the file says it (normal_form.py).
     """
 
     graph: gs.Graph
@@ -45,6 +52,7 @@ class Model:
     metadata: dict[str, str] = field(default_factory=dict)
     external_files: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
+    rewritten: tuple[str, ...] = ()
 
     fingerprint: Fingerprint | None = field(default=None, repr=False, compare=False)
 
@@ -81,7 +89,7 @@ class Model:
 
     def detached(self) -> Model:
         """A copy that is no longer what the file holds."""
-        return replace(self.copy(), path=None, external_files=(), fingerprint=None)
+        return replace(self.copy(), path=None, external_files=(), rewritten=(), fingerprint=None)
 
 
 @garbage.kept()
@@ -127,10 +135,11 @@ def from_proto(
         part.inputs = [t for t in part.inputs if isinstance(t, gs.Variable)]  # before IR 4 initializers were inputs too
         for node in part.nodes:
             node.domain = "" if node.domain in (None, "ai.onnx") else node.domain
-    notes = normalise(graph)
+    reading = normalise(graph)
     metadata = {p.key: p.value for p in proto.metadata_props}
     data = tuple(sorted(reader.files))
-    return Model(graph, path, metadata, data, notes, Fingerprint(path, data) if path and path.is_file() else None)
+    fingerprint = Fingerprint(path, data) if path and path.is_file() else None
+    return Model(graph, path, metadata, data, reading.notes, reading.rewritten, fingerprint)
 
 
 def _with_subgraphs(graph: gs.Graph) -> Iterator[gs.Graph]:
@@ -192,7 +201,8 @@ class _TensorReader:
         keys = {entry.key: entry.value for entry in tensor.external_data}
         file = self._checked(keys.get("location", ""), name)
         dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
-        size = math.prod(tensor.dims) * dtype.itemsize  # Python's integers: a product of sizes may not wrap around
+        bits = PACKED.get(tensor.data_type, 8 * dtype.itemsize)
+        size = -(-math.prod(tensor.dims) * bits // 8)  # Python's integers: a product of sizes may not wrap around
         try:
             offset, length = int(keys.get("offset", 0)), int(keys.get("length", size))
         except ValueError as reason:
@@ -210,7 +220,11 @@ class _TensorReader:
                 f"{file}: initializer {name} needs {size} bytes at {offset}, the file has {data.size}: "
                 f"truncated, or of another model"
             )
-        return data[offset : offset + size].view(dtype).reshape(tuple(tensor.dims))
+        held = data[offset : offset + size]
+        if tensor.data_type in PACKED:
+            whole = onnx.TensorProto(dims=tensor.dims, data_type=tensor.data_type, raw_data=held.tobytes())
+            return onnx.numpy_helper.to_array(whole)
+        return held.view(dtype).reshape(tuple(tensor.dims))
 
     def _checked(self, location: str, name: str) -> Path:
         """A model is untrusted: its external data may not leave its folder."""
@@ -241,12 +255,18 @@ def skeleton(model: Model, location: str = "weights") -> tuple[onnx.ModelProto, 
     """``to_proto``, with the initializers themselves, so that recipes stay recipes."""
     graph = model.graph
     swapped: dict[str, tuple[gs.Constant, Any]] = {}
+    packed: set[str] = set()
     for tensor in graph.tensors().values():
-        if isinstance(tensor, gs.Constant) and (values := held(tensor)).nbytes >= PLACEHOLDER_ABOVE:
-            swapped[tensor.name] = (tensor, values)
+        if isinstance(tensor, gs.Constant):
+            values = held(tensor)
+            if values.dtype in NARROW:
+                packed.add(tensor.name)
+            if tensor.name in packed or values.nbytes >= PLACEHOLDER_ABOVE:
+                swapped[tensor.name] = (tensor, values)
     try:
         for name, (tensor, values) in swapped.items():
-            tensor._values = LazyValues(_reference(name, values, location))
+            whole = name in packed  # of several in a byte no piece is written alone: they stay in the protobuf
+            tensor._values = LazyValues(_packed(name, values) if whole else _reference(name, values, location))
         proto = gs.export_onnx(graph)
     finally:
         for tensor, values in swapped.values():
@@ -254,7 +274,12 @@ def skeleton(model: Model, location: str = "weights") -> tuple[onnx.ModelProto, 
     del proto.metadata_props[:]
     for key in sorted(model.metadata):
         proto.metadata_props.add(key=key, value=model.metadata[key])
-    return proto, {name: tensor for name, (tensor, _) in swapped.items()}
+    return proto, {name: tensor for name, (tensor, _) in swapped.items() if name not in packed}
+
+
+def _packed(name: str, values: Any) -> onnx.TensorProto:
+    """Numbers narrower than a byte, several in one."""
+    return onnx.numpy_helper.from_array(values if isinstance(values, np.ndarray) else values.load(), name)
 
 
 def _reference(name: str, values: Any, location: str) -> onnx.TensorProto:

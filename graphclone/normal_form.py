@@ -10,6 +10,7 @@ Packed weights become numbers (dequantise.py), branches that are always taken th
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
@@ -26,32 +27,51 @@ TILE = (4096, 256)  # rows and columns of an embedding at once, so that comparin
 PRODUCTS = ("MatMul", "Gemm", "FusedMatMul", "MatMulNBits")
 NORMS = ("LayerNormalization", "SimplifiedLayerNormalization", "RMSNormalization")
 FEW = 4  # times as many plain norms as fused ones
+SKIP_EPSILON = 1e-12  # of a fused norm that does not say (onnxruntime/docs/ContribOperators.md); a plain one's is 1e-5
 SUM = 3  # the output that carries input + skip (onnxruntime/docs/ContribOperators.md)
 
 
-def normalise(graph: gs.Graph) -> tuple[str, ...]:
-    """Bring a graph into the form that the rest of graphclone reads, in place; what of it a user should know."""
-    inline_branches(graph)
-    said = dequantise(graph)
+@dataclass(frozen=True)
+class Reading:
+    """What reading changed, in words. notes: what of it a user should know. rewritten: what is computed otherwise than
+    the file says it, and could have been misread (weights made one were held against each other byte for byte)."""
+
+    notes: tuple[str, ...]
+    rewritten: tuple[str, ...]
+
+
+def normalise(graph: gs.Graph) -> Reading:
+    """Bring a graph into the form that the rest of graphclone reads, in place."""
+    branches = inline_branches(graph)
+    numbers = dequantise(graph)
     tie_copies(graph)
     tie_head(graph)
-    show_sums(graph)
-    return said
+    norms = show_sums(graph)
+    done = [("branches that are always taken", branches), ("fused norms", norms)]
+    done += [(f"weights of {op}", count) for op, count in numbers.items()]
+    said = "are read as the numbers they stand for, and the clone stores those"
+    return Reading(
+        tuple(f"{count} weights of {op} {said}" for op, count in numbers.items()),
+        tuple(f"{count} {what}" for what, count in done if count),
+    )
 
 
-def show_sums(graph: gs.Graph) -> None:
-    """Rewrite the nodes that have a row, in place, in graph order: all of them, where any of them hides the stream (the
-    last norm's sum is read by nobody, yet its block must look like the others), or where a few stand among plain norms
-    (of OLMo 2 only the very last norm follows a sum)."""
+def show_sums(graph: gs.Graph) -> int:
+    """Rewrite the nodes that have a row, in place, in graph order; how many there were.
+
+    All of them, where any of them hides the stream (the last norm's sum is read by nobody, yet its block must look like
+    the others), or where a few stand among plain norms (of OLMo 2 only the very last norm follows a sum).
+    """
     fused = [n for n in graph.nodes if (n.domain, n.op) in ROWS]
     plain = sum(n.op in NORMS for n in graph.nodes)
     if not fused or (FEW * len(fused) > plain and not any(map(_uses_sum, fused))):
-        return
+        return 0
     nodes = []
     for node in graph.nodes:
         row = ROWS.get((node.domain, node.op))
         nodes += row(node) if row else [node]
     graph.nodes[:] = nodes
+    return len(fused)
 
 
 def tie_head(graph: gs.Graph) -> None:
@@ -146,7 +166,7 @@ def _unfuse(node: gs.Node, norm: str, bias_input: int) -> list[gs.Node]:
         operands[branch] = biased
     made.append(gs.Node("Add", f"{total.name}_add", inputs=operands, outputs=[total], domain=""))
     weights = [t for t in inputs[2:bias_input] if not t.is_empty()]
-    attributes = {"axis": -1, "epsilon": node.attrs.get("epsilon", 1e-5)}
+    attributes = {"axis": -1, "epsilon": node.attrs.get("epsilon", SKIP_EPSILON)}
     made.append(gs.Node(norm, node.name, attributes, [total, *weights], [outputs[0]], domain=""))
     return made
 

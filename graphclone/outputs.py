@@ -182,7 +182,7 @@ def _alive(process: int) -> bool:
 
 
 def refuse_same_file(output: str | Path, *inputs: str | Path | None) -> None:
-    """An output never takes the place of its own input, or of the model of a folder that is one. Raises InvalidTarget."""
+    """An output never takes the place of its input, or of the model of a folder that is one. Raises InvalidTarget."""
     for given in inputs:
         if given is not None and os.path.realpath(output) in _read_of(Path(given)):
             raise InvalidTarget(f"{output}: is also an input; write to another path")

@@ -69,15 +69,16 @@ def test_a_head_of_its_own_stays_its_own(monkeypatch, change: str, tile) -> None
     assert set(from_proto(_tied(head, table)).constants()) == {"table", "head"}
 
 
-def _skips(op: str, last_uses_sum: bool) -> onnx.ModelProto:
-    """Two skip-norms in a row; the second adds to the sum that the first hides."""
+def _skips(op: str, last_uses_sum: bool, scale: float = 1.0, **attributes: float) -> onnx.ModelProto:
+    """Two skip-norms in a row; the second adds to the sum that the first hides. scale: of what is added before."""
     rms = "Simplified" in op
     weights = {n: RNG.standard_normal(HIDDEN).astype(np.float32) for n in ("gain", "bias", "extra")}
+    weights["extra"] *= np.float32(scale)
     operands = ["gain", *([] if rms else ["bias"]), "extra"]
     nodes = [
-        helper.make_node(op, ["x", "y", *operands], ["n1", "", "", "sum1"], domain="com.microsoft", epsilon=1e-3),
+        helper.make_node(op, ["x", "y", *operands], ["n1", "", "", "sum1"], domain="com.microsoft", **attributes),
         helper.make_node(
-            op, ["sum1" if last_uses_sum else "n1", "n1", *operands], ["out"], domain="com.microsoft", epsilon=1e-3
+            op, ["sum1" if last_uses_sum else "n1", "n1", *operands], ["out"], domain="com.microsoft", **attributes
         ),
     ]
     shape = ["batch", "length", HIDDEN]
@@ -94,13 +95,14 @@ def _skips(op: str, last_uses_sum: bool) -> onnx.ModelProto:
     )
 
 
+@pytest.mark.parametrize(("attributes", "scale"), [({"epsilon": 1e-3}, 1.0), ({}, 1e-3)], ids=["told", "by default"])
 @pytest.mark.parametrize("op", ["SkipLayerNormalization", "SkipSimplifiedLayerNormalization"])
-def test_a_hidden_sum_is_shown_and_the_function_stays(op: str) -> None:
-    proto = _skips(op, last_uses_sum=True)
+def test_a_hidden_sum_is_shown_and_the_function_stays(op: str, attributes: dict[str, float], scale: float) -> None:
+    proto = _skips(op, last_uses_sum=True, scale=scale, **attributes)
     model = from_proto(proto)
     assert not [n for n in model.graph.nodes if n.op.startswith("Skip")]
     assert sum(n.op == "Add" for n in model.graph.nodes) == 4
-    feeds = {n: RNG.standard_normal((2, 3, HIDDEN)).astype(np.float32) for n in "xy"}
+    feeds = {n: np.float32(scale) * RNG.standard_normal((2, 3, HIDDEN)).astype(np.float32) for n in "xy"}
     np.testing.assert_allclose(_run(_whole(model), feeds)[0], _run(proto, feeds)[0], rtol=1e-5, atol=1e-6)
 
 

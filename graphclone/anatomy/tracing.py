@@ -91,7 +91,7 @@ def _outputs(
     if flow is not None:
         try:
             return flow(trace, node, inputs)
-        except ValueError as reason:  # NumPy found sizes that do not fit each other
+        except (ValueError, IndexError) as reason:  # NumPy found sizes that do not fit each other
             raise UnsupportedGraph(f"{describe(node)} (inputs {_shapes(inputs)}): {reason}") from None
     if labelled:
         raise UnsupportedGraph(

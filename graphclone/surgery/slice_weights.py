@@ -15,7 +15,7 @@ import onnx_graphsurgeon as gs
 
 from graphclone.anatomy.parts import Ids
 from graphclone.anatomy.trace import Slot, is_weight, node_key
-from graphclone.errors import BadModel
+from graphclone.errors import BadModel, UnsupportedGraph
 from graphclone.graph import Model
 from graphclone.recipes import Recipe, held
 from graphclone.surgery.cut import Cut
@@ -148,7 +148,7 @@ class Slices:
 
 
 def slice_weights(model: Model, cut: Cut, corrections: Mapping[Use, Correction]) -> Slices:
-    """Replace the initializers of ``model`` by their slices, in place."""
+    """Replace the initializers of ``model`` by their slices, in place. Raises UnsupportedGraph for an output cut."""
     found = Slices(reserved=cut.names)
     slots: dict[tuple[str, Use | None], dict[int, Slot]] = {}
     for slot in cut.trace.slots:
@@ -161,12 +161,25 @@ def slice_weights(model: Model, cut: Cut, corrections: Mapping[Use, Correction])
                 axes = slots.get((tensor.name, use), slots.get((tensor.name, None), {}))
                 taken = {a: t for a, s in axes.items() if (t := cut.take_slot(s)) is not None}
                 node.inputs[position] = _sliced(tensor, taken, corrections.get(use, PLAIN), made, found)
+    _hand_out(model, made, found)
     for tensor in model.graph.inputs:
         for axis, slot in slots.get((tensor.name, None), {}).items():
             shape = list(tensor.shape)
             shape[axis] = cut.size((np.arange(slot.start, slot.start + slot.size),), slot.size)
             tensor.shape = shape
     return found
+
+
+def _hand_out(model: Model, made: dict[Key, gs.Constant], found: Slices) -> None:
+    """A weight that is itself an output (CLIP's logit_scale) stays whole, under its name. Raises UnsupportedGraph."""
+    for position, tensor in enumerate(model.graph.outputs):
+        if isinstance(tensor, gs.Constant):
+            whole = _sliced(tensor, {}, PLAIN, made, found)
+            if whole.name != tensor.name:
+                raise UnsupportedGraph(
+                    f"output {tensor.name!r} is a weight, and the plan cuts it: leave its neurons whole"
+                )
+            model.graph.outputs[position] = whole
 
 
 def _sliced(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from graphclone.errors import VerificationFailed
 from graphclone.graph import Model, to_proto
 from graphclone.plan import Plan
-from graphclone.verification import claims, oracle, runtime, slices, structure, vocabulary
+from graphclone.verification import claims, oracle, reading, runtime, slices, structure, vocabulary
 from graphclone.verification.report import Check, Report, Verdict
 from graphclone.verification.sessions import latency
 from graphclone.verification.trained import verify_trained
@@ -24,6 +24,7 @@ def verify(parent: Model, clone: Model, plan: Plan | None = None) -> Report:
     """
     checks = structure.examine(to_proto(parent)[0], to_proto(clone)[0])
     checks += runtime.examine(clone)
+    checks += reading.examine(parent)
     try:
         claimed = claims.read(clone)
     except VerificationFailed as reason:

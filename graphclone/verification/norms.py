@@ -21,27 +21,28 @@ from graphclone.verification.claims import Claims
 
 Array = np.ndarray[Any, Any]
 REACH = 12  # nodes from a mean to the gain behind it
-EPSILON = 1e-5  # the operators' own default
 FLOATS = {np.dtype(np.float64): onnx.TensorProto.DOUBLE}
 
 
 @dataclass(frozen=True)
 class Form:
-    """A norm that is one operator: where its parts stand. sums: inputs added up before; whole: output of that sum."""
+    """A norm that is one operator: where its parts stand. sums: inputs added up before; whole: output of that sum;
+    epsilon: where the node does not say."""
 
     centred: bool
     gain: int
     bias: int | None = None
     sums: tuple[int, ...] = (0,)
     whole: int | None = None
+    epsilon: float = 1e-5
 
 
 FORMS = {  # onnx/docs/Operators.md, onnxruntime/docs/ContribOperators.md
     "LayerNormalization": Form(True, 1, 2),
     "RMSNormalization": Form(False, 1),
     "SimplifiedLayerNormalization": Form(False, 1),
-    "SkipLayerNormalization": Form(True, 2, 3, (0, 1, 4), 3),
-    "SkipSimplifiedLayerNormalization": Form(False, 2, None, (0, 1, 3), 3),
+    "SkipLayerNormalization": Form(True, 2, 3, (0, 1, 4), 3, 1e-12),
+    "SkipSimplifiedLayerNormalization": Form(False, 2, None, (0, 1, 3), 3, 1e-12),
 }
 OTHERS = (
     "EmbedLayerNormalization",
@@ -214,7 +215,7 @@ class _Writer:
             whole = op("Add", whole, term)
         gain = node.inputs[form.gain]
         wide = np.dtype(np.float64 if own == np.float64 else np.float32)
-        normed = self._normed(op, op("Cast", whole, to=_code(wide)), form.centred, node, wide)
+        normed = self._normed(op, op("Cast", whole, to=_code(wide)), form, node, wide)
         normed = op("Mul", op("Cast", normed, to=_code(own)), gain)
         if form.bias is not None and form.bias < len(node.inputs) and not node.inputs[form.bias].is_empty():
             normed = op("Add", normed, node.inputs[form.bias])
@@ -226,7 +227,7 @@ class _Writer:
         return nodes
 
     def _normed(
-        self, op: Callable[..., gs.Variable], x: gs.Variable, centred: bool, node: gs.Node, wide: np.dtype[Any]
+        self, op: Callable[..., gs.Variable], x: gs.Variable, form: Form, node: gs.Node, wide: np.dtype[Any]
     ) -> gs.Variable:
         mask, factor = self._constant(self.mask, wide), self._constant(self.factor / self.mask.size, wide)
         last = self._constant(-1, np.dtype(np.int64))
@@ -234,9 +235,9 @@ class _Writer:
         def mean(value: gs.Variable) -> gs.Variable:
             return op("Mul", op("ReduceSum", op("Mul", value, mask), last, keepdims=1), factor)
 
-        if centred:
+        if form.centred:
             x = op("Sub", x, mean(x))
-        epsilon = self._constant(float(node.attrs.get("epsilon", EPSILON)), wide)
+        epsilon = self._constant(float(node.attrs.get("epsilon", form.epsilon)), wide)
         return op("Div", x, op("Sqrt", op("Add", mean(op("Mul", x, x)), epsilon)))
 
     def _op(self, kind: str, *inputs: Any, **attributes: Any) -> tuple[gs.Variable, gs.Node]:

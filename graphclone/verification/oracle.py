@@ -8,7 +8,7 @@ permutation of neurons is a plan as well. Where no such parent can be told, the 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -62,11 +62,17 @@ def examine(parent: Model, clone: Model, claims: Claims, sizes: tuple[int, int] 
     except UnsupportedGraph as problem:
         return Check.of(NAME, [str(problem)], "")
     worst, where = difference(*_aligned(_not_renumbered(expected, claims), actual, claims.plan))
-    limit = tolerance(parent)
-    if limit < worst < ILL:  # some models multiply rounding: how much, the reference in another order of sums says
-        another = open_session(reference, optimise=not fused).run(fed)
-        limit = min(max(limit, ORDERS * difference(expected, another)[0]), ILL)
+    limit = allowed(
+        worst, parent, lambda: difference(expected, open_session(reference, optimise=not fused).run(fed))[0]
+    )
     return Check.measured(NAME, worst, limit, f"largest relative difference, in output {where}")
+
+
+def allowed(worst: float, parent: Model, another: Callable[[], float]) -> float:
+    """The tolerance for a difference from what the parent gives. Some models multiply rounding: how much, the
+    difference that another order of sums makes in the very same graph says (``another``)."""
+    limit = tolerance(parent)
+    return min(max(limit, ORDERS * another()), ILL) if limit < worst < ILL else limit
 
 
 def tolerance(*models: Model) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ import onnx
 from graphclone.caches import rings
 from graphclone.errors import GraphCloneError, UnsupportedGraph
 from graphclone.graph import Model, to_proto
+from graphclone.inside import read
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -23,6 +24,8 @@ Array = np.ndarray[Any, Any]
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 MOST_RUNS = 200  # that a latency is the median of
 TURN_RUNS, TURN_SECONDS = 2, 0.2  # of a model that is timed by turns: so many runs, or all that so many seconds hold
+PRECISION, FINEST = "accuracy_level", 1  # of MatMulNBits: 4 rounds what it multiplies to 8 bits, 1 nothing
+_FOLDER = "session.model_external_initializers_file_folder_path"
 _FATAL_ONLY = 4  # ONNX Runtime's log level: what it would print is in the exception it raises as well
 
 
@@ -142,6 +145,45 @@ def open_session(
     except Exception as reason:  # noqa: BLE001  as above
         raise UnsupportedGraph(f"ONNX Runtime refuses to load it: {_one_line(reason)}") from None
     return Session(session, (contiguous, values), rings(model.graph))
+
+
+def open_file(model: Model) -> Session:
+    """A session on the very file that a model was read from, its nodes as they stand.
+
+    How coarsely a kernel may compute is no part of what a file means: the finest is asked for. Raises UnsupportedGraph
+    where ONNX Runtime cannot load the file.
+    """
+    ort = _runtime()
+    assert model.path is not None
+    options = ort.SessionOptions()
+    options.log_severity_level = _FATAL_ONLY
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    source: str | bytes = str(model.path)
+    try:
+        if any(_coarse(read(model.path)[0])):
+            proto = onnx.load(model.path, load_external_data=False)
+            for attribute in _coarse(proto):
+                attribute.i = FINEST
+            options.add_session_config_entry(_FOLDER, str(model.path.absolute().parent))
+            source = proto.SerializeToString()
+        session = ort.InferenceSession(source, options, providers=[CPU])
+    except Exception as reason:  # noqa: BLE001  as above
+        raise UnsupportedGraph(f"ONNX Runtime refuses to load the file: {_one_line(reason)}") from None
+    return Session(session, (), rings(model.graph))
+
+
+def _coarse(part: Any) -> Iterator[onnx.AttributeProto]:
+    """Where a model, a function or a graph, bodies too, allows a kernel to compute more coarsely than it could."""
+    if isinstance(part, onnx.ModelProto):
+        for inner in (part.graph, *part.functions):
+            yield from _coarse(inner)
+        return
+    for node in part.node:
+        for attribute in node.attribute:
+            if attribute.name == PRECISION and attribute.i > FINEST:
+                yield attribute
+            if attribute.HasField("g"):
+                yield from _coarse(attribute.g)
 
 
 def _one_line(reason: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -15,6 +16,7 @@ from graphclone import graph, pipeline
 from graphclone.feeds import tiny_feeds
 from graphclone.plan import Plan
 from graphclone.planner import Target
+from graphclone.verification import reading
 from graphclone.verification.sessions import open_session
 from tests.tolerances import assert_close
 
@@ -230,3 +232,26 @@ def test_products_of_integers_are_cut_too(name, tmp_path):
     proto.CopyFrom(plain(name))
     dynamic(proto, tmp_path)
     examined(graph.from_proto(proto), name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hidden", [64, 80])  # whole blocks of 32, and a last one that is padded
+def test_four_bits_as_onnxruntime_genai_ties_them(tmp_path, hidden):
+    pytest.importorskip("onnxruntime_genai", reason="onnxruntime-genai is not installed: pip install it")
+    from tools.zoo.genai import build_folder
+    from tools.zoo.rows import ROWS
+
+    llama = ROWS["llama"]
+    tied = replace(llama, settings={**llama.settings, "tie_word_embeddings": True})
+    blocks = ("shared_embeddings=true", "int4_op_types_to_quantize=MatMul/Gather", "int4_block_size=32")
+    build_folder(tied, replace(tied.sizes, hidden=hidden), tmp_path, *blocks, precision="int4")
+    held = onnx.load(tmp_path / "model.onnx", load_external_data=False)
+    assert "GatherBlockQuantized" in {node.op_type for node in held.graph.node}
+    model = graph.load(tmp_path / "model.onnx")
+    anatomy = pipeline.inspect(model)
+    assert anatomy.stacks[0].hidden == hidden
+    target = Target(hidden="50%", kv_heads="50%", ffn="60%", layers=2)
+    plan = pipeline.plan(anatomy, None, target, importance="uniform", method="none")
+    report = pipeline.verify(model, pipeline.clone(model, plan, anatomy=anatomy), plan)
+    report.raise_if_failed()
+    assert reading.NAME in {check.name for check in report.checks if check.passed}

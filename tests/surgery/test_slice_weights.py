@@ -6,12 +6,15 @@ from dataclasses import replace
 
 import ml_dtypes
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 import pytest
 
-from graphclone import graph, saving
+import models
+from graphclone import graph, pipeline, saving
 from graphclone.anatomy import inspect
-from graphclone.errors import BadModel
+from graphclone.errors import BadModel, UnsupportedGraph
+from graphclone.planner import Target
 from graphclone.recipes import Recipe, held, is_lazy
 from graphclone.surgery import slice_weights
 from graphclone.surgery.operate import clone
@@ -118,3 +121,31 @@ def test_a_plain_slice_is_passed_on_as_it_is(found: Parent):
     kept = {t.name: held(t) for t in made.graph.tensors().values() if isinstance(t, gs.Constant)}
     assert kept
     assert all(kept[name] is parent[name] for name in kept)
+
+
+def handing_out(name, array=None):
+    """BERT with one output more: a weight of its own, or one that is given."""
+    proto = onnx.load(models.cached("bert", exporter="torchscript"))
+    if array is not None:
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    tensor = next(t for t in proto.graph.initializer if t.name == name)
+    proto.graph.output.append(onnx.helper.make_tensor_value_info(name, tensor.data_type, tensor.dims))
+    model = graph.from_proto(proto)
+    anatomy = pipeline.inspect(model)
+    plan = pipeline.plan(anatomy, None, Target(hidden="50%"), importance="uniform", method="none")
+    return model, anatomy, plan
+
+
+def test_a_weight_that_is_an_output_stays_as_it_is():
+    model, anatomy, plan = handing_out("logit_scale", np.array(2.6, np.float32))
+    made = pipeline.clone(model, plan, anatomy=anatomy)
+    pipeline.verify(model, made, plan).raise_if_failed()
+    assert made.constants()["logit_scale"] == np.float32(2.6)
+    assert [t.name for t in made.graph.outputs] == [t.name for t in model.graph.outputs]
+
+
+def test_a_weight_that_is_an_output_is_not_cut():
+    embedding = "model.embeddings.word_embeddings.weight"
+    model, anatomy, plan = handing_out(embedding)
+    with pytest.raises(UnsupportedGraph, match=f"output '{embedding}' is a weight, and the plan cuts it"):
+        pipeline.clone(model, plan, anatomy=anatomy)

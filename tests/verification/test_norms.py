@@ -51,7 +51,7 @@ SHAPES = {  # operator -> (inputs after x: "x" another summand, "g" a gain, "b" 
 }
 
 
-def norm_alone(op, width, rng):
+def norm_alone(op, width, rng, attributes):
     """The operator over x [2, 3, width], with weights of its own."""
     domain, opset = ("", 23) if op == "RMSNormalization" else ("", 17)
     domain = "com.microsoft" if op.startswith("Skip") else domain
@@ -63,14 +63,15 @@ def norm_alone(op, width, rng):
         inputs.append(gs.Variable("other", np.float32, [2, 3, width]) if kind == "x" else weight)
     outputs = [gs.Variable("y", np.float32), *(gs.Variable("", np.float32) for _ in range(count - 2))]
     outputs += [gs.Variable("sum", np.float32)] if count > 1 else []
-    node = gs.Node(op, "norm", {"epsilon": 1e-2}, inputs, outputs, domain=domain)
+    node = gs.Node(op, "norm", attributes, inputs, outputs, domain=domain)
     fed = [t for t in inputs if isinstance(t, gs.Variable)]
     return Model(gs.Graph([node], fed, [t for t in outputs if t.name], opset=opset, ir_version=10))
 
 
+@pytest.mark.parametrize(("attributes", "scale"), [({"epsilon": 1e-2}, 1.0), ({}, 3e-3)], ids=["told", "by default"])
 @pytest.mark.parametrize("op", SHAPES)
-def test_a_norm_that_leaves_channels_out_is_the_norm_over_the_others(op):
-    whole, narrow = norm_alone(op, 8, np.random.default_rng(1)), norm_alone(op, 4, np.random.default_rng(1))
+def test_a_norm_that_leaves_channels_out_is_the_norm_over_the_others(op, attributes, scale):
+    whole, narrow = (norm_alone(op, width, np.random.default_rng(1), attributes) for width in (8, 4))
     for name, tensor in narrow.graph.tensors().items():
         if isinstance(tensor, gs.Constant):
             tensor.values = whole.constants()[name][KEPT]
@@ -79,7 +80,7 @@ def test_a_norm_that_leaves_channels_out_is_the_norm_over_the_others(op):
     rng = np.random.default_rng(2)
     fed = {t.name: np.zeros((2, 3, 8), np.float32) for t in whole.graph.inputs}
     for array in fed.values():
-        array[..., KEPT] = rng.standard_normal((2, 3, 4)) + 1
+        array[..., KEPT] = scale * (rng.standard_normal((2, 3, 4)) + 1)
     leave_out(whole, whole.copy(), narrow, claims)
     wanted = open_session(narrow).run({name: array[..., KEPT] for name, array in fed.items()})
     for name, array in open_session(whole).run(fed).items():

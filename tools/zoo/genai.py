@@ -21,8 +21,11 @@ def build(row: Row, sizes: Sizes, file: Path) -> None:
         onnx.save(onnx.load(Path(folder, "model.onnx")), file)
 
 
-def build_folder(row: Row, sizes: Sizes, made: Path) -> None:
-    """The builder's whole folder: model.onnx with its data, genai_config.json, the tokenizer. Raises as ``build``."""
+def build_folder(row: Row, sizes: Sizes, made: Path, *options: str, precision: str = "fp32") -> None:
+    """The builder's whole folder: model.onnx with its data, genai_config.json, the tokenizer. Raises as ``build``.
+
+    options: the builder's extra ones, each ``key=value``.
+    """
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 
@@ -33,7 +36,8 @@ def build_folder(row: Row, sizes: Sizes, made: Path) -> None:
         wrapped: Any = PreTrainedTokenizerFast
         wrapped(tokenizer_object=words, unk_token="0").save_pretrained(source)  # noqa: S106
         command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", str(source), "-o", str(made)]
-        command += ["-p", "fp32", "-e", "cpu", "-c", str(Path(folder, "cache"))]
+        command += ["-p", precision, "-e", "cpu", "-c", str(Path(folder, "cache"))]
+        command += ["--extra_options", *options] if options else []
         offline = {**os.environ, "HF_HUB_OFFLINE": "1"}
         done = subprocess.run(command, capture_output=True, text=True, env=offline, timeout=300, check=False)
         if done.returncode:

@@ -86,6 +86,8 @@ def reshaped(trace: Trace, value: Value, shape: Shape) -> Value:
         sizes = tuple(value.shape[i] for i in old)
         for position, axis in enumerate(old):
             for factor in value.axis(axis):
+                if 0 in sizes:
+                    raise ValueError(f"neurons of {list(value.shape)} are mixed with an axis that is empty here")
                 spread = [1] * len(old)
                 spread[position] = -1
                 merged = np.ascontiguousarray(np.broadcast_to(factor.reshape(spread), sizes)).reshape(-1)
@@ -101,7 +103,7 @@ def _runs(old: Shape, new: Shape) -> list[tuple[list[int], list[int]]]:
         left, right = ([i] if i < len(old) else []), ([j] if j < len(new) else [])
         a, b = (old[i] if left else 1), (new[j] if right else 1)
         i, j = i + len(left), j + len(right)
-        while a != b:
+        while a != b and (i < len(old) or j < len(new)):  # an empty axis makes the rest of its run count for nothing
             if (a < b and i < len(old)) or j >= len(new):
                 left, a, i = [*left, i], a * old[i], i + 1
             else:

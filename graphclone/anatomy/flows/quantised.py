@@ -18,16 +18,19 @@ from graphclone.anatomy.trace import Trace, Value, plain
 @row("DequantizeLinear", "QuantizeLinear", domain="com.microsoft")
 def linear(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
     """x, scale, zero point: one of each for the tensor, for each position of an axis, or for each block of it."""
-    value = first(inputs)
+    value, block = first(inputs), int(node.attrs.get("block_size", 0))
     for setting in inputs[1:]:
         if setting is None or not setting.labelled:
             continue
-        if len(setting.shape) == 1:
-            axis = int(node.attrs.get("axis", 1)) % len(value.shape)
-            trace.tie(node, value.axis(axis), setting.axis(0))
+        blocked = int(node.attrs.get("axis", 1)) % len(value.shape)
+        if len(setting.shape) == 1 and not block:
+            trace.tie(node, value.axis(blocked), setting.axis(0))
             continue
         for axis, (size, blocks) in enumerate(zip(value.shape, setting.shape, strict=True)):
-            of_block = np.arange(size) // -(-size // blocks)
+            shared = block if axis == blocked else 1  # as the node says: the sizes alone leave several answers
+            if shared < 1 or -(-size // shared) != blocks:
+                raise ValueError(f"{blocks} scales or zero points of {size} numbers, in blocks of {shared}")
+            of_block = np.arange(size) // shared
             trace.tie(node, value.axis(axis), tuple(f[of_block] for f in setting.axis(axis)))
     return [Value(value.shape, value.factors, static=value.static)]
 

@@ -101,9 +101,9 @@ def layer_normalization(call: Call, x: Any, gain: Any, bias: Any = None) -> Any:
     return scaled if bias is None else scaled + bias
 
 
-def _rms(call: Call, x: Any, gain: Any) -> Any:
+def _rms(call: Call, x: Any, gain: Any, epsilon: float = 1e-5) -> Any:
     sizes = _normalised_sizes(call, x, gain)
-    return F.rms_norm(x, sizes, gain, call.attr("epsilon", 1e-5))
+    return F.rms_norm(x, sizes, gain, call.attr("epsilon", epsilon))
 
 
 @row("RMSNormalization", 23, gains=(1,))
@@ -138,7 +138,7 @@ def skip_layer_normalization(call: Call, x: Any, skip: Any, gain: Any, beta: Any
 @row("SkipSimplifiedLayerNormalization", 1, domain=CONTRIB, gains=(2,), biases=(3,))
 def skip_rms_normalization(call: Call, x: Any, skip: Any, gain: Any, bias: Any = None) -> Any:
     total = _skip(call, x, skip, bias)
-    return _with_sum(call, _rms(call, total, gain), total)
+    return _with_sum(call, _rms(call, total, gain, 1e-12), total)
 
 
 @row("EmbedLayerNormalization", 1, domain=CONTRIB, gains=(5,), biases=(6,))

@@ -20,6 +20,7 @@ CASES = [
     case("ones", "Reshape", {"x": floats(2, 3), "s": numbers(1, 2, 1, 3, 1)}),
     case("", "Flatten", {"x": floats(2, 3, 4)}, axis=2),
     case("from the end", "Flatten", {"x": floats(2, 3, 4)}, axis=-1),
+    *(case("of an empty cache", "Flatten", {}, feeds={"x": floats(2, 3, 0, 4)}, axis=axis) for axis in range(3)),
     case("", "Squeeze", {"x": floats(2, 1, 3), "axes": numbers(1)}),
     case("all", "Squeeze", {"x": floats(1, 2, 1, 3)}),
     case("", "Unsqueeze", {"x": floats(2, 3), "axes": numbers(0, -1)}),

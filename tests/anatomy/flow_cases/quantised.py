@@ -33,6 +33,15 @@ CASES = [
         {"x": integers(3, 6), "s": positive(3, 3)},
         special={("x", 1): "some"},
     ),
+    Case(  # whose last block is shorter: 4 + 1 numbers, not 3 + 2
+        "DequantizeLinear by uneven block",
+        (
+            node("Identity", ["x"], ["same"]),
+            node("DequantizeLinear", ["same", "s"], axis=1, block_size=4),
+        ),
+        {"x": integers(3, 5), "s": positive(3, 2)},
+        special={("x", 1): "some"},
+    ),
     case("", "DequantizeLinear", {"x": integers(3, 4), "s": STEP}, domain=MICROSOFT),
     case("by tensor", "QuantizeLinear", {"x": floats(3, 4), "s": STEP}),
     case("by channel", "QuantizeLinear", {"x": floats(3, 4), "s": positive(4) / 50}, axis=1),

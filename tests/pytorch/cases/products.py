@@ -10,6 +10,7 @@ X = floats(2, 3, 4)
 IMAGE = floats(2, 4, 7, 6)
 BY_BATCH = {"domain": MICROSOFT, "transBatchA": 1, "transBatchB": 1}
 GAIN, BIAS = floats(4, low=0.5), floats(4)
+SMALL = np.float32(1e-3)  # so small that the epsilon of a norm counts
 FUSED = floats(4, 3), floats(4, 5), floats(5)
 
 
@@ -112,6 +113,7 @@ def _norms() -> list[Case]:
         *cases("SkipLayerNormalization", X, skip, GAIN, BIAS, floats(4), domain=MICROSOFT, constant=(2, 3, 4)),
         *cases("SkipLayerNormalization", X, skip, GAIN, domain=MICROSOFT, constant=(2,)),
         *cases("SkipSimplifiedLayerNormalization", X, skip, GAIN, floats(4), domain=MICROSOFT, constant=(2, 3)),
+        *cases("SkipSimplifiedLayerNormalization", SMALL * X, SMALL * skip, GAIN, domain=MICROSOFT, constant=(2,)),
         *cases(
             "EmbedLayerNormalization", ids, kinds, words, floats(5, 4), segments, GAIN, BIAS, mask,
             domain=MICROSOFT, constant=(2, 3, 4, 5, 6), outputs=2,
