@@ -15,6 +15,7 @@ from graphclone.caches import rings
 from graphclone.errors import GraphCloneError, UnsupportedGraph
 from graphclone.graph import Model, to_proto
 from graphclone.inside import read
+from graphclone.verification.products import EXACT, unsigned
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -114,16 +115,19 @@ def open_session(
     optimise: bool = True,
     gpu: int | None = None,
     beside: bool = False,
+    exact: bool = True,
 ) -> Session:
     """A session on a model in memory; ``optimise=False`` runs the nodes as they stand. gpu: its number, if any.
     ``beside``: another session runs while this one does not, and its threads do not wait for work at full speed then.
+    ``exact``: products of integers are whole on every CPU (products.py); else as whoever serves the file has them.
 
     Raises UnsupportedGraph where ONNX Runtime cannot load the model.
     """
     ort = _runtime()
-    proto, arrays = to_proto(model)
+    proto, arrays = to_proto(unsigned(model) if exact and not optimise else model)
     options = ort.SessionOptions()
     options.log_severity_level = _FATAL_ONLY
+    options.add_session_config_entry(EXACT, str(int(exact)))
     if threads:
         options.intra_op_num_threads = threads
     if not optimise:
@@ -201,7 +205,7 @@ def latency(
 ) -> float:
     """Median seconds of a run, after one that does not count: of ``runs`` runs, or of all that ``at_least`` seconds
     hold, where those are more. gpu: its number; None for the CPU."""
-    return _median(open_session(model, threads=threads, gpu=gpu), feeds, runs, at_least)
+    return _median(open_session(model, threads=threads, gpu=gpu, exact=False), feeds, runs, at_least)
 
 
 def latencies(
@@ -213,7 +217,8 @@ def latencies(
 ) -> Array:
     """``latency`` of several models by turns, [turn, model]: what slows the machine down for a while meets all of them,
     and the difference between two is not made of it."""
-    sessions = [(open_session(model, threads=threads, gpu=gpu, beside=True), feeds) for model, feeds in cases]
+    given: dict[str, Any] = {"threads": threads, "gpu": gpu, "beside": True, "exact": False}
+    sessions = [(open_session(model, **given), feeds) for model, feeds in cases]
     return np.array([[_median(one, feeds, TURN_RUNS, TURN_SECONDS) for one, feeds in sessions] for _ in range(turns)])
 
 

@@ -14,6 +14,7 @@ from graphclone import graph
 from graphclone.feeds import tiny_feeds
 from graphclone.pytorch.module import to_torch, weights
 from graphclone.pytorch.write_back import from_torch
+from graphclone.verification.products import unsigned
 from tests.pytorch.test_weights import F32, X, floats, made, roles
 from tests.tolerances import assert_close
 
@@ -60,7 +61,7 @@ def both_ways():
 
 
 def runtime(model, folder, x):
-    gc.save(model, folder / "model.onnx")
+    gc.save(unsigned(model), folder / "model.onnx")
     options = onnxruntime.SessionOptions()  # optimised, it multiplies bytes where the graph multiplies numbers
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
@@ -154,7 +155,8 @@ class TwoBatches(CalibrationDataReader):
 def test_what_onnx_runtime_quantises_computes_the_same_and_learns(parent_file, tmp_path, name, how):
     file, made_of_it = parent_file(name, exporter="torchscript"), tmp_path / "quantised.onnx"
     if how == "dynamic":
-        quantize_dynamic(str(file), str(made_of_it), per_channel=True)
+        whole = {"reduce_range": True}  # 7 bits: sums of 8 saturate on CPUs without VNNI
+        quantize_dynamic(str(file), str(made_of_it), per_channel=True, **whole)
     else:
         quantize_static(str(file), str(made_of_it), TwoBatches(file), per_channel=True)
     model = graph.load(made_of_it)

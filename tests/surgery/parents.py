@@ -18,6 +18,7 @@ from graphclone.anatomy.parts import Anatomy, AxisRef
 from graphclone.graph import Model
 from graphclone.plan import Plan
 from graphclone.surgery.operate import clone
+from graphclone.verification.products import unsigned
 
 Array = np.ndarray[Any, Any]
 SIZES = ((1, 3), (2, 7), (3, 11))  # batch, length
@@ -77,7 +78,7 @@ def feeds(model: Model, batch: int, length: int, seed: int = 0) -> dict[str, Arr
 
 def session(model: Model) -> onnxruntime.InferenceSession:
     """The model as it is written: no optimisation reorders its arithmetic."""
-    proto, arrays = graph.to_proto(model)
+    proto, arrays = graph.to_proto(unsigned(model))
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
