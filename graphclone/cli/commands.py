@@ -104,7 +104,7 @@ def clone(
     json: o.Json = False,
 ) -> None:
     """Write a smaller model of exactly the asked shape, examined before it gets its name."""
-    outputs.refuse_same_file(out, model, stats, plan)
+    refuse_inputs(out, model, locals())
     files = cloning.Files.of(model, out, side_files, asked=with_config)
     wish = wished(locals())
     parent = opened(files.model, out)
@@ -146,6 +146,17 @@ def opened(path: Path, out: Path | None = None) -> Model:
         outputs.refuse_same_file(out, *model.external_files)
     model.prepare_sha256()
     return model
+
+
+READ = ("data", "stats", "plan", "tokenizer", "images", "vocab", "side_files")  # options that name what is read
+
+
+def refuse_inputs(out: Path | None, model: Path, given: Mapping[str, Any]) -> None:
+    """What is written, the files of a trimmed vocabulary too, is nothing of what is read. Raises InvalidTarget."""
+    outputs.refuse_same_file(out, model, *(given.get(name) for name in READ))
+    if out is not None and given["vocab"]:
+        for suffix in (".tokenizer.json", ".vocab.json"):
+            outputs.refuse_same_file(out.with_suffix(suffix), *(given.get(name) for name in READ))
 
 
 def _refuse_two_sources(

@@ -15,6 +15,7 @@ from graphclone.cli.app import app
 from graphclone.statistics import request
 
 if TYPE_CHECKING:
+    from graphclone.graph import Model
     from graphclone.statistics.calibration import Source
     from graphclone.statistics.checkpoint import Checkpoint
     from graphclone.statistics.rehearsal import Rehearsal
@@ -67,7 +68,7 @@ def measure(
     """Which neurons and blocks matter on your data: run the parent on it and keep sums."""
     if output is None and not dry_run:
         raise typer.BadParameter("-o OUTPUT says where to write (or --dry-run)")
-    outputs.refuse_same_file(output or "", *files, data)
+    outputs.refuse_same_file(output, *files, data, tokenizer, images)
     if merge:
         if data is not None or dry_run:
             raise typer.BadParameter("--merge adds up files of statistics: give it no --data")
@@ -80,7 +81,9 @@ def measure(
         return _rehearsed(files[0], asked, json)
     checkpoint = request.checkpoint(output, every=checkpoint_every, resume=resume)
     cluster = _cluster(engine, address, workers)
-    held, source = _measured(files[0], asked, checkpoint, cluster)
+    model = pipeline.load(files[0])
+    outputs.refuse_same_file(output, *model.external_files)
+    held, source = _measured(model, asked, checkpoint, cluster)
     _written(held, output, json, {"filled": source.filled})
     checkpoint.remove()
 
@@ -101,9 +104,8 @@ def _shard(asked: str | None) -> tuple[int, int]:
 
 
 def _measured(
-    file: Path, asked: request.Calibration, checkpoint: Checkpoint, cluster: request.Cluster | None
+    model: Model, asked: request.Calibration, checkpoint: Checkpoint, cluster: request.Cluster | None
 ) -> tuple[Statistics, Source]:
-    model = pipeline.load(file)
     model.prepare_sha256()
     anatomy = pipeline.inspect(model)
     asked = asked if cluster is None else asked.everywhere()
