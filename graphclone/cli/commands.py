@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graphclone import outputs, pipeline
-from graphclone.cli import cloning, describe, reporting, show, tournaments
+from graphclone.cli import cloning, describe, reporting, show, tournaments, typed
 from graphclone.cli import options as o
 from graphclone.cli.app import app
 from graphclone.statistics import request
@@ -148,6 +148,7 @@ def opened(path: Path, out: Path | None = None) -> Model:
     return model
 
 
+HOW = ("importance", "method", "depth")
 READ = ("data", "stats", "plan", "tokenizer", "images", "vocab", "side_files")  # options that name what is read
 
 
@@ -164,6 +165,8 @@ def _refuse_two_sources(
 ) -> None:
     if plan and (not target.empty or vocab):
         raise typer.BadParameter("--plan already says what is kept: give it without a target and without --vocab")
+    if plan:
+        typed.refuse("--plan already says how neurons and blocks were chosen: leave it out", *HOW)
     if data and stats:
         raise typer.BadParameter("--data measures, --stats was measured: give one of them")
 
@@ -180,10 +183,10 @@ def wished(given: Mapping[str, Any]) -> cloning.Wish:
     _refuse_two_sources(plan, target, given["data"], given["stats"], given["vocab"])
     budget = _budget(target, plan, given["params"], given["size"], given["latency"])
     training = tournaments.read(tournament) if tournament else None
-    how = given["importance"], given["method"], given["depth"]
+    importance, method, depth = (given[name] for name in HOW)
     known = asked if given["data"] else None
     clock = Clock.of(given["timed"] or "1x128", given["provider"], given["threads"])
-    return cloning.Wish(target, plan, given["stats"], known, *how, budget, training, clock)
+    return cloning.Wish(target, plan, given["stats"], known, importance, method, depth, budget, training, clock)
 
 
 def _budget(

@@ -10,7 +10,7 @@ import typer
 
 from graphclone import outputs, pipeline
 from graphclone.cli import options as o
-from graphclone.cli import show
+from graphclone.cli import show, typed
 from graphclone.cli.app import app
 from graphclone.statistics import request
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from graphclone.statistics.store import Statistics
 
 
+MERGING = ("files", "output", "merge", "json", "quiet")
 ENGINES = ("here", "ray")
 EXAMPLES = (
     "Examples:\n\n  graphclone measure smollm2.onnx --data python-docs --tokenizer tokenizer.json"
@@ -70,17 +71,16 @@ def measure(
         raise typer.BadParameter("-o OUTPUT says where to write (or --dry-run)")
     outputs.refuse_same_file(output, *files, data, tokenizer, images)
     if merge:
-        if data is not None or dry_run:
-            raise typer.BadParameter("--merge adds up files of statistics: give it no --data")
+        typed.refuse_all_but("--merge adds up files of statistics, which were measured: leave it out", *MERGING)
         return _written(pipeline.merge_statistics(files), output, json)
     if len(files) != 1 or data is None:
         raise typer.BadParameter("measure takes one MODEL and --data (or --merge and files of statistics)")
     read = (data, tokenizer, length, batch_size, limit, seed)
     asked = request.Calibration(*read, provider, threads, column, images, _shard(shard), mask, moments)
+    cluster = _cluster(engine, address, workers)
     if dry_run:
         return _rehearsed(files[0], asked, json)
     checkpoint = request.checkpoint(output, every=checkpoint_every, resume=resume)
-    cluster = _cluster(engine, address, workers)
     model = pipeline.load(files[0])
     outputs.refuse_same_file(output, *model.external_files)
     held, source = _measured(model, asked, checkpoint, cluster)
