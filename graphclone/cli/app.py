@@ -14,7 +14,7 @@ import typer
 import typer.core
 
 from graphclone import __version__
-from graphclone.cli import typed
+from graphclone.cli import show, typed
 from graphclone.cli.options import Quiet
 from graphclone.errors import GraphCloneError
 
@@ -69,7 +69,7 @@ def _hushed(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def command(*arguments: Any, context: typer.Context, quiet: bool = False, **given: Any) -> Any:
-        with typed.noted(context):
+        with typed.noted(context), show.alone_on_output(bool(given.get("json"))):
             return function(*arguments, **given)
 
     more = [

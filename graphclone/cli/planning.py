@@ -77,7 +77,7 @@ def plan(
             draft.write_text(chosen.plan.to_json() + "\n")
     predicted = _predicted(parent, anatomy, chosen, wish.clock, asked=timed is not None)
     if str(output) == "-":
-        return print(chosen.plan.to_json())
+        return show.line(chosen.plan.to_json())
     if json:
         held = describe.planned(anatomy, chosen.plan) | asdict(predicted) | cloning.searched(chosen)
         return show.as_json({"output": str(output) if output else None, **held})

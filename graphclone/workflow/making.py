@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphclone import outputs, pipeline
+from graphclone import outputs, pipeline, strict_json
 from graphclone.errors import InvalidTarget
 from graphclone.sizing.judges import GREEDY, apart
 from graphclone.statistics import request
@@ -155,7 +154,7 @@ def verify(job: Job) -> Done:
     )
     report.raise_if_failed()
     out = job.folder / "verification.json"
-    planning.write_text(out, json.dumps(report.to_dict(), sort_keys=True))
+    planning.write_text(out, strict_json.dumps(report.to_dict()))
     return Done({"verification": out}, report.to_dict())
 
 
