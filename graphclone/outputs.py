@@ -27,6 +27,7 @@ if sys.platform != "win32":
 
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 SUFFIX = ".part"
+_FUNCTION = re.compile(r"(?<=\.py):\w+$")  # file.py:function
 
 
 @contextmanager
@@ -181,15 +182,16 @@ def _alive(process: int) -> bool:
     return True
 
 
-def refuse_same_file(output: str | Path, *inputs: str | Path | None) -> None:
-    """An output never takes the place of its input, or of the model of a folder that is one. Raises InvalidTarget."""
+def refuse_same_file(output: str | Path | None, *inputs: str | Path | None) -> None:
+    """An output never takes the place of its own input, of the model of a folder that is one, or of the source of a
+    function. Raises InvalidTarget."""
     for given in inputs:
-        if given is not None and os.path.realpath(output) in _read_of(Path(given)):
+        if output is not None and given is not None and os.path.realpath(output) in _read_of(Path(given)):
             raise InvalidTarget(f"{output}: is also an input; write to another path")
 
 
 def _read_of(given: Path) -> set[str]:
-    found = {given}
+    found = {given, Path(_FUNCTION.sub("", str(given)))}
     if given.is_dir():
         with suppress(BadModel):  # a folder of data
             found.add(folders.model_in(given))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
@@ -28,6 +29,7 @@ EVALUATIONS = 10  # on the way
 SMOOTHED = 3  # the last of them, whose mean is the score
 SHAPES = 3  # of a budget's, at most
 RATE = 1e-3
+WORST = float("inf")  # the score of a start that trains to no number
 
 
 @dataclass(frozen=True)
@@ -121,9 +123,9 @@ class Standing:
     seconds: float
 
     @property
-    def before(self) -> float:
-        """Held-out loss before any training."""
-        return self.losses[0][1]
+    def before(self) -> float | None:
+        """Held-out loss before any training; None where training ended in no number, which left no losses."""
+        return self.losses[0][1] if self.losses else None
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -156,8 +158,8 @@ def hold(
 ) -> Result:
     """Let entrants meet, round after round; a round is told the winner so far and names who else competes.
 
-    Entrants of one plan are trained once. Raises BadData where nothing is held out, InvalidTarget where fewer than two
-    different clones compete, and what ``train`` raises.
+    Entrants of one plan are trained once; one that diverges is the worst. Raises BadData where nothing is held out,
+    InvalidTarget where fewer than two different clones compete or all diverge, and what else ``train`` raises.
     """
     if not held_out:
         raise BadData("a tournament is judged on data that nobody trains on: give at least five batches")
@@ -170,15 +172,21 @@ def hold(
             if key in met:
                 continue
             met[key] = _trained(entrant, trained, held_out, training, task, parent)
-            say(
-                f"{entrant.name}: held-out loss {met[key].before:.4g} -> {met[key].score:.4g}, {met[key].seconds:.0f} s"
-            )
+            say(f"{entrant.name}: {_told(met[key])}, {met[key].seconds:.0f} s")
             if best is None or met[key].score < met[_key(best.plan)].score:
                 best = entrant
     if best is None or len(met) < 2:
         raise InvalidTarget("a tournament takes two different clones at least: this target leaves nothing to choose")
+    if met[_key(best.plan)].score == WORST:
+        raise InvalidTarget(f"every start of the tournament diverged: try a lower rate than {training.learning_rate:g}")
     standings = tuple(sorted(met.values(), key=lambda standing: standing.score))
     return Result(best, standings, task, time.monotonic() - began)
+
+
+def _told(standing: Standing) -> str:
+    if standing.before is None:
+        return "diverged"
+    return f"held-out loss {standing.before:.4g} -> {standing.score:.4g}"
 
 
 def _key(plan: Plan) -> str:
@@ -205,7 +213,7 @@ def _trained(
 ) -> Standing:
     from graphclone.anatomy import inspect
     from graphclone.in_torch import train
-    from graphclone.pytorch.training import TASKS, TrainingOptions
+    from graphclone.pytorch.training import TASKS, TrainingDiverged, TrainingOptions
 
     began = time.monotonic()
     clone = entrant.make()
@@ -217,14 +225,17 @@ def _trained(
         seed=training.seed,
     )
     teacher = parent if task in TASKS and TASKS[task].needs_teacher else None
-    _, history = train(clone, batches, options, held_out=held_out, teacher=teacher, tokenizer=training.tokenizer)
+    evaluated: list[tuple[int, float]] = []
+    with suppress(TrainingDiverged):  # the others go on; one that is left without losses is the worst
+        _, history = train(clone, batches, options, held_out=held_out, teacher=teacher, tokenizer=training.tokenizer)
+        evaluated = history.evaluations
     return Standing(
         entrant.name,
         entrant.plan.importance,
         entrant.plan.method,
         inspect(clone).parameters,
-        tuple(history.evaluations),
-        score(history.evaluations),
+        tuple(evaluated),
+        score(evaluated),
         time.monotonic() - began,
     )
 
@@ -236,5 +247,5 @@ def score(evaluations: Sequence[tuple[int, float]]) -> float:
     3.0
     """
     last = [loss for step, loss in evaluations if step][-SMOOTHED:]
-    found = fmean(last) if last else float("inf")
-    return found if found == found else float("inf")
+    found = fmean(last) if last else WORST
+    return found if found == found else WORST

@@ -229,3 +229,13 @@ def test_nor_of_the_model_of_a_folder(tmp_path):
     refuse_same_file(tmp_path / "onnx" / "smaller.onnx", tmp_path)
     (tmp_path / "texts").mkdir()
     refuse_same_file(tmp_path / "texts" / "stats.safetensors", tmp_path / "texts")
+
+
+def test_nor_of_the_source_of_a_function(tmp_path):
+    with pytest.raises(InvalidTarget, match="is also an input"):
+        refuse_same_file(tmp_path / "own.py", f"{tmp_path}/own.py:batches")
+    refuse_same_file(tmp_path / "own.py", f"{tmp_path}/other.py:own", "module:own.py")
+
+
+def test_where_nothing_is_written_the_current_folder_is_no_output():
+    refuse_same_file(None, ".")

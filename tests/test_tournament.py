@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Callable
@@ -11,11 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from graphclone import pipeline, tournament
+from graphclone import in_torch, pipeline, strict_json, tournament
+from graphclone.cli import tournaments
 from graphclone.cli.app import run
 from graphclone.errors import BadData, InvalidTarget
 from graphclone.graph import Model
 from graphclone.planner import Target
+from graphclone.pytorch.training import TrainingDiverged
 from graphclone.tournament import Field, Training
 from tests.pytorch.training.conftest import counting
 
@@ -98,6 +101,42 @@ def test_there_has_to_be_something_to_choose_and_something_to_judge_by(entered: 
         hold(entered, held_out=[])
     with pytest.raises(InvalidTarget, match="two different clones"):
         hold(entered, rounds=[lambda best: [entered.entrant(SHAPE), entered.entrant(SHAPE, name="again")]])
+
+
+def test_a_start_that_diverges_is_the_worst_and_the_others_go_on(
+    entered: Field, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, said = list[str](), list[str]()
+    whole = hold(entered, say=before.append)
+    diverging, order = whole.winner.name, [line.partition(":")[0] for line in before]
+    monkeypatch.setattr(in_torch, "train", _diverging(lambda number: order[number] == diverging))
+    result = hold(entered, say=said.append)
+    assert [s.name for s in result.standings] == [s.name for s in whole.standings if s.name != diverging] + [diverging]
+    assert result.winner.name == whole.standings[1].name
+    assert (result.standings[-1].score, result.standings[-1].before) == (math.inf, None)
+    assert any(line.startswith(f"{diverging}: diverged, ") for line in said)
+    tournaments.print_standings(result)
+    shown = capsys.readouterr().out.splitlines()
+    assert next(line for line in shown if line.startswith(diverging)).split()[-4:-2] == ["-", "inf"]
+    assert json.loads(strict_json.dumps(result.as_dict()))["standings"][-1]["score"] == "inf"
+
+
+def test_where_every_start_diverges_there_is_no_winner(entered: Field, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(in_torch, "train", _diverging(lambda number: True))
+    with pytest.raises(InvalidTarget, match=r"every start of the tournament diverged: try a lower rate than 0.003"):
+        hold(entered)
+
+
+def _diverging(when: Callable[[int], bool]) -> Callable[..., Any]:
+    """``train``, of whose calls some diverge."""
+    real, calls = in_torch.train, itertools.count()
+
+    def train(*given: Any, **more: Any) -> Any:
+        if when(next(calls)):
+            raise TrainingDiverged("the loss is nan at step 2")
+        return real(*given, **more)
+
+    return train
 
 
 def test_the_score_is_the_mean_of_the_last_three_and_never_of_what_was_before() -> None:

@@ -14,6 +14,7 @@ import typer
 import typer.core
 
 from graphclone import __version__
+from graphclone.cli import show, typed
 from graphclone.cli.options import Quiet
 from graphclone.errors import GraphCloneError
 
@@ -61,19 +62,23 @@ class Application(typer.Typer):
 
 
 def _hushed(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function with one more option, which it does not see."""
+    """The function with one more option, which it does not see; which options were typed is noted before it begins."""
     told = inspect.signature(function, eval_str=True)
     if "quiet" in told.parameters:
         return function
 
     @functools.wraps(function)
-    def command(*arguments: Any, quiet: bool = False, **given: Any) -> Any:
-        return function(*arguments, **given)
+    def command(*arguments: Any, context: typer.Context, quiet: bool = False, **given: Any) -> Any:
+        with typed.noted(context), show.alone_on_output(bool(given.get("json"))):
+            return function(*arguments, **given)
 
-    more = inspect.Parameter("quiet", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Quiet)
-    signature = told.replace(parameters=[*told.parameters.values(), more])
+    more = [
+        inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context),
+        inspect.Parameter("quiet", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Quiet),
+    ]
+    signature = told.replace(parameters=[*told.parameters.values(), *more])
     command.__signature__ = signature  # type: ignore[attr-defined]
-    command.__annotations__ = {**function.__annotations__, "quiet": Quiet}
+    command.__annotations__ = {**function.__annotations__, "context": typer.Context, "quiet": Quiet}
     return command
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graphclone import outputs, pipeline
-from graphclone.cli import cloning, describe, reporting, show, tournaments
+from graphclone.cli import cloning, describe, reporting, show, tournaments, typed
 from graphclone.cli import options as o
 from graphclone.cli.app import app
 from graphclone.statistics import request
@@ -104,7 +104,7 @@ def clone(
     json: o.Json = False,
 ) -> None:
     """Write a smaller model of exactly the asked shape, examined before it gets its name."""
-    outputs.refuse_same_file(out, model, stats, plan)
+    refuse_inputs(out, model, locals())
     files = cloning.Files.of(model, out, side_files, asked=with_config)
     wish = wished(locals())
     parent = opened(files.model, out)
@@ -148,11 +148,25 @@ def opened(path: Path, out: Path | None = None) -> Model:
     return model
 
 
+HOW = ("importance", "method", "depth")
+READ = ("data", "stats", "plan", "tokenizer", "images", "vocab", "side_files")  # options that name what is read
+
+
+def refuse_inputs(out: Path | None, model: Path, given: Mapping[str, Any]) -> None:
+    """What is written, the files of a trimmed vocabulary too, is nothing of what is read. Raises InvalidTarget."""
+    outputs.refuse_same_file(out, model, *(given.get(name) for name in READ))
+    if out is not None and given["vocab"]:
+        for suffix in (".tokenizer.json", ".vocab.json"):
+            outputs.refuse_same_file(out.with_suffix(suffix), *(given.get(name) for name in READ))
+
+
 def _refuse_two_sources(
     plan: Path | None, target: Target, data: str | None, stats: Path | None, vocab: str | None
 ) -> None:
     if plan and (not target.empty or vocab):
         raise typer.BadParameter("--plan already says what is kept: give it without a target and without --vocab")
+    if plan:
+        typed.refuse("--plan already says how neurons and blocks were chosen: leave it out", *HOW)
     if data and stats:
         raise typer.BadParameter("--data measures, --stats was measured: give one of them")
 
@@ -169,10 +183,10 @@ def wished(given: Mapping[str, Any]) -> cloning.Wish:
     _refuse_two_sources(plan, target, given["data"], given["stats"], given["vocab"])
     budget = _budget(target, plan, given["params"], given["size"], given["latency"])
     training = tournaments.read(tournament) if tournament else None
-    how = given["importance"], given["method"], given["depth"]
+    importance, method, depth = (given[name] for name in HOW)
     known = asked if given["data"] else None
     clock = Clock.of(given["timed"] or "1x128", given["provider"], given["threads"])
-    return cloning.Wish(target, plan, given["stats"], known, *how, budget, training, clock)
+    return cloning.Wish(target, plan, given["stats"], known, importance, method, depth, budget, training, clock)
 
 
 def _budget(

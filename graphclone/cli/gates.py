@@ -113,7 +113,7 @@ def check(
     """Gates for a pipeline: exit code 4 where a clone is larger, slower or worse than it may be."""
     asked = _lengths(lengths)
     if junit is not None:
-        outputs.refuse_same_file(junit, clone, parent)
+        outputs.refuse_same_file(junit, clone, parent, min_score and min_score.partition("=")[0])
         outputs.refuse_nowhere(junit)
     from graphclone import gates
 

@@ -10,17 +10,19 @@ import typer
 
 from graphclone import outputs, pipeline
 from graphclone.cli import options as o
-from graphclone.cli import show
+from graphclone.cli import show, typed
 from graphclone.cli.app import app
 from graphclone.statistics import request
 
 if TYPE_CHECKING:
+    from graphclone.graph import Model
     from graphclone.statistics.calibration import Source
     from graphclone.statistics.checkpoint import Checkpoint
     from graphclone.statistics.rehearsal import Rehearsal
     from graphclone.statistics.store import Statistics
 
 
+MERGING = ("files", "output", "merge", "json", "quiet")
 ENGINES = ("here", "ray")
 EXAMPLES = (
     "Examples:\n\n  graphclone measure smollm2.onnx --data python-docs --tokenizer tokenizer.json"
@@ -67,20 +69,21 @@ def measure(
     """Which neurons and blocks matter on your data: run the parent on it and keep sums."""
     if output is None and not dry_run:
         raise typer.BadParameter("-o OUTPUT says where to write (or --dry-run)")
-    outputs.refuse_same_file(output or "", *files, data)
+    outputs.refuse_same_file(output, *files, data, tokenizer, images)
     if merge:
-        if data is not None or dry_run:
-            raise typer.BadParameter("--merge adds up files of statistics: give it no --data")
+        typed.refuse_all_but("--merge adds up files of statistics, which were measured: leave it out", *MERGING)
         return _written(pipeline.merge_statistics(files), output, json)
     if len(files) != 1 or data is None:
         raise typer.BadParameter("measure takes one MODEL and --data (or --merge and files of statistics)")
     read = (data, tokenizer, length, batch_size, limit, seed)
     asked = request.Calibration(*read, provider, threads, column, images, _shard(shard), mask, moments)
+    cluster = _cluster(engine, address, workers)
     if dry_run:
         return _rehearsed(files[0], asked, json)
     checkpoint = request.checkpoint(output, every=checkpoint_every, resume=resume)
-    cluster = _cluster(engine, address, workers)
-    held, source = _measured(files[0], asked, checkpoint, cluster)
+    model = pipeline.load(files[0])
+    outputs.refuse_same_file(output, *model.external_files)
+    held, source = _measured(model, asked, checkpoint, cluster)
     _written(held, output, json, {"filled": source.filled})
     checkpoint.remove()
 
@@ -101,9 +104,8 @@ def _shard(asked: str | None) -> tuple[int, int]:
 
 
 def _measured(
-    file: Path, asked: request.Calibration, checkpoint: Checkpoint, cluster: request.Cluster | None
+    model: Model, asked: request.Calibration, checkpoint: Checkpoint, cluster: request.Cluster | None
 ) -> tuple[Statistics, Source]:
-    model = pipeline.load(file)
     model.prepare_sha256()
     anatomy = pipeline.inspect(model)
     asked = asked if cluster is None else asked.everywhere()

@@ -163,7 +163,7 @@ Limit = Annotated[
     int | None,
     typer.Option("--limit", min=1, help="Stop after this many batches.", rich_help_panel=_DATA, show_default=False),
 ]
-Seed = Annotated[int, typer.Option("--seed", help="For everything that is drawn at random.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="For everything that is drawn at random.")]
 Provider = Annotated[str, typer.Option("--provider", help="auto, cpu or cuda.", rich_help_panel=_DATA)]
 Threads = Annotated[
     int | None,

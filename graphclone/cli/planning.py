@@ -66,10 +66,10 @@ def plan(
     json: o.Json = False,
 ) -> None:
     """What a clone would keep and drop, its parameters, bytes and latency, by a dry run: no model is written."""
-    outputs.refuse_same_file(output or "", model, stats)
+    commands.refuse_inputs(output, model, locals())
     outputs.refuse_nowhere(output)
     wish = commands.wished(locals())
-    parent = commands.opened(model)
+    parent = commands.opened(model, output)
     anatomy = pipeline.inspect(parent)
     chosen = cloning.choose(parent, anatomy, wish, cloning.tokens(parent, anatomy, vocab, wish, tokenizer))
     if output and str(output) != "-":
@@ -77,7 +77,7 @@ def plan(
             draft.write_text(chosen.plan.to_json() + "\n")
     predicted = _predicted(parent, anatomy, chosen, wish.clock, asked=timed is not None)
     if str(output) == "-":
-        return print(chosen.plan.to_json())
+        return show.line(chosen.plan.to_json())
     if json:
         held = describe.planned(anatomy, chosen.plan) | asdict(predicted) | cloning.searched(chosen)
         return show.as_json({"output": str(output) if output else None, **held})

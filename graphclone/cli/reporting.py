@@ -60,7 +60,8 @@ def report(
     from graphclone.report.runs import tell_run
     from graphclone.report.story import Given, tell
 
-    outputs.refuse_same_file(output, *subject, stats, trained)
+    curves = (arm.rpartition("=")[2] for arm in training or ())
+    outputs.refuse_same_file(output, *subject, stats, trained, data, tokenizer, *curves)
     outputs.refuse_nowhere(output)
     asked = None if data is None else request.Calibration(data, tokenizer, length, batch_size, limit)
     if len(subject) == 1:

@@ -50,7 +50,7 @@ def run(
 ) -> None:
     """Do a recipe: measure once, then plan, clone, verify, train and export every target. What is done is reused."""
     if schema:
-        return print(_schema())
+        return show.line(_schema())
     if recipe is None:
         raise typer.BadParameter("run takes a RECIPE (or --schema)")
     from graphclone.workflow import reading

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
+
+from graphclone import strict_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,6 +25,7 @@ MARKS = {"passed": "[green]passed[/]", "failed": "[bold red]failed[/]", "not app
 
 
 _quiet: ContextVar[bool] = ContextVar("quiet", default=False)
+_output: ContextVar[TextIO | None] = ContextVar("output", default=None)
 
 
 def hush(asked: bool) -> bool:
@@ -55,7 +57,23 @@ def data(what: str, source: Source) -> None:
 
 def as_json(held: Mapping[str, Any]) -> None:
     """One line on standard output."""
-    print(json.dumps(held, sort_keys=True, default=str))
+    line(strict_json.dumps(held))
+
+
+def line(text: str) -> None:
+    """What was asked for, on standard output, whatever else prints."""
+    print(text, file=_output.get() or sys.stdout)
+
+
+@contextmanager
+def alone_on_output(asked: bool) -> Iterator[None]:
+    """With --json: what others print (a function of the user's, a library) goes to standard error."""
+    before = _output.set(sys.stdout if asked else None)
+    try:
+        with redirect_stdout(sys.stderr) if asked else nullcontext():
+            yield
+    finally:
+        _output.reset(before)
 
 
 def table(

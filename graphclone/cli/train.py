@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from graphclone.cli import options as o
-from graphclone.cli import show
+from graphclone.cli import show, typed
 from graphclone.cli import training_options as t
 from graphclone.cli.app import app
 from graphclone.cli.curve import curve
@@ -26,6 +26,8 @@ EXAMPLES = (
     "\n\n  torchrun --nproc_per_node 8 -m graphclone train small.onnx --data corpus.jsonl"
     " --tokenizer tokenizer.json --batch-size 64 -o trained.onnx --resume"
 )
+
+LISTENING = ("teacher_weight", "hidden_weight", "cache", "top")
 
 
 @app.command(epilog=EXAMPLES)
@@ -70,6 +72,8 @@ def train(
 ) -> None:
     """Train a clone in PyTorch, alone or beside its teacher; ONNX at both ends."""
     given = locals()
+    if teacher is None:
+        typed.refuse("of what a teacher says: give --teacher PARENT.onnx too", *LISTENING)
     from graphclone.pytorch.training.files import train_file
 
     main = os.environ.get("RANK", "0") == "0"

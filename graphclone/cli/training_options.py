@@ -9,7 +9,10 @@ import typer
 
 _UPDATES, _TEACHER, _RUN = "Updates", "Teacher", "Run"
 
-TASK = "causal-lm, masked-lm, image-classification, embedding, or your own module:function (outputs, batch) -> loss."
+TASK = (
+    "causal-lm, masked-lm, image-classification, embedding, or your own function (outputs, batch) -> loss: "
+    "module:function, file.py:function."
+)
 DATA = "As for `measure`; for image-classification a folder of class folders, or .npz with labels."
 Task = Annotated[str, typer.Option("--task", help=TASK)]
 TrainingData = Annotated[str, typer.Option("--data", help=DATA, show_default=False)]
@@ -56,7 +59,7 @@ Decay = Annotated[
     ),
 ]
 WeightDecay = Annotated[
-    float, typer.Option("--weight-decay", help="Of matrices, not gains and biases.", rich_help_panel=_UPDATES)
+    float, typer.Option("--weight-decay", min=0, help="Of matrices, not gains and biases.", rich_help_panel=_UPDATES)
 ]
 Clip = Annotated[float, typer.Option("--clip", help="Largest norm of the gradient.", rich_help_panel=_UPDATES)]
 

@@ -14,7 +14,8 @@ A float constant is a **weight** (an nn.Parameter), unless it is one of these, w
 A weight of integers (operators/quantised.py) is a buffer; the scales that multiply it are weights.
 
 Exporters write a tied weight twice when one use is transposed: matrices with the same bytes, or the same bytes
-transposed, are one parameter, and both initializers are written back from it.
+transposed, are one parameter, and both initializers are written back from it. A block that was put in again holds its
+twin's bytes at first and is none of its ties: copies are told by their names.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ from graphclone.recipes import PIECE
 MASKED = 1e4
 FLOATS = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64), np.dtype(ml_dtypes.bfloat16))
 Array = np.ndarray[Any, np.dtype[Any]]
+PRECISION = r"(_(b?float16|bf16|fp16))"  # what a tool that narrows weights puts behind their names
+COPY = re.compile(rf"(?P<copy>(_again\d+)+){PRECISION}?$")  # what surgery puts behind the names of a block put in again
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,7 @@ def weight_map(model: Model) -> WeightMap:
     tables |= {name for name, t in candidates.items() if name not in tables and _is_circle(t.values)}
     usage = uses(model.graph, lookup, {name: t for name, t in candidates.items() if name not in tables})
     kept = [name for name in usage if usage[name].role is not None]
-    return WeightMap(tuple(_named(_tied(kept, constants, usage), constants, usage)))
+    return WeightMap(tuple(_named(_tied(kept, constants), constants, usage)))
 
 
 def _is_mask(values: Array) -> bool:
@@ -161,8 +164,22 @@ def _one_circle(a: Array, b: Array) -> bool:
     return bool(np.ptp(total) <= 0.02 * max(float(total.mean()), 1e-12) and (np.ptp(a) > 0 or np.ptp(b) > 0))
 
 
-def _tied(names: list[str], constants: dict[str, gs.Constant], usage: dict[str, Usage]) -> list[list[tuple[str, bool]]]:
+def _tied(names: list[str], constants: dict[str, gs.Constant]) -> list[list[tuple[str, bool]]]:
     """Groups of initializers that hold one matrix."""
+    return [own for group in _equal(names, constants) for own in _by_copy(group)]
+
+
+def _by_copy(group: list[tuple[str, bool]]) -> list[list[tuple[str, bool]]]:
+    """A copy of a block is trained apart from the block, so its weights are tied among themselves alone."""
+    found: dict[str, list[tuple[str, bool]]] = defaultdict(list)
+    for name, turned in group:
+        copy = COPY.search(name)
+        found[copy["copy"] if copy else ""].append((name, turned))
+    return [[(name, turned != own[0][1]) for name, turned in own] for own in found.values()]
+
+
+def _equal(names: list[str], constants: dict[str, gs.Constant]) -> list[list[tuple[str, bool]]]:
+    """Initializers of the same bytes, the ones transposed to the first of them said to be."""
     groups: list[list[tuple[str, bool]]] = []
     by_content: dict[tuple[Any, ...], list[int]] = defaultdict(list)
     for name in names:
@@ -194,7 +211,6 @@ def _same_bytes(a: Array, b: Array) -> bool:
     return same
 
 
-PRECISION = r"(_(b?float16|bf16|fp16))"  # what a tool that narrows weights puts behind their names
 ANONYMOUS = re.compile(
     rf"^(onnx::.*|_?val_?\d*(_scale)?|_?\d+|initializer_\d+|constant_\d+|.*_output_\d+){PRECISION}?$"
 )

@@ -49,6 +49,14 @@ def source(model: Path, given: Path | None) -> Path:
     return beside
 
 
+def reads(folder: Path) -> list[Path]:
+    """All files of a parent's folder that ``write`` makes something of. Raises BadData for a broken modules.json."""
+    named = (folder / name for name in (*CONFIGURATIONS, *COPIED, *TOKENIZERS))
+    modules = sentence.folders(folder) if (folder / sentence.LIST).is_file() else []
+    inside = (file for module in modules for file in sorted(module.iterdir()))
+    return [file for file in (*named, *inside) if file.is_file()]
+
+
 def refuse(model: Path, out: Path, given: Path | None) -> None:
     """Side files never take the place of those they are read from. Raises InvalidTarget, BadData."""
     if os.path.realpath(source(model, given)) == os.path.realpath(out.parent):

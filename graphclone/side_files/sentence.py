@@ -73,6 +73,11 @@ def write(folder: Path, to: Path, kept: Sequence[int] | None, hidden: int) -> tu
     return written, warnings
 
 
+def folders(folder: Path) -> list[Path]:
+    """Those of the modules behind the model that have one. Raises BadData as ``write``."""
+    return [folder / path for path, _ in _modules(folder) if (folder / path).is_dir()]
+
+
 def _modules(folder: Path) -> Iterator[tuple[str, str]]:
     """(folder, class) of each module behind the model, whose own files lie at the top."""
     file = folder / LIST

@@ -7,7 +7,7 @@ import importlib.util
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,9 @@ from graphclone import folders
 from graphclone.workflow.record import Seen
 
 READ = 1 << 22
-BESIDE = ("tokenizer.json", "preprocessor_config.json", "config.json")  # read without being named, beside a model
+# read without being named, beside a model; genai_config.json, as config.json, tells numbers of tokens
+BESIDE = ("tokenizer.json", "preprocessor_config.json", *folders.CONFIGURATIONS)
+DATASET = "datasets:"
 _FUNCTION = re.compile(r"(?P<file>.+\.py):\w+|(?P<module>[A-Za-z_][\w.]*):[A-Za-z_]\w*")
 
 
@@ -60,14 +62,22 @@ class Contents:
         return all(held is not None and part.is_file() and self._same(part, held) for part, held in parts)
 
     def of_data(self, spec: str) -> str:
-        """Of what a recipe names as data: files by what they hold, functions by their source, others by their name."""
+        """Of what a recipe names as data: files and data sets in a folder by what they hold, functions by their
+        source, others by their name."""
         if Path(spec).exists():
             return self.of(Path(spec))
         found = _FUNCTION.fullmatch(spec)
         source = Path(found["file"]) if found and found["file"] else _source(found["module"]) if found else None
         if source is not None and source.is_file():
             return digest_of([spec, self.of(source)])
+        folder = Path(spec.removeprefix(DATASET).partition(":")[0]) if spec.startswith(DATASET) else None
+        if folder is not None and folder.is_dir():  # what save_to_disk wrote
+            return digest_of([spec, self.of(folder)])
         return digest_of([spec, sys.version if spec == "python-docs" else ""])
+
+    def named(self, files: Iterable[Path], folder: Path) -> dict[str, str]:
+        """Of files that may be there, by their names inside a folder."""
+        return {file.relative_to(folder).as_posix(): self.of(file) for file in files if file.is_file()}
 
     def beside(self, model: Path) -> dict[str, str]:
         """Of the files beside a model that are read without being named."""

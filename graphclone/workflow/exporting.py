@@ -53,7 +53,7 @@ def side_files(job: Job) -> Done:
         anatomy,
         pipeline.inspect(model),
         plan,
-        given=_given(job),
+        given=job.side_folder,
         tokenizer=tokens.tokenizer if tokens else None,
     )
     names = sorted(file.name for file in written.files)
@@ -61,14 +61,12 @@ def side_files(job: Job) -> Done:
 
 
 def side_options(job: Job) -> dict[str, Any]:
-    """Where they are read from, and what lies there."""
-    given = _given(job)
-    return {"from": job.contents.of(given) if given else job.contents.beside(job.opened.path)}
+    """What they are read from, by what is in it."""
+    from graphclone import side_files
 
-
-def _given(job: Job) -> Path | None:
-    asked = job.recipe.held.outputs.side_files
-    return job.path(asked) if isinstance(asked, str) else None
+    folder = side_files.source(job.opened.path, job.side_folder)
+    found = job.contents.named(side_files.reads(folder), folder)
+    return {"from": found, "beside": job.contents.beside(job.opened.path)}
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphclone.statistics.request import Calibration
-from graphclone.workflow.contents import Contents
+from graphclone.workflow.contents import DATASET, Contents
 from graphclone.workflow.reading import Recipe
 from graphclone.workflow.schema import Check, Data, Method, Target, Training
 
@@ -99,12 +99,21 @@ class Job:
         """The clone as it is in the end."""
         return self.found.get("packed") or self.found.get("trained") or self.found["clone"]
 
+    @property
+    def side_folder(self) -> Path | None:
+        """Where side files are read from, if the recipe names it."""
+        asked = self.recipe.held.outputs.side_files
+        return self.path(asked) if isinstance(asked, str) else None
+
     def path(self, spec: str) -> Path:
         """A path of the recipe."""
         return self.recipe.folder / spec
 
     def data(self, spec: str) -> str:
         """Data that the recipe names: a path where there is such a file, else as it stands."""
+        if spec.startswith(DATASET):
+            name, colon, rest = spec.removeprefix(DATASET).partition(":")
+            return f"{DATASET}{self.path(name)}{colon}{rest}" if self.path(name).is_dir() else spec
         file, colon, function = spec.rpartition(":") if re.search(r"\.py:\w+$", spec) else (spec, "", "")
         return f"{self.path(file)}{colon}{function}" if self.path(file).exists() else spec
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from graphclone import strict_json
 from graphclone.errors import VerificationFailed
 from graphclone.outputs import staged
 from graphclone.workflow.job import PARENT, Done, Job
@@ -55,7 +55,7 @@ def check(job: Job) -> Done:
     from graphclone import gates
 
     report = gates.examine(job.final, gates.Limits(**_limits(job)), job.opened.path, timing=_timing(job))
-    told = {".json": json.dumps(report.to_dict(), sort_keys=True) + "\n", ".xml": gates.junit(report, str(job.name))}
+    told = {".json": strict_json.dumps(report.to_dict()) + "\n", ".xml": gates.junit(report, str(job.name))}
     for suffix, text in told.items():
         with staged(job.folder / f"check{suffix}") as draft:
             draft.write_text(text, encoding="utf-8")
@@ -77,4 +77,4 @@ def _limits(job: Job) -> dict[str, Any]:
 
 def _write(path: Path, held: dict[str, Any]) -> None:
     with staged(path) as draft:
-        draft.write_text(json.dumps(held, sort_keys=True) + "\n", encoding="utf-8")
+        draft.write_text(strict_json.dumps(held) + "\n", encoding="utf-8")

@@ -22,6 +22,7 @@ Size = StrictInt | Annotated[str, StringConstraints(pattern=r"^[0-9%:,. -]+$")]
 Blocks = Annotated[str, StringConstraints(pattern=r"^[0-9, -]+$")] | list[StrictInt]
 Amount = StrictInt | Annotated[str, StringConstraints(pattern=r"^[0-9.]+ *[A-Za-z%]*$")]
 Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 SIZES = ("hidden", "heads", "kv_heads", "head_dim", "ffn", "layers")
@@ -80,7 +81,7 @@ class Training(Section):
     data: Data | None = None
     """What to train on; by default the recipe's data."""
     task: str = "causal-lm"
-    """causal-lm, masked-lm, image-classification, embedding, or module:function."""
+    """causal-lm, masked-lm, image-classification, embedding, or module:function, file.py:function."""
     teacher: str | None = None
     """An ONNX file to learn from; `parent` is the parent."""
     teacher_weight: Share = 1.0
@@ -125,8 +126,8 @@ class Training(Section):
     """Held-out losses on the way."""
     keep: Literal["best", "last"] = "best"
     """Weights of the best held-out loss, or the last."""
-    seed: int = 0
-    """Of everything that is drawn."""
+    seed: Seed | None = None
+    """Of everything that is drawn; by default the recipe's."""
 
 
 class Outputs(Section):
@@ -255,7 +256,7 @@ class Workflow(Section):
     """Where ONNX Runtime runs."""
     threads: Count | None = None
     """ONNX Runtime's threads."""
-    seed: int = 0
+    seed: Seed = 0
     """Of everything that is drawn at random."""
 
     @property

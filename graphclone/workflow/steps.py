@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from graphclone.requirements import FEATURES
-from graphclone.workflow import exporting, judging, making, training
+from graphclone.workflow import exporting, judging, making, planning, training
 from graphclone.workflow.job import PARENT, Done, Job
 
 
@@ -62,7 +62,7 @@ STEPS: tuple[Step, ...] = (
         shared=True,
         partial=("statistics.safetensors",),
     ),
-    Step("plan", _always, _from_parent("stats"), making.plan_options, making.plan),
+    Step("plan", _always, _from_parent("stats"), planning.plan_options, planning.plan),
     Step("clone", _always, _from_parent("stats", "plan"), making.clone_options, making.clone, feature="cpu"),
     Step("verify", _always, _from_parent("plan", "clone"), _nothing, making.verify, feature="cpu"),
     Step(

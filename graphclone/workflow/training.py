@@ -19,7 +19,9 @@ BESIDE = {"data", "teacher", "cache", "top", "twin", "read", "shuffle", "held_ou
 def options(job: Job) -> dict[str, Any]:
     """What a trained clone depends on, beside the clone and its teacher."""
     asked = _asked(job)
-    return {**asked.model_dump(exclude={"data", "teacher", "twin", "cache"}), "drawn": job.drawn(_data(job))}
+    own = {"source": job.contents.of_data(job.data(asked.task))} if ":" in asked.task else {}
+    settings = asked.model_dump(exclude={"data", "teacher", "twin"})
+    return {**settings, "seed": _seed(job), **own, "drawn": job.drawn(_data(job))}
 
 
 def inputs(job: Job) -> dict[str, Path]:
@@ -37,7 +39,7 @@ def train(job: Job) -> Done:
 def twin(job: Job) -> Done:
     """One of the clone's shape with weights drawn at random, trained alike."""
     start, out = job.folder / "twin.start.onnx", job.folder / "twin.onnx"
-    pipeline.save(pipeline.reinitialised(pipeline.load(job.found["clone"]), _asked(job).seed), start)
+    pipeline.save(pipeline.reinitialised(pipeline.load(job.found["clone"]), _seed(job)), start)
     return Done({"twin": out, "start": start}, _trained(job, start, out))
 
 
@@ -49,7 +51,7 @@ def _trained(job: Job, clone: Path, out: Path) -> dict[str, Any]:
         clone,
         out,
         _drawn(job),
-        _updates(asked),
+        _updates(job),
         teacher=_teacher(job),
         held_out=asked.held_out,
         cache=job.folder / "teacher" if asked.cache else None,
@@ -79,11 +81,13 @@ def _drawn(job: Job) -> Calibration:
     return replace(asked, images=str(images)) if asked.images is None and images.is_file() else asked
 
 
-def _updates(asked: Training) -> Any:
+def _updates(job: Job) -> Any:
     from graphclone.pytorch.training import TrainingOptions
 
+    asked = _asked(job)
+    own = {"task": job.data(asked.task), "seed": _seed(job)}
     return TrainingOptions(
-        **asked.model_dump(exclude=BESIDE),
+        **{**asked.model_dump(exclude=BESIDE), **own},
         evaluate_every=max(1, asked.steps // asked.evaluations),
         checkpoint_every=max(1, asked.steps // 10),
     )
@@ -92,6 +96,12 @@ def _updates(asked: Training) -> Any:
 def _asked(job: Job) -> Training:
     assert job.training is not None
     return job.training
+
+
+def _seed(job: Job) -> int:
+    """Training's own, or the recipe's."""
+    seed = _asked(job).seed
+    return job.recipe.held.seed if seed is None else seed
 
 
 def _data(job: Job) -> Data:

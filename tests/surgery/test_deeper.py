@@ -14,7 +14,11 @@ from graphclone import graph, pipeline
 from graphclone.errors import InvalidTarget
 from graphclone.plan import Plan
 from graphclone.planner import Target
+from graphclone.pytorch.module import to_torch
+from graphclone.pytorch.weights import weight_map
+from graphclone.pytorch.write_back import from_torch
 from models.building import cache_folder
+from tests.pytorch.test_weights import I64, floats, made
 from tests.surgery.parents import SIZES, feeds, outputs
 from tests.surgery.test_depth import LAYERS
 from tests.tolerances import assert_close
@@ -63,6 +67,50 @@ def test_copies_have_weights_of_their_own_and_a_cut_shape(found):
     held = made.constants()
     for one, other in zip(sorted(weights[1]), sorted(weights[2]), strict=True):
         assert held[one].shape == held[other].shape
+
+
+def test_copies_are_parameters_of_their_own_that_training_tells_apart(found):
+    _, made = deeper(found, 5)
+    module = to_torch(made)
+    own = sum(p.numel() for p in to_torch(found.model).parameters()) - found.anatomy.parameters
+    assert sum(p.numel() for p in module.parameters()) == pipeline.inspect(made).parameters + own
+    before, back = made.constants(), from_torch(made, module).constants()
+    assert before.keys() == back.keys()
+    assert all(array.tobytes() == back[name].tobytes() for name, array in before.items())
+    fed = {name: torch.from_numpy(array) for name, array in feeds(found.model, 2, 7).items()}
+    sum(value.square().mean() for value in module(**fed).values()).backward()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.grad is not None:
+                parameter -= 0.1 * parameter.grad
+    after = from_torch(made, module).constants()
+    copies = [name for name, array in before.items() if "_again" in name and array.ndim == 2 and array.size >= 64]
+    assert copies
+    for name in copies:
+        twin = name.partition("_again")[0]
+        assert before[name].tobytes() == before[twin].tobytes()
+        assert not np.array_equal(after[name], after[twin]), name
+
+
+def test_what_is_tied_inside_stays_tied_beside_copies():
+    """Embedding and head; and the two uses of one weight in the block and in each of its copies."""
+    table, inner = floats(16, 4), floats(16, 8)
+    nodes = [("Gather", ["e", "p"], ["x"], "", {}), ("MatMul", ["x", "in"], ["a"], "", {})]
+    constants = {"e": table, "head": np.ascontiguousarray(table.T), "in": 3 * floats(4, 16), "out": 2 * floats(16, 4)}
+    value = "a"
+    for copy in ("", "_again1", "_again2"):
+        nodes += [
+            ("MatMul", [value, f"up{copy}"], [f"mid{copy}"], "", {}),
+            ("MatMul", [f"mid{copy}", f"down{copy}"], [f"end{copy}"], "", {}),
+        ]
+        constants |= {f"up{copy}": inner, f"down{copy}": np.ascontiguousarray(inner.T)}
+        value = f"end{copy}"
+    nodes += [("MatMul", [value, "out"], ["z"], "", {}), ("Gemm", ["z", "head"], ["y"], "", {})]
+    ties = [
+        [name for name, _ in weight.initializers] for weight in weight_map(made(nodes, [("p", I64, ["b"])], constants))
+    ]
+    apart = [["up", "down"], ["up_again1", "down_again1"], ["up_again2", "down_again2"]]
+    assert sorted(ties) == sorted([["e", "head"], ["in"], ["out"], *apart])
 
 
 @pytest.mark.parametrize("column", ["cache-torchscript", "cache-dynamo"])

@@ -80,7 +80,7 @@ class Cache:
         """Keep a batch; what comes back is what a later ``read`` will give."""
         kept = Kept(output.detach().cpu().contiguous(), None)
         if logits and output.shape[-1] > FULL:
-            best = torch.log_softmax(output.float(), -1).topk(self.top, -1)
+            best = torch.log_softmax(output.float(), -1).topk(min(self.top, output.shape[-1]), -1)
             kept = Kept(best.values.cpu().contiguous(), best.indices.to(torch.int32).cpu().contiguous())
         digests = _digests(feeds)
         file = self.folder / f"{hashlib.sha256(''.join(digests).encode()).hexdigest()[:32]}.safetensors"

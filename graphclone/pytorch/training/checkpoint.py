@@ -32,7 +32,8 @@ from graphclone.pytorch.training.processes import Processes, spread, whole
 FORMAT = 1
 STATE = re.compile(r"state-(\d{8})$")
 WEIGHTS, OPTIMIZER, RECORD, BEST = "weights.safetensors", "optimizer.safetensors", "state.json", "best.safetensors"
-MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+STEP = "step"
+MOMENTS = (STEP, "exp_avg", "exp_avg_sq")
 Tensors = dict[str, torch.Tensor]
 
 
@@ -116,12 +117,15 @@ class Checkpoints:
         progress = Progress(record["step"], record["position"], record["length"], History.of(record["history"]))
         parameters = dict(module.named_parameters())
         scatter(module, _read(held / WEIGHTS))
-        moments = _read(held / OPTIMIZER)
+        moments, counted = _read(held / OPTIMIZER), _counted_beside(optimizer)
         for name, parameter in parameters.items():
             found = {key: moments[f"{name}/{key}"] for key in MOMENTS if f"{name}/{key}" in moments}
             if found:
                 optimizer.state[parameter] = {
-                    key: value if key == "step" else spread(value, parameter) for key, value in found.items()
+                    key: value.to(parameter.device if parameter in counted else "cpu")
+                    if key == STEP
+                    else spread(value, parameter)
+                    for key, value in found.items()
                 }
         wanted = progress.history.best is not None and self.identity.get("keep", "best") == "best"
         return progress, _read(self.folder / BEST) if wanted else None
@@ -149,6 +153,12 @@ class Checkpoints:
             (self.folder / name).unlink(missing_ok=True)
         if self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()
+
+
+def _counted_beside(optimizer: torch.optim.Optimizer) -> set[torch.Tensor]:
+    """Parameters whose step is counted where they lie: a fused or captured update reads it there."""
+    groups = (group for group in optimizer.param_groups if group.get("fused") or group.get("capturable"))
+    return {parameter for group in groups for parameter in group["params"]}
 
 
 def gather(module: nn.Module) -> Tensors:

@@ -61,10 +61,13 @@ def train_file(
     Raises BadModel, BadData, InvalidTarget or UnsupportedGraph for what cannot be trained, TrainingDiverged, and
     VerificationFailed for a result that is not what training measured; the output is then not written.
     """
-    outputs.refuse_same_file(asked.output, asked.clone, asked.teacher, asked.data.data)
+    read = (asked.data.data, asked.data.tokenizer, asked.data.images, asked.options.task)
+    outputs.refuse_same_file(asked.output, asked.clone, asked.teacher, *read)
     outputs.refuse_nowhere(asked.output)
     model = graph.load(asked.clone)
     teacher = None if asked.teacher is None else graph.load(asked.teacher)
+    for loaded in (model, teacher):
+        outputs.refuse_same_file(asked.output, *(loaded.external_files if loaded else ()))
     asked = _with_tokenizer(asked, model, teacher)
     source = open_batches(model, asked.data, asked.options.task)
     kept, rest = hold_out(source, asked.held_out)

@@ -89,7 +89,10 @@ class Arrays:
                 piece = slice(start, start + self.rows)
                 if self.whole and len(labels[piece]) < self.rows:
                     break
-                batch = {name: array[piece] if len(array) == len(labels) else array for name, array in held.items()}
+                batch = {
+                    name: array[piece] if array.ndim and len(array) == len(labels) else array
+                    for name, array in held.items()
+                }
                 yield feeds.fill(self.known, batch, f"{file}: rows from {start}") | {LABELS: labels[piece]}
 
 

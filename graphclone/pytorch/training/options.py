@@ -93,6 +93,10 @@ class TrainingOptions:
         for name, share in shares.items():
             if not 0 <= share <= 1:
                 raise InvalidTarget(f"training takes a {name} in [0, 1]; given {share}")
+        if not self.weight_decay >= 0 or self.seed < 0:
+            raise InvalidTarget(
+                f"training takes a weight decay >= 0 and a seed >= 0; given {self.weight_decay} and {self.seed}"
+            )
         if self.accumulation < 1 or not (self.hidden_weight is None or self.hidden_weight >= 0):
             raise InvalidTarget(
                 f"training takes accumulation >= 1 and a hidden weight >= 0; given {self.accumulation} and "

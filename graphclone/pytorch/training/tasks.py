@@ -6,7 +6,6 @@ is the one asked for, the usual one, or the only one.
 
 from __future__ import annotations
 
-import importlib
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +20,7 @@ from graphclone.pytorch.training import examples, losses
 from graphclone.pytorch.training.batches import Batch
 from graphclone.pytorch.training.examples import Example, Setting
 from graphclone.pytorch.training.losses import Taught
+from graphclone.statistics import callables
 
 Tensors = Mapping[str, torch.Tensor]
 
@@ -140,19 +140,19 @@ class _UserLoss:
 
 
 def find_task(name: str) -> Task:
-    """A row of TASKS, or module:function, imported from the current folder or the environment. Raises InvalidTarget."""
+    """A row of TASKS, or a function by file.py:function or module:function, from the current folder or the environment.
+
+    Raises InvalidTarget.
+    """
     if name in TASKS:
         return TASKS[name]
-    module, _, function = name.partition(":")
-    if not function:
-        raise InvalidTarget(f"task {name!r} is not one of {', '.join(TASKS)}, nor module:function")
-    sys.path.insert(0, str(Path.cwd()))
+    if not callables.fits(name):
+        raise InvalidTarget(f"task {name!r} is not one of {', '.join(TASKS)}, nor module:function or file.py:function")
+    before = list(sys.path)
     try:
-        found = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as reason:
-        raise InvalidTarget(f"task {name!r}: {reason}") from None
+        found, _ = callables.find(name)
+    except BadData as reason:
+        raise InvalidTarget(f"task {reason}") from None
     finally:
-        sys.path.remove(str(Path.cwd()))
-    if not callable(found):
-        raise InvalidTarget(f"task {name!r}: {function} of {module} is {type(found).__name__}, no function")
+        sys.path[:] = before
     return Task(name, f"your function {name}", LOGITS, examples.whole, _UserLoss(name, found), None, hears_teacher=True)

@@ -53,6 +53,14 @@ def test_labels_come_beside_the_inputs_of_an_npz(vit, tmp_path):
     assert np.array_equal(np.concatenate([batch[name] for batch in found]), pixels)
 
 
+def test_a_single_number_in_an_npz_belongs_to_every_batch(vit, tmp_path):
+    """It is no row, and what is no input of the graph is said by name as everywhere."""
+    (name,) = [tensor.name for tensor in vit.graph.inputs]
+    np.savez(tmp_path / "a.npz", **{name: np.zeros((5, 3, 32, 32), np.float32), "labels": np.arange(5), "scale": 2.0})
+    with pytest.raises(BadData, match="scale"):
+        list(open_labelled(tmp_path / "a.npz", vit))
+
+
 @pytest.mark.parametrize("labels", [None, np.arange(4), np.zeros((5, 2), int)], ids=["none", "few", "one-hot"])
 def test_npz_without_one_number_a_row_is_refused(vit, tmp_path, labels):
     (name,) = [tensor.name for tensor in vit.graph.inputs]

@@ -51,6 +51,7 @@ def test_hidden_states_weigh_less_and_less_until_half_the_run():
         {"steps": 0}, {"learning_rate": 0.0}, {"warmup": 2.0}, {"clip": -1.0}, {"final": 1.5}, {"decay": -0.1},
         {"accumulation": 0}, {"teacher_weight": 2.0}, {"hidden_weight": -1.0}, {"schedule": "linear"},
         {"precision": "fp8"}, {"keep": "all"}, {"dropout": 1.5}, {"learning_rate": float("nan")},
+        {"weight_decay": -0.1}, {"weight_decay": float("nan")}, {"seed": -1},
     ],
     ids=str,
 )  # fmt: skip

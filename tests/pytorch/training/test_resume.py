@@ -21,8 +21,10 @@ import graphclone as gc
 from graphclone.cli.app import run as command_line
 from graphclone.errors import BadData, InvalidTarget
 from graphclone.pytorch.training import TrainingDiverged, TrainingOptions
-from graphclone.pytorch.training.checkpoint import BEST, Checkpoints
+from graphclone.pytorch.training.checkpoint import BEST, Checkpoints, Progress
 from graphclone.pytorch.training.course import Beside, run
+from graphclone.pytorch.training.history import History
+from graphclone.pytorch.training.processes import Processes
 from tests.pytorch.training.conftest import counting
 
 OPTIONS = TrainingOptions(
@@ -240,3 +242,22 @@ def test_best_weights_are_written_as_they_are_found(llama, tmp_path):
     trained = run(llama, counting(), options, Beside(states=tmp_path), held_out=counting(1))
     tensors = {n: t.numpy() for n, t in load_file(tmp_path / BEST).items()}
     assert held(gc.pack(llama, tensors)) == held(trained.model)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_the_step_is_counted_where_the_optimizer_counts_it(tmp_path, fused):
+    """As AdamW itself has it: beside the parameter where updates are fused, else on the host. The device called meta
+    stands for one that is not the host."""
+    states = Checkpoints(tmp_path, {})
+    here, there = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4).to("meta")
+    optimizer = torch.optim.AdamW(here.parameters())
+    here(torch.ones(1, 4)).sum().backward()
+    optimizer.step()
+    states.save(here, optimizer, Progress(1, 1, None, History()), Processes.start("fp32"))
+    restored = torch.optim.AdamW(there.parameters())
+    restored.param_groups[0]["fused"] = fused
+    assert states.restore(there, restored) is not None
+    for parameter in there.parameters():
+        held = restored.state[parameter]
+        assert held["step"].device.type == ("meta" if fused else "cpu")
+        assert {held[key].device.type for key in ("exp_avg", "exp_avg_sq")} == {"meta"}

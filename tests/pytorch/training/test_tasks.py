@@ -188,13 +188,39 @@ def test_a_token_that_the_output_does_not_know_is_named():
     [
         ("chess", "not one of causal-lm, masked-lm, image-classification, embedding"),
         ("no_such_module:loss", "No module named"),
-        ("math:no_such_function", "no attribute"),
-        ("math:pi", "no function"),
+        ("math:no_such_function", "math has no function 'no_such_function'"),
+        ("math:pi", "math has no function 'pi'"),
+        ("no_such_file.py:loss", "there is no such file"),
     ],
 )
 def test_unknown_tasks_are_refused(name, message):
     with pytest.raises(InvalidTarget, match=message):
         find_task(name)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [("loss = nowhere\n", "NameError: name 'nowhere'"), ("def loss(:\n", r"SyntaxError: .*\(own.py, line 1\)")],
+)
+@pytest.mark.parametrize("spec", ["own.py:loss", "own:loss"])
+def test_what_is_wrong_with_a_users_module_is_one_line(tmp_path, monkeypatch, capsys, llama, spec, source, message):
+    from graphclone.cli.app import run as command_line
+
+    (tmp_path / "own.py").write_text(source)
+    monkeypatch.chdir(tmp_path)
+    before = list(sys.path)
+    with pytest.raises(InvalidTarget, match=f"task {spec}: cannot be imported .{message}"):
+        find_task(spec)
+    assert sys.path == before
+    assert command_line(["train", str(llama.path), "--task", spec, "--data", "random:3", "-o", "out.onnx"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"graphclone: task {spec}: cannot be imported")
+
+
+def test_a_function_may_lie_in_a_file(tmp_path, module):
+    file = tmp_path / "my_file.py"
+    file.write_text("def shrink(outputs, batch):\n    return outputs['logits'].pow(2).mean()\n")
+    history = train(module, counting(1), TrainingOptions(steps=4, learning_rate=3e-3, task=f"{file}:shrink"))
+    assert history.losses[-1] < history.losses[0]
 
 
 def test_an_embedding_needs_its_teacher(llama):

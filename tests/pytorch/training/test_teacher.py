@@ -168,6 +168,13 @@ def test_of_a_large_vocabulary_the_top_is_kept(tmp_path):
     assert reopened.read({"input_ids": feeds["input_ids"] + 1}) is None
 
 
+def test_more_than_there_are_tokens_are_all_of_them(tmp_path):
+    cache = Cache.open(tmp_path, "a" * 64, "data", "causal-lm", top=FULL * 4)
+    logits = torch.randn(1, 2, FULL + 1, generator=torch.Generator().manual_seed(0))
+    kept = cache.write({"input_ids": np.ones((1, 2), np.int64)}, logits, logits=True)
+    assert kept.output.shape == kept.top.shape == (1, 2, FULL + 1)
+
+
 def test_a_broken_cache_is_refused_by_name(tmp_path):
     cache = Cache.open(tmp_path, "a" * 64, "data", "causal-lm")
     cache.write({"x": np.zeros((1, 2))}, torch.zeros(1, 2), logits=False)
