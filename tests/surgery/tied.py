@@ -74,7 +74,10 @@ class Decoder:
 
 
 def tied_parent(**how: bool) -> Model:
-    made = Decoder(**how)
+    return assembled(Decoder(**how))
+
+
+def assembled(made: Decoder) -> Model:
     x = made.add("Gather", [made.weight("embed", VOCAB, HIDDEN), "input_ids"], "embedded")
     for i in range(LAYERS):
         x = made.feed_forward(made.attention(x, i), i)
