@@ -8,12 +8,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
+from reprlib import repr as brief
 from typing import Any
 
 from graphclone.errors import BadData, InvalidTarget
 
 FORMAT = 1
 LISTS = ("keep", "drop_blocks", "drop_attention", "drop_feed_forward", "repeat_blocks")  # names -> indices
+KINDS = {"parent": str, "method": str, "importance": str, "format": int, "target": dict}  # the others
+LARGEST = 1 << 62  # indices are 64 bits wide
+WORDS = {str: "text", int: "a whole number", dict: "names with sizes"}
 PASSES = (  # corrections of the weights, in surgery/corrections, in the order in which they are made
     "none",
     "pca",
@@ -113,10 +117,13 @@ class Plan:
         known = {f.name for f in fields(cls)}
         if not isinstance(held, dict) or not {"parent", "keep"} <= held.keys() or held.keys() - known:
             raise BadData(f"{where}: not a plan: expected the keys {', '.join(sorted(known))}")
-        try:
-            lists = {name: _tuples(held.get(name, {})) for name in LISTS}
-        except (TypeError, ValueError, AttributeError, OverflowError):
-            raise BadData(f"{where}: not a plan: {', '.join(LISTS)} map names to lists of indices") from None
+        for name, kind in KINDS.items():
+            if name in held and type(held[name]) is not kind:  # true is no number
+                raise BadData(f"{where}: not a plan: {name} is {brief(held[name])}, expected {WORDS[kind]}")
+        for name, size in held.get("target", {}).items():
+            if type(size) not in (int, str):
+                raise BadData(f"{where}: not a plan: target {name} is {brief(size)}, expected a number or text")
+        lists = {name: _tuples(held.get(name, {}), f"{where}: not a plan: {name}") for name in LISTS}
         return cls(**{**held, **lists})
 
     @classmethod
@@ -135,5 +142,10 @@ def _standard_input() -> str:
     return sys.stdin.read()  # once: it cannot be read again
 
 
-def _tuples(held: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(int(i) for i in indices) for name, indices in held.items()}
+def _tuples(held: Any, what: str) -> dict[str, tuple[int, ...]]:
+    if not isinstance(held, dict):
+        raise BadData(f"{what} is {brief(held)}, expected names with lists of indices")
+    for name, indices in held.items():
+        if not isinstance(indices, list) or not all(type(i) is int and abs(i) < LARGEST for i in indices):
+            raise BadData(f"{what} of {name} is no list of whole numbers")
+    return {name: tuple(indices) for name, indices in held.items()}

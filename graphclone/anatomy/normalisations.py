@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -85,22 +86,25 @@ def _operator(note: Note) -> Norm:
 def _decomposed(trace: Trace, note: Note) -> Norm | None:
     """Mean of squares -> ... -> times gain (-> plus bias). The mean of a LayerNorm is its first half: skipped."""
     reduced = note.node.outputs[0]
-    if any(n.op == "Sub" for n in reduced.outputs):
+    whole = math.prod(note.inputs[0].shape)
+    if _centres(trace, reduced, whole):
         return None
     source, centred = _origin(note.node)
     width = note.inputs[0].shape[note.axis]
     gain = bias = gain_at = bias_at = None
-    rooted = note.node.op in ROOTED
+    rooted, applied = note.node.op in ROOTED, False
     current: gs.Variable = reduced
     for node in _after(reduced):
         place = next((k for k in range(len(node.inputs)) if _is_vector(trace, node, k, width)), None)
+        centred |= node.op == "Sub" and not rooted  # a variance may be the mean of squares less the square of the mean
         rooted |= node.op in ROOTS
         if node.op == "Mul" and place is not None and gain is None:
             gain, gain_at = node.inputs[place].name, (node_key(node), place)
         elif node.op == "Add" and place is not None and gain is not None:
             bias, bias_at = node.inputs[place].name, (node_key(node), place)
-        elif gain is not None or node.op in UNNORMALISING:
+        elif (gain is not None and applied) or node.op in UNNORMALISING:
             break
+        applied |= node.op in ("Mul", "Div") and place is None and _size(trace, node) >= whole
         current = node.outputs[0]
     if not rooted:
         return None
@@ -117,6 +121,22 @@ def _decomposed(trace: Trace, note: Note) -> Norm | None:
         gain_at=gain_at,
         bias_at=bias_at,
     )
+
+
+def _centres(trace: Trace, reduced: gs.Variable, whole: int) -> bool:
+    """Is a mean, or a sum that a number makes one, subtracted from what it is the mean of?"""
+    for node in reduced.outputs:
+        if node.op == "Sub" and _size(trace, node) >= whole:
+            return True
+        numbers = [v for k in range(len(node.inputs)) if (v := trace.input(node, k)) is not None and v.static]
+        scaled = node.op in ("Mul", "Div") and any(math.prod(v.shape) == 1 for v in numbers)
+        if (scaled or node.op == "Cast") and _centres(trace, node.outputs[0], whole):
+            return True
+    return False
+
+
+def _size(trace: Trace, node: gs.Node) -> int:
+    return math.prod(trace.values[node_key(node)].shape)
 
 
 def _after(tensor: gs.Variable) -> Iterator[gs.Node]:
@@ -170,7 +190,8 @@ def _is_mean(tensor: gs.Tensor) -> bool:
     for _ in range(4):
         if not tensor.inputs:
             return False
-        if tensor.inputs[0].op in ("ReduceMean", "ReduceSum", "GlobalAveragePool"):
+        maker = tensor.inputs[0]
+        if maker.op in ("ReduceMean", "ReduceSum", "GlobalAveragePool"):
             return True
-        tensor = tensor.inputs[0].inputs[0]
+        tensor = next((t for t in maker.inputs if isinstance(t, gs.Variable)), maker.inputs[0])
     return False

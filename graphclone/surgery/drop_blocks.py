@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import onnx_graphsurgeon as gs
 
 from graphclone.anatomy.parts import Anatomy, Block
@@ -14,11 +16,7 @@ from graphclone.plan import Plan
 def drop_blocks(model: Model, anatomy: Anatomy, plan: Plan, trace: Trace) -> bool:
     """Remove the plan's blocks from ``model`` in place; True where anything changed."""
     dropped = [b for s in anatomy.stacks for b in _chosen(s.name, s.blocks, plan)]
-    known = {s.name for s in anatomy.stacks}
-    if unknown := set(plan.drop_blocks) - known:
-        raise InvalidTarget(
-            f"plan: no stack named {', '.join(sorted(unknown))}; the parent has {', '.join(sorted(known))}"
-        )
+    refuse_unknown(anatomy, plan.drop_blocks)
     if not dropped:
         return False
     graph = model.graph
@@ -40,6 +38,13 @@ def drop_blocks(model: Model, anatomy: Anatomy, plan: Plan, trace: Trace) -> boo
         )
     graph.inputs[:] = [t for t in graph.inputs if t.outputs or t.name not in read]  # the caches of dropped blocks
     return True
+
+
+def refuse_unknown(anatomy: Anatomy, chosen: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises InvalidTarget where a plan names blocks of a stack that is not there."""
+    known = [s.name for s in anatomy.stacks]
+    if unknown := set(chosen) - set(known):
+        raise InvalidTarget(f"plan: no stack named {', '.join(sorted(unknown))}; the parent has {', '.join(known)}")
 
 
 def _chosen(stack: str, blocks: tuple[Block, ...], plan: Plan) -> list[Block]:

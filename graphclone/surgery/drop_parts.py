@@ -16,6 +16,7 @@ from graphclone.anatomy.trace import Trace, describe, node_key
 from graphclone.errors import InvalidTarget, UnsupportedGraph
 from graphclone.graph import Model
 from graphclone.plan import Plan
+from graphclone.surgery.drop_blocks import refuse_unknown
 
 SUMS = ("Add", "Sum")
 NORMS_OF_SUMS = {
@@ -53,10 +54,8 @@ def drop_parts(model: Model, anatomy: Anatomy, plan: Plan, trace: Trace) -> bool
 
 def _ends(anatomy: Anatomy, plan: Plan) -> Iterator[tuple[str, str]]:
     """(what is dropped, in words; the product by which it writes the stream)."""
-    names = ", ".join(s.name for s in anatomy.stacks)
     for kind, chosen in (("attention", plan.drop_attention), ("feed-forward", plan.drop_feed_forward)):
-        if unknown := set(chosen) - {s.name for s in anatomy.stacks}:
-            raise InvalidTarget(f"plan: no stack named {', '.join(sorted(unknown))}; the parent has {names}")
+        refuse_unknown(anatomy, chosen)
         for stack in anatomy.stacks:
             gone = set(plan.drop_blocks.get(stack.name, ()))
             for index in sorted(set(chosen.get(stack.name, ())) - gone):

@@ -17,7 +17,12 @@ from graphclone.surgery.resizer import Edit
 
 POWERS = (0.5, -0.5, 0.25, -0.25)
 SAME = 4e-3  # relative: the constant may have been rounded to bfloat16
-PASSED = ("Cast", "Identity")  # between the scores and their scale
+PASSED = {  # between the scores and their scale, behind a mask too (CodeGen) -> inputs in which the scores may come
+    **dict.fromkeys(("Cast", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"), (0,)),
+    "Add": (0, 1),
+    "Where": (1, 2),
+}
+STEPS = 8  # of these, at most
 ATTRIBUTES = ("scale", "alpha")
 
 
@@ -90,13 +95,13 @@ def _power(number: float, full: int, kept: int) -> float | None:
 
 def _width(cut: Cut, tensor: gs.Tensor, value: Value) -> tuple[int, int] | None:
     """(width of a head, what is kept of it), for queries, keys or their product."""
-    while tensor.inputs and tensor.inputs[0].op in PASSED:
-        tensor = tensor.inputs[0].inputs[0]
-    scores = _scores(cut)
-    masked = tensor.inputs and tensor.inputs[0].op == "Add"  # CodeGen divides the sum of scores and mask
-    for one in tensor.inputs[0].inputs if masked else (tensor,):
-        if one.name in scores:
-            return scores[one.name]
+    scores, behind = _scores(cut), [tensor]
+    for _ in range(STEPS):
+        known = next((scores[t.name] for t in behind if t.name in scores), None)
+        if known is not None:
+            return known
+        makers = [t.inputs[0] for t in behind if t.inputs]
+        behind = [n.inputs[k] for n in makers for k in PASSED.get(n.op, ())]
     for axis in range(len(value.shape)):
         if any(g.kind == "qk_dim" for g in cut.found.on(value.axis(axis))):
             return _of_head(cut, value, axis)

@@ -66,7 +66,7 @@ def clone(
     _clean(made, cut, model)
     copies = repeat_blocks(made, anatomy, plan, slices)
     renumber(made.graph, model.graph, anatomy, plan, copies)
-    _record(made, plan, slices, sizes)
+    _record(made, plan, slices, sizes, {name: anatomy.groups[name].size for name in plan.keep})
     if evidence.notes:
         made.metadata["graphclone.corrections"] = json.dumps(evidence.notes, sort_keys=True)
     return made
@@ -127,7 +127,8 @@ def _declared(cut: Cut, name: str, shape: list[int | str | None]) -> list[int | 
     return [e if isinstance(d, int) and d == v else d for d, v, e in zip(shape, value.shape, expected, strict=True)]
 
 
-def _record(made: Model, plan: Plan, slices: Slices, sizes: list[str]) -> None:
+def _record(made: Model, plan: Plan, slices: Slices, sizes: list[str], found: dict[str, int]) -> None:
+    """``found``: the parent's neurons of each group that the plan names: of those it keeps, that may be all."""
     kept = {n for n, t in made.graph.tensors().items() if isinstance(t, gs.Constant)}
     claims = {name: claim for name, claim in slices.claims.items() if name in kept}
     claims |= {name: {"shape_constant": True} for name in sizes if name in kept}
@@ -142,6 +143,7 @@ def _record(made: Model, plan: Plan, slices: Slices, sizes: list[str]) -> None:
         "graphclone.version": release,
         "graphclone.slices": json.dumps(claims, sort_keys=True),
         "graphclone.takes": json.dumps(slices.takes),
+        "graphclone.groups": json.dumps(found, sort_keys=True),
     }
 
 

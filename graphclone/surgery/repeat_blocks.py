@@ -18,6 +18,7 @@ from graphclone.errors import InvalidTarget, UnsupportedGraph
 from graphclone.graph import Model
 from graphclone.plan import Plan
 from graphclone.recipes import held
+from graphclone.surgery.drop_blocks import refuse_unknown
 from graphclone.surgery.slice_weights import Slices
 
 
@@ -27,6 +28,7 @@ def repeat_blocks(made: Model, anatomy: Anatomy, plan: Plan, slices: Slices) -> 
     Raises InvalidTarget for blocks that are not there, UnsupportedGraph for a block that reads what another one kept.
     """
     new: dict[str, tuple[str, int]] = {}
+    refuse_unknown(anatomy, plan.repeat_blocks)
     for stack in anatomy.stacks:
         gone = set(plan.drop_blocks.get(stack.name, ()))
         counts = Counter(plan.repeat_blocks.get(stack.name, ()))

@@ -11,6 +11,7 @@ from graphclone.anatomy.parts import Ids
 from graphclone.anatomy.trace import Value, describe
 from graphclone.errors import UnsupportedGraph
 from graphclone.surgery.cut import Cut
+from graphclone.surgery.divisors import divisor
 from graphclone.surgery.head_scale import attention_scale, attribute_scale
 from graphclone.surgery.resizer import Edit, Row
 
@@ -200,12 +201,14 @@ def _of_stream(cut: Cut, value: float, source: Value) -> Root | None:
 
 
 def scalar(edit: Edit) -> None:
-    """A factor on the residual stream that is a root of its width follows it; on attention, of the width of a head."""
+    """A factor on the residual stream that is a root of its width follows it; what makes a mean of a sum, its length;
+    on attention, the width of a head."""
     for place in range(2):
         root = root_of(edit.cut, edit.parent, place)
-        if root is not None:
+        number = divisor(edit.cut, edit.parent, place) if root is None else root.kept**root.power
+        if number is not None:
             data = edit.operand(place)
-            edit.replace(place, np.full(data.shape, root.kept**root.power).astype(data.dtype))
+            edit.replace(place, np.full(data.shape, number).astype(data.dtype))
             return
     attention_scale(edit)
 

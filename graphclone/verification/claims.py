@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from graphclone.errors import BadData, VerificationFailed
+from graphclone.errors import GraphCloneError, VerificationFailed
 from graphclone.graph import Model
 from graphclone.plan import Plan
 
@@ -44,7 +44,8 @@ class Slice:
 
 @dataclass(frozen=True)
 class Claims:
-    """The metadata, read. ``trained``: the weights were changed by training after the cut."""
+    """The metadata, read. ``trained``: the weights were changed by training after the cut. ``groups``: how many neurons
+    the parent has of each group that the plan names; clones of before do not say."""
 
     plan: Plan
     parent_sha256: str
@@ -52,6 +53,7 @@ class Claims:
     version: str
     slices: Mapping[str, Slice]
     trained: bool = False
+    groups: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def tokens(self) -> Indices | None:
@@ -73,10 +75,12 @@ def read(clone: Model) -> Claims:
     try:
         takes = [_indices(take) for take in json.loads(held.get("takes", "[]"))]
         slices = {name: _slice(claim, takes) for name, claim in json.loads(held["slices"]).items()}
+        groups = {name: int(size) for name, size in json.loads(held.get("groups", "{}")).items()}
         plan = Plan.from_json(held["plan"], PREFIX + "plan")
-    except (ValueError, TypeError, LookupError, AttributeError, OverflowError, BadData) as reason:
+    except (ValueError, TypeError, LookupError, AttributeError, OverflowError, GraphCloneError) as reason:
         raise VerificationFailed(f"{clone.path or 'the clone'}: malformed metadata ({reason})") from None
-    return Claims(plan, held["parent_sha256"], held["method"], held["version"], slices, held.get("trained") == "true")
+    trained = held.get("trained") == "true"
+    return Claims(plan, held["parent_sha256"], held["method"], held["version"], slices, trained, groups)
 
 
 def _indices(take: Any) -> Indices:

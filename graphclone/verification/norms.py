@@ -2,7 +2,8 @@
 
 In the zeroed parent a dropped channel is zero, but it still counts: a mean over d channels of which k are kept is k/d
 of the mean over those, and a centred channel that was dropped is minus the mean. So each mean takes the kept alone:
-mean(x) becomes mean(x * mask) * d / k, and norms that are one operator are written out so.
+mean(x) becomes mean(x * mask) * d / k, sum(x) / d becomes sum(x * mask) / k whatever the clone divides by, and norms
+that are one operator are written out so.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ import onnx_graphsurgeon as gs
 from graphclone.errors import GraphCloneError, UnsupportedGraph
 from graphclone.graph import Model, to_proto
 from graphclone.verification.claims import Claims
+from graphclone.verification.sums import SUMS, lengths
 
 Array = np.ndarray[Any, Any]
 REACH = 12  # nodes from a mean to the gain behind it
+AXES_AS_INPUT = 13  # the opset from which ReduceSum takes its axes as an input
 FLOATS = {np.dtype(np.float64): onnx.TensorProto.DOUBLE}
 
 
@@ -57,12 +60,15 @@ OTHERS = (
 
 def narrowed(parent: Model, clone: Model) -> dict[str, tuple[int, int]]:
     """Norms of the clone whose mean is over fewer channels than the parent's: first output -> (the parent's, its)."""
-    before, after = _widths(parent), _widths(clone)
+    before, after = _widths(parent), _widths(clone, sums=True)
     return {n: (before[n], width) for n, width in after.items() if n in before and width < before[n]}
 
 
-def _widths(model: Model) -> dict[str, int]:
-    """Channels over which each norm averages, by its output: the last axis of its input, where that is known."""
+def _widths(model: Model, sums: bool = False) -> dict[str, int]:
+    """Channels over which each norm averages, by its output: the last axis of its input, where that is known.
+
+    ``sums``: of every sum, divided by its length or not. A clone is not believed that it divides by the right one.
+    """
     values = _values(model)
     found: dict[str, int] = {}
     for node in model.graph.nodes:
@@ -70,7 +76,7 @@ def _widths(model: Model) -> dict[str, int]:
         if node.op in FORMS:
             gain = _constant(node.inputs[FORMS[node.op].gain])
             found[node.outputs[0].name] = int(gain.shape[-1]) if gain is not None else dims[-1] if dims else 0
-        elif dims and _axes(node, len(dims)) in ([-1], [len(dims) - 1]):
+        elif dims and _axes(node, len(dims)) in ([-1], [len(dims) - 1]) and (sums or _averages(node, dims[-1])):
             found[node.outputs[0].name] = dims[-1]
     return {name: width for name, width in found.items() if width}
 
@@ -97,11 +103,16 @@ def _values(model: Model) -> dict[str, Known]:
     return found
 
 
+def _averages(node: gs.Node, width: int) -> bool:
+    return node.op not in SUMS or bool(lengths(node, width))
+
+
 def _axes(node: gs.Node, rank: int) -> list[int]:
-    """Over which axes a node averages: by attribute or, from opset 18 on, its second input; pools over all but two."""
+    """Over which axes a node averages or sums: by attribute or, from opset 18 on (sums: 13), its second input; pools
+    over all but two."""
     if node.op == "GlobalAveragePool":
         return list(range(2, rank))
-    if node.op != "ReduceMean":
+    if node.op != "ReduceMean" and node.op not in SUMS:
         return []
     given = node.attrs.get("axes")
     if given is None and len(node.inputs) > 1 and isinstance(node.inputs[1], gs.Constant):
@@ -118,6 +129,7 @@ def leave_out(model: Model, parent: Model, clone: Model, claims: Claims) -> None
     if thinner and (other := next((n for n in parent.graph.nodes if n.op in OTHERS), None)):
         raise UnsupportedGraph(f"{other.op} node {other.name!r} may average over channels that were cut")
     masks = {name_of(n): _mask(n, *thinner[name_of(n)], claims) for n in parent.graph.nodes if name_of(n) in thinner}
+    _shorten(model, parent, thinner)
     values = _values(model) if thinner else {}
     made: list[gs.Node] = []
     for node in model.graph.nodes:
@@ -125,10 +137,20 @@ def leave_out(model: Model, parent: Model, clone: Model, claims: Claims) -> None
         if name not in masks:
             made.append(node)
             continue
-        writer = _Writer(name, masks[name], thinner[name][0] / thinner[name][1])
+        before, after = thinner[name]
+        writer = _Writer(name, masks[name], 1.0 if node.op in SUMS else before / after, int(model.graph.opset))
         dtype = np.dtype(values.get(node.inputs[0].name, Known()).dtype)
         made += writer.norm(node, FORMS[node.op], dtype) if node.op in FORMS else writer.mean(node, dtype)
     model.graph.nodes[:] = made
+
+
+def _shorten(model: Model, parent: Model, thinner: Mapping[str, tuple[int, int]]) -> None:
+    """Sums over fewer channels are divided by how many there are, in place."""
+    twins = {name_of(node): node for node in model.graph.nodes}
+    for node in parent.graph.nodes:
+        before, after = thinner.get(name_of(node), (0, 0))
+        for length in lengths(node, before) if node.op in SUMS and after else ():
+            length.shorten(twins[name_of(length.node)], after)
 
 
 def _mask(node: gs.Node, width: int, left: int, claims: Claims) -> Array:
@@ -186,6 +208,7 @@ class _Writer:
     stem: str
     mask: Array
     factor: float
+    opset: int
     count: int = 0
 
     def mean(self, node: gs.Node, dtype: np.dtype[Any]) -> list[gs.Node]:
@@ -230,10 +253,12 @@ class _Writer:
         self, op: Callable[..., gs.Variable], x: gs.Variable, form: Form, node: gs.Node, wide: np.dtype[Any]
     ) -> gs.Variable:
         mask, factor = self._constant(self.mask, wide), self._constant(self.factor / self.mask.size, wide)
-        last = self._constant(-1, np.dtype(np.int64))
+        as_input = self.opset >= AXES_AS_INPUT
+        axes = [self._constant(-1, np.dtype(np.int64))] if as_input else []
+        named: dict[str, Any] = {"keepdims": 1} if as_input else {"keepdims": 1, "axes": [-1]}
 
         def mean(value: gs.Variable) -> gs.Variable:
-            return op("Mul", op("ReduceSum", op("Mul", value, mask), last, keepdims=1), factor)
+            return op("Mul", op("ReduceSum", op("Mul", value, mask), *axes, **named), factor)
 
         if form.centred:
             x = op("Sub", x, mean(x))

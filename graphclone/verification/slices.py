@@ -63,7 +63,7 @@ def _unplanned(before: Mapping[str, Array], claims: Claims) -> Iterator[str]:
 
 
 def _unused_keeps(before: Mapping[str, Array], claims: Claims) -> Iterator[str]:
-    """Kept sets that no axis shows, although they are not the leading run that also 'everything' would be."""
+    """Kept sets that no axis shows, although they are not all that the parent has."""
     known: dict[tuple[bytes, int], frozenset[bytes] | None] = {}
     kept = _kept_sets(claims.plan)
     shown: set[bytes] = set()
@@ -75,7 +75,9 @@ def _unused_keeps(before: Mapping[str, Array], claims: Claims) -> Iterator[str]:
         if group.startswith(gone):
             continue
         array = np.asarray(neurons, dtype=np.int64)
-        if array.tobytes() in shown or np.array_equal(array, np.arange(array.size)):
+        # a clone that says of no group how many there were, as those of before, may have kept everything
+        whole = claims.groups.get(group, 0 if claims.groups else array.size)
+        if array.tobytes() in shown or np.array_equal(array, np.arange(whole)):
             continue
         if not any(shows(indices, size, array) for _, _, indices, size in axes):
             yield f"group {group} keeps {array.size} neurons in the plan, and no weight is cut so"
@@ -129,6 +131,17 @@ def _factors(
             found = _both(first, indices[count:] - boundary, size - boundary, kept, known)
             if found is not None:
                 return found
+    return _before_whole_parts(indices, size, kept)
+
+
+def _before_whole_parts(indices: Indices, size: int, kept: frozenset[bytes]) -> frozenset[bytes] | None:
+    """A kept set, then parts that stay whole: 71 queries, a key and a value in an axis of 73, which nothing divides."""
+    for rest in range(1, min(PARTS, indices.size - 1) + 1):
+        if indices[-rest] != size - rest:
+            return None
+        first = indices[:-rest]
+        if first.tobytes() in kept and first.max() < size - rest:
+            return frozenset([first.tobytes()])
     return None
 
 

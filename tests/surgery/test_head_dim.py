@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
@@ -14,9 +15,10 @@ from graphclone.errors import InvalidTarget
 from graphclone.feeds import tiny_feeds
 from graphclone.planner import Target
 from graphclone.surgery.head_scale import rooted
-from tests.surgery.parents import outputs, parent
+from tests.surgery.parents import Parent, outputs, parent
 from tests.surgery.rescaled import rescaled
 from tests.surgery.silenced import answer
+from tests.surgery.tied import HEADS, HIDDEN, Decoder, assembled
 from tests.surgery.zoo_parent import zoo_parent
 from tests.tolerances import assert_close
 
@@ -82,6 +84,45 @@ def test_pairs_stay_pairs_in_every_layout(name, column):
         found.anatomy.stacks[0].blocks[0].attention[0].head_dim // 2
     }
     pipeline.verify(found.model, made, plan).raise_if_failed()
+
+
+ROOT = {"root": np.array((HIDDEN // HEADS) ** 0.5, np.float32)}
+MASK = {"far": np.array(99, np.float32), "never": np.array(-1e4, np.float32)}
+BEFORE = {  # what scores pass before they are divided -> nodes, _ for what the last one made; numbers they read
+    "nothing": ((), {}),
+    "an axis more": ((("Unsqueeze", "_ at"),), {"at": np.array([0])}),
+    "a mask": ((("Less", "_ far"), ("Where", "_ scores never")), MASK),
+    "a mask and an axis": ((("Less", "_ far"), ("Where", "_ scores never"), ("Unsqueeze", "_ at")), {"at": [0]} | MASK),
+    "another shape": ((("Reshape", "_ flat"), ("Add", "_ far"), ("Cast", "_")), {"flat": [0, HEADS, -1]} | MASK),
+}
+
+
+@dataclass
+class Scaled(Decoder):
+    """Scores are divided by the root of a head's width; ``before``: a name of BEFORE."""
+
+    before: str = "nothing"
+
+    def scores(self, q, k, i):
+        made = scores = super().scores(q, k, i)
+        nodes, numbers = BEFORE[self.before]
+        self.weights |= {name: np.asarray(value) for name, value in (numbers | ROOT).items()}
+        for place, (op, read) in enumerate(nodes):
+            inputs = [{"_": made, "scores": scores}.get(name, name) for name in read.split()]
+            made = self.add(op, inputs, f"{scores}.{place}", **({"to": 1} if op == "Cast" else {}))
+        made = self.add("Div", [made, "root"], f"{scores}.divided")
+        return self.add("Reshape", [made, self.add("Shape", [scores], f"{scores}.shape")], f"{scores}.scaled")
+
+
+@pytest.mark.parametrize("before", BEFORE)
+def test_the_divisor_of_scores_follows_wherever_it_stands(before):
+    model = assembled(Scaled(before=before))
+    found = Parent(before, "by hand", model, inspect(model))
+    plan = pipeline.plan(found.anatomy, None, Target(head_dim="50%"), importance="uniform", method="none")
+    made = pipeline.clone(model, plan, anatomy=found.anatomy)
+    fed = tiny_feeds(model, 2, 9)
+    assert_close(answer(made, fed), answer(rescaled(found, plan.keep, np.sqrt(2)), fed))
+    pipeline.verify(model, made, plan).raise_if_failed()
 
 
 def test_frequencies_that_are_picked_one_by_one_are_a_refusal_with_the_reason():

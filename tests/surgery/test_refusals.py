@@ -70,8 +70,9 @@ def test_every_block(found):
     refused(found, r"cannot drop blocks \[0, 1, 2\] of the 3", drop_blocks={"blocks": (0, 1, 2)})
 
 
-def test_a_stack_that_is_not_there(found):
-    refused(found, "no stack named decoder; the parent has blocks", drop_blocks={"decoder": (0,)})
+@pytest.mark.parametrize("what", ["drop_blocks", "drop_attention", "drop_feed_forward", "repeat_blocks"])
+def test_a_stack_that_is_not_there(found, what):
+    refused(found, "no stack named decoder; the parent has blocks", **{what: {"decoder": (0,)}})
 
 
 @pytest.mark.parametrize("keep", [(), (1, 1), (-1, 0)], ids=["nothing", "twice", "negative"])

@@ -50,11 +50,14 @@ class Decoder:
     def attention(self, x, i):
         h = self.norm(x, f"before{i}")
         q, k, v = (self.heads(h, f"{n}{i}", [0, 2, 3, 1] if n == "k" else ORDER) for n in "qkv")
-        shares = self.add("Softmax", [self.add("MatMul", [q, k], f"scores{i}")], f"shares{i}", axis=-1)
+        shares = self.add("Softmax", [self.scores(q, k, i)], f"shares{i}", axis=-1)
         context = self.add("Transpose", [self.add("MatMul", [shares, v], f"context{i}")], f"turned{i}", perm=ORDER)
         flat = self.add("Reshape", [context, "join"], f"joined{i}")
         out = self.add("MatMul", [flat, self.weight(f"o{i}", HIDDEN, HIDDEN)], f"attended{i}")
         return self.add("Add", [x, out], f"middle{i}")
+
+    def scores(self, q, k, i):
+        return self.add("MatMul", [q, k], f"scores{i}")
 
     def inner(self, name, i, *shape):
         """A weight of the feed-forward, in one of the ways in which files hold them."""
@@ -74,7 +77,10 @@ class Decoder:
 
 
 def tied_parent(**how: bool) -> Model:
-    made = Decoder(**how)
+    return assembled(Decoder(**how))
+
+
+def assembled(made: Decoder) -> Model:
     x = made.add("Gather", [made.weight("embed", VOCAB, HIDDEN), "input_ids"], "embedded")
     for i in range(LAYERS):
         x = made.feed_forward(made.attention(x, i), i)

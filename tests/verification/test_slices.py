@@ -89,6 +89,26 @@ def test_slices_that_the_plan_does_not_ask_for_fail(parent: Model, make_clone: C
     assert checks["weights are the parent's slices"].passed
 
 
+@pytest.mark.parametrize(
+    ("groups", "kept", "verdict"),
+    [
+        ({"block.0.ffn": 8}, range(4), Verdict.FAILED),  # the first 4 of 8, and nothing is cut
+        ({"another": 4}, range(4), Verdict.FAILED),
+        ({"block.0.ffn": 8}, range(8), Verdict.PASSED),
+        ({}, range(4), Verdict.PASSED),  # written before clones said how many there were
+    ],
+)
+def test_an_uncut_parent_is_no_clone_that_keeps_the_first(
+    parent: Model, make_clone: Callable[..., Model], groups: dict[str, int], kept: range, verdict: Verdict
+) -> None:
+    def claim(weights: dict[str, np.ndarray[Any, Any]], metadata: dict[str, Any]) -> None:
+        replan(metadata, list(kept))
+        metadata["groups"] = groups
+
+    checks = examine(parent, make_clone(tuple(range(8)), change=claim))
+    assert checks["the plan is carried out"].verdict is verdict
+
+
 def test_trained_weights_are_not_called_slices(parent: Model, make_clone: Callable[..., Model]) -> None:
     def train(weights: dict[str, np.ndarray[Any, Any]], metadata: dict[str, Any]) -> None:
         nudge_a_weight(weights, metadata)
@@ -111,6 +131,10 @@ NEURONS = np.array([1, 2, 5])
         ((np.arange(3)[:, None, None] * 12 + HEADS[:, None] * 3 + np.arange(3)).ravel(), 36, True),  # packed Q|K|V
         ((HEADS[:, None] * 8 + NEURONS).ravel(), 32, True),  # heads and neurons inside
         (np.concatenate([HEADS, 4 + np.arange(2), 6 + np.arange(2)]), 8, True),  # unequal parts: Q cut, K and V whole
+        (np.concatenate([HEADS, [5, 6]]), 7, True),  # a prime number of heads: Q cut of 5, K and V whole
+        ((np.concatenate([HEADS, [5, 6]])[:, None] * 8 + np.arange(8)).ravel(), 56, True),  # the same, each 8 wide
+        (np.concatenate([HEADS, [4, 6]]), 7, False),
+        (np.concatenate([NEURONS[:2], [6]]), 7, False),
         (np.array([0, 1, 2]), 8, False),
         ((HEADS[:, None] * 3 + np.arange(2)).ravel(), 12, False),
         (NEURONS[::-1], 8, False),

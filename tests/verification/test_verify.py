@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,15 @@ def test_malformed_metadata_is_a_failed_check(
     clone = make_clone()
     clone.metadata[f"graphclone.{key}"] = text
     assert not verify(parent, clone).passed
+
+
+@pytest.mark.parametrize("change", [{"method": "another"}, {"format": 2}, {"keep": {"block.0.ffn": [1, 1]}}])
+def test_a_plan_that_cannot_be_is_a_failed_check(
+    parent: Model, make_clone: Callable[..., Model], change: dict[str, Any]
+) -> None:
+    clone = make_clone()
+    clone.metadata["graphclone.plan"] = json.dumps(json.loads(clone.metadata["graphclone.plan"]) | change)
+    assert verdicts(verify(parent, clone))["metadata"] is Verdict.FAILED
 
 
 def test_another_parent_and_another_plan_are_noticed(parent: Model, make_clone: Callable[..., Model]) -> None:

@@ -45,6 +45,15 @@ def attend(trace: Trace, node: gs.Node, q: Value, k: Value, v: Value) -> Value:
     return Value((*q.shape[:3], v.shape[3]), (q.axis(0), q.axis(1), q.axis(2) or shared, v.axis(3)))
 
 
+def biased(trace: Trace, node: gs.Node, q: Value, bias: Value | None) -> None:
+    """What is added to scores [batch, head, query, key] may differ from head to head; tokens it tells apart stay."""
+    if bias is None or len(bias.shape) != 4:
+        return
+    if bias.shape[1] == q.shape[2]:
+        trace.tie(node, q.axis(2), bias.axis(1))
+    trace.pin(bias.axis(2) + bias.axis(3), f"attended to by {describe(node)}")
+
+
 def merged(trace: Trace, context: Value) -> Value:
     return reshaped(trace, context, (*context.shape[:2], context.shape[2] * context.shape[3]))
 
@@ -90,6 +99,7 @@ def packed_attention(trace: Trace, node: gs.Node, inputs: list[Value | None]) ->
     ends = np.cumsum(sizes)
     parts = [taken(packed, 2, np.arange(e - s, e)) for s, e in zip(sizes, ends, strict=True)]
     q, k, v = (by_head(trace, p, heads) for p in parts)
+    biased(trace, node, q, optional(inputs, 5))
     context = attend(trace, node, q, k, v)
     trace.count(node, "num_heads", q.axis(2), heads)
     for place, part in enumerate(parts):
@@ -99,7 +109,7 @@ def packed_attention(trace: Trace, node: gs.Node, inputs: list[Value | None]) ->
 
 @row("MultiHeadAttention", domain=CONTRIB)
 def multi_head_attention(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
-    """Separate queries, keys and values; an optional bias over all three."""
+    """Separate queries, keys and values; an optional bias over all three, and one of the scores."""
     heads = int(node.attrs["num_heads"])
     query, key, value = first(inputs), optional(inputs, 1), optional(inputs, 2)
     if key is None or value is None or len(query.shape) != 3:
@@ -110,6 +120,7 @@ def multi_head_attention(trace: Trace, node: gs.Node, inputs: list[Value | None]
         for part, end in zip((query, key, value), ends, strict=True):
             trace.tie(node, part.axis(2), taken(bias, 0, np.arange(end - part.shape[2], end)).axis(0))
     q, k, v = (by_head(trace, p, heads) for p in (query, key, value))
+    biased(trace, node, q, optional(inputs, 5))
     context = attend(trace, node, q, k, v)
     trace.count(node, "num_heads", q.axis(2), heads)
     caches = [with_cache(trace, node, p, optional(inputs, 6 + i)) for i, p in enumerate((k, v))]
@@ -118,7 +129,8 @@ def multi_head_attention(trace: Trace, node: gs.Node, inputs: list[Value | None]
 
 @row("GroupQueryAttention", domain=CONTRIB)
 def group_query_attention(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
-    """Keys and values of fewer heads, a cache, and rotary embedding inside where do_rotary says so."""
+    """Keys and values of fewer heads, a cache, and rotary embedding inside where do_rotary says so. A sink is one more
+    score a head, of no token."""
     heads, kv_heads = int(node.attrs["num_heads"]), int(node.attrs["kv_num_heads"])
     query, key, value = first(inputs), optional(inputs, 1), optional(inputs, 2)
     if key is None or value is None:
@@ -130,6 +142,10 @@ def group_query_attention(trace: Trace, node: gs.Node, inputs: list[Value | None
     if node.attrs.get("do_rotary"):
         for part in (q, k):
             rotate(trace, node, part, optional(inputs, 7), optional(inputs, 8), node.attrs.get("rotary_interleaved", 0))
+    biased(trace, node, q, optional(inputs, 10))
+    sink = optional(inputs, 11)
+    if sink is not None:
+        trace.tie(node, q.axis(2), sink.axis(0))
     context = attend(trace, node, q, k, v)
     trace.count(node, "num_heads", q.axis(2), heads)
     trace.count(node, "kv_num_heads", k.axis(2), kv_heads)
@@ -196,9 +212,7 @@ def standard_attention(trace: Trace, node: gs.Node, inputs: list[Value | None]) 
     heads = int(node.attrs["q_num_heads"]) if flat else query.shape[1]
     kv_heads = int(node.attrs["kv_num_heads"]) if flat else key.shape[1]
     q, k, v = by_head(trace, query, heads), by_head(trace, key, kv_heads), by_head(trace, value, kv_heads)
-    mask = optional(inputs, 3)
-    if mask is not None and len(mask.shape) == 4 and mask.shape[1] == heads:
-        trace.tie(node, q.axis(2), mask.axis(1))
+    biased(trace, node, q, optional(inputs, 3))
     context = attend(trace, node, q, k, v)
     if flat:
         trace.count(node, "q_num_heads", q.axis(2), heads)

@@ -17,6 +17,7 @@ def tokens(*names):
 
 
 QK = {("q", 2): "shared", ("k", 2): "shared"}
+ADDED = {("s", 2): "pinned", ("s", 3): "pinned"}
 TABLES = {"cos": floats(8, DIM // 2), "sin": floats(8, DIM // 2) * np.float32(0.5)}
 WIDE_TABLES = {"cos": floats(8, WIDE // 2), "sin": floats(8, WIDE // 2) * np.float32(0.5)}
 LOOKED_UP = {("cos", 0): "pinned", ("sin", 0): "pinned"}
@@ -66,10 +67,41 @@ CASES = [
         num_heads=HEADS,
     ),
     case(
+        "with scores added",
+        "Attention",
+        {"x": floats(1, LENGTH, 6), "w": floats(6, 3 * HIDDEN), "b": floats(3 * HIDDEN), "!m": 0, "!past": 0}
+        | {"s": floats(1, HEADS, LENGTH, LENGTH)},
+        tokens("x") | {("x", 2): "noted", ("w", 0): "noted", ("w", 1): "shared", ("b", 0): "shared"} | ADDED,
+        domain=MICROSOFT,
+        num_heads=HEADS,
+    ),
+    case(
+        "with scores added",
+        "MultiHeadAttention",
+        {"q": floats(1, LENGTH, HIDDEN), "k": floats(1, 5, HIDDEN), "v": floats(1, 5, HIDDEN), "!b": 0, "!m": 0}
+        | {"s": floats(1, HEADS, LENGTH, 5)},
+        QK | tokens("k", "v") | ADDED,
+        domain=MICROSOFT,
+        num_heads=HEADS,
+    ),
+    case(
         "",
         "Attention",
         {"q": floats(1, LENGTH, HIDDEN), "k": floats(1, 5, KV), "v": floats(1, 5, KV)},
         QK | tokens("k", "v"),
+        q_num_heads=HEADS,
+        kv_num_heads=KV_HEADS,
+    ),
+    case(
+        "with a mask of scores",
+        "Attention",
+        {
+            "q": floats(1, LENGTH, HIDDEN),
+            "k": floats(1, 5, KV),
+            "v": floats(1, 5, KV),
+            "s": floats(1, HEADS, LENGTH, 5),
+        },
+        QK | tokens("k", "v") | ADDED,
         q_num_heads=HEADS,
         kv_num_heads=KV_HEADS,
     ),
@@ -99,6 +131,19 @@ CASES = [
         num_heads=HEADS,
         kv_num_heads=KV_HEADS,
         do_rotary=1,
+    ),
+    case(
+        "with scores added and a sink",
+        "GroupQueryAttention",
+        GROUPED
+        | {"!past_k": 0, "!past_v": 0}
+        | COUNTS
+        | {"!cos": 0, "!sin": 0, "!p": 0, "a": floats(1, HEADS, LENGTH, LENGTH), "sink": floats(HEADS)},
+        QK | CAUSAL | {("a", 2): "pinned", ("a", 3): "pinned"},
+        domain=MICROSOFT,
+        outputs=("y", "present_k", "present_v"),
+        num_heads=HEADS,
+        kv_num_heads=KV_HEADS,
     ),
     case(
         "",
