@@ -3,7 +3,7 @@
 A block of 32 neighbours shares a scale, so that cutting integers could only keep whole blocks; numbers of 4 bits lie
 two in a byte. Both are read as the numbers they stand for; the clone stores these. Integers with a scale a channel or a
 tensor are not touched: they are cut where they stand. Formats: onnxruntime/docs/ContribOperators.md (MatMulNBits,
-GatherBlockQuantized), onnx/docs/Operators.md (DequantizeLinear-21).
+GatherBlockQuantized), onnx/docs/Operators.md (DequantizeLinear-23).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
+from onnx import helper
 
 from graphclone.errors import UnsupportedGraph
 
@@ -200,10 +201,10 @@ def _rows(node: gs.Node) -> Array:
     return _read(numbers, zeros, _spread(node, scales, numbers.shape, axis, block))
 
 
-def _read(numbers: Array, zeros: Array | float, scales: Array) -> Array:
-    """(numbers - zeros) * scales, in float32, rounded once to the scales' type."""
+def _read(numbers: Array, zeros: Array | float, scales: Array, kind: Any = None) -> Array:
+    """(numbers - zeros) * scales, in float32, rounded once: to the scales' type where no other is given."""
     wide = numbers.astype(np.float32) - np.asarray(zeros).astype(np.float32)
-    return np.asarray(wide * scales.astype(np.float32)).astype(scales.dtype)
+    return np.asarray(wide * scales.astype(np.float32)).astype(kind or scales.dtype)
 
 
 def _spread(node: gs.Node, setting: Array, shape: tuple[int, ...], axis: int, block: int) -> Array:
@@ -239,7 +240,9 @@ def _linear(node: gs.Node, made: _Made) -> list[gs.Node] | None:
         return _spread(node, setting, numbers.shape, axis, block) if blocked else setting.reshape(along)
 
     zeros = 0 if zero is None else placed(zero)
-    floats = made.constant(node, (0, 1, 2), lambda: _read(numbers, zeros, placed(scales)))
+    wanted = int(node.attrs.get("output_dtype", 0))
+    kind = helper.tensor_dtype_to_np_dtype(wanted) if wanted else None
+    floats = made.constant(node, (0, 1, 2), lambda: _read(numbers, zeros, placed(scales), kind))
     output = node.outputs[0]
     node.outputs.clear()
     node.inputs.clear()

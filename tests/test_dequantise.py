@@ -7,9 +7,11 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+import torch
 
 from graphclone.errors import UnsupportedGraph
 from graphclone.graph import from_proto
+from graphclone.pytorch.module import to_torch
 from graphclone.verification.sessions import open_session
 from tests.tiny_models import assemble, info, make
 from tests.tolerances import assert_close
@@ -60,6 +62,28 @@ def test_a_block_is_as_long_as_the_node_says(size: int, block: int, kind, axis: 
     proto = blocked(kind, size, block, axis, zero)
     x = np.random.default_rng(1).standard_normal((2, [size, COLUMNS][axis % 2])).astype(np.float32)
     assert_read_as_it_runs(proto, {"x": x})
+
+
+@pytest.mark.parametrize("settings", [{"axis": 0, "block_size": 32}, {"axis": 1}], ids=["blocks", "columns"])
+@pytest.mark.parametrize(("scale", "asked"), [(np.float16, np.float32), (np.float32, np.float16)])
+def test_numbers_have_the_type_that_the_node_asks_for(scale, asked, settings) -> None:
+    """output_dtype (onnx DequantizeLinear-23): half precision is no station on the way to float32. Scales of columns
+    stay in the graph, and PyTorch reads them there."""
+    rng = np.random.default_rng(0)
+    scales = (rng.random((2, 8) if settings["axis"] == 0 else 8) + 0.1).astype(scale)
+    weights = {"w": rng.integers(-8, 8, (64, 8)).astype(np.int8), "s": scales}
+    number = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(asked))
+    read = make("DequantizeLinear", ["w", "s"], ["d"], output_dtype=number, **settings)
+    tensors = {"inputs": [info("x", number, (64, 8))], "outputs": [info("y", number, (64, 8))]}
+    made = assemble([read, make("Add", ["x", "d"], ["y"])], weights, **tensors)
+    made.opset_import[0].version, made.ir_version = 23, 10
+    x = np.zeros((64, 8), asked)
+    wanted = in_runtime(made, {"x": x})
+    (found,) = open_session(from_proto(made), optimise=False).run({"x": x}).values()
+    learnt = to_torch(from_proto(made))(x=torch.from_numpy(x))["y"].detach().numpy()
+    assert found.dtype == learnt.dtype == wanted.dtype == asked
+    np.testing.assert_array_equal(found, wanted)
+    np.testing.assert_array_equal(learnt, wanted)
 
 
 @pytest.mark.parametrize("attributes", [{"block_size": 0}, {"block_size": 16}, {"axis": 1}, {"axis": 5}])

@@ -105,6 +105,8 @@ def clone(
 ) -> None:
     """Write a smaller model of exactly the asked shape, examined before it gets its name."""
     refuse_inputs(out, model, locals())
+    if latency is None:
+        typed.refuse("a run is timed for --latency alone: give that as well, or leave it out", "timed")
     files = cloning.Files.of(model, out, side_files, asked=with_config)
     wish = wished(locals())
     parent = opened(files.model, out)

@@ -13,6 +13,7 @@ from graphclone.cli.app import run
 
 TEACHER = "of what a teacher says: give --teacher PARENT.onnx too"
 PLAN = "--plan already says how neurons and blocks were chosen: leave it out"
+TIMED = "a run is timed for --latency alone: give that as well, or leave it out"
 MERGE = "--merge adds up files of statistics, which were measured: leave it out"
 TRAIN = ("train", "MODEL", "--data", "random:3", "-o", "out.onnx")
 CLONE = ("clone", "MODEL", "out.onnx", "--plan", "plan.json")
@@ -21,6 +22,8 @@ REFUSED = [
     (CLONE, ("--importance", "equal-vote"), PLAN),  # the default, but somebody asked for it
     (CLONE, ("--method", "paper"), PLAN),
     (CLONE, ("--depth", "uniform"), PLAN),
+    (CLONE, ("--timed", "1x64"), TIMED),
+    (("clone", "MODEL", "out.onnx", "--params", "50%"), ("--timed", "1x128"), TIMED),
     (TRAIN, ("--teacher-weight", "0.3"), TEACHER),
     (TRAIN, ("--hidden-weight", "5"), TEACHER),
     (TRAIN, ("--cache", "said"), TEACHER),

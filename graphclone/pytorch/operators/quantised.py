@@ -1,4 +1,4 @@
-"""Integers that stand for numbers (onnx DequantizeLinear-21, DynamicQuantizeLinear-11, MatMulInteger-10).
+"""Integers that stand for numbers (onnx DequantizeLinear-23, DynamicQuantizeLinear-11, MatMulInteger-10).
 
 A weight of integers is a buffer of integers, and its scale a parameter. What is quantised on the way is rounded as ONNX
 Runtime rounds it, and gradients pass straight through the rounding (arXiv 1308.3432): where integers are read as
@@ -55,12 +55,14 @@ def _spread(call: Call, setting: Any, x: Any) -> Any:
 @row("DequantizeLinear", *VERSIONS, gains=(1,))
 @row("DequantizeLinear", 1, domain=CONTRIB, gains=(1,))
 def dequantize_linear(call: Call, x: Any, scale: Any, zero_point: Any = None) -> Any:
-    wanted = call.attr("output_dtype", 0)
-    numbers = as_numbers(call, x, call.dtype(scale))
+    asked = int(call.attr("output_dtype", 0))
+    wanted = call.torch_type(asked) if asked else call.dtype(scale)
+    wide = torch.promote_types(wanted, call.dtype(scale))
+    numbers = as_numbers(call, x, wide)
     if zero_point is not None:
-        numbers = numbers - _spread(call, as_numbers(call, zero_point, call.dtype(scale)), x)
-    result = numbers * _spread(call, scale, x)
-    return result.to(call.torch_type(int(wanted))) if wanted else result
+        numbers = numbers - _spread(call, as_numbers(call, zero_point, wide), x)
+    result = numbers * _spread(call, scale if call.dtype(scale) == wide else scale.to(wide), x)
+    return result if wanted == wide else result.to(wanted)
 
 
 @row("QuantizeLinear", *VERSIONS, gains=(1,))
