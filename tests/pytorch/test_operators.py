@@ -17,10 +17,24 @@ from graphclone.errors import UnsupportedGraph
 from graphclone.pytorch.module import to_torch
 from graphclone.pytorch.operators import TABLE, rows
 from tests.pytorch.cases import attention, elementwise, movement, products, quantised
+from tests.pytorch.cases.case import MICROSOFT
 from tests.tolerances import assert_close
 
 CASES = [*elementwise.CASES, *movement.CASES, *products.CASES, *attention.CASES, *quantised.CASES]
 NO_KERNEL = ("NOT_IMPLEMENTED", "NotImplemented", "no kernel", "Could not find an implementation")
+
+
+def made_of(nodes, inputs, outputs, constants=None, opset=17, dtype=onnx.TensorProto.FLOAT):
+    """A graph of nodes; ``inputs`` name -> shape, of one type."""
+    made = onnx.helper.make_graph(
+        nodes,
+        "g",
+        [onnx.helper.make_tensor_value_info(n, dtype, shape) for n, shape in inputs.items()],
+        [onnx.ValueInfoProto(name=n) for n in outputs],
+        [onnx.numpy_helper.from_array(np.asarray(a), n) for n, a in (constants or {}).items()],
+    )
+    opsets = [onnx.helper.make_opsetid("", opset), onnx.helper.make_opsetid(MICROSOFT, 1)]
+    return onnx.helper.make_model(made, opset_imports=opsets, ir_version=10)  # noqa: TID251  made without graphclone
 
 
 def expected(case):
@@ -58,6 +72,35 @@ def test_row_computes_what_onnx_runtime_computes(case):
         else:
             assert found.shape == wanted.shape
             np.testing.assert_array_equal(found, wanted)
+
+
+NAMED = [
+    ("LayerNormalization", "", ["x", "g"], ["y", "mean", "inverse"], {}),
+    ("SkipLayerNormalization", MICROSOFT, ["x", "x", "g"], ["y", "mean", "inverse", "total"], {}),
+    ("MaxPool", "", ["x"], ["y", "indices"], {"kernel_shape": [2]}),
+    ("BatchNormalization", "", ["x", "one", "one", "one", "one"], ["y"], {}),
+]  # operators with outputs that a row does not compute
+
+
+@pytest.mark.parametrize(("op", "domain", "inputs", "outputs", "attributes"), NAMED, ids=lambda v: str(v)[:30])
+def test_outputs_that_nothing_reads_may_have_names(op, domain, inputs, outputs, attributes):
+    def proto(read):
+        return made_of(
+            [onnx.helper.make_node(op, inputs, outputs, "the_node", domain=domain, **attributes)],
+            {"x": ["b", 3, 4]},
+            read,
+            {"g": np.array([0.5, 1.0, -1.0, 2.0], np.float32), "one": np.ones(3, np.float32)},
+        )
+
+    x = np.random.default_rng(0).standard_normal((2, 3, 4)).astype(np.float32)
+    read = [n for n in outputs if n in ("y", "total")]
+    session = onnxruntime.InferenceSession(proto(read).SerializeToString(), providers=["CPUExecutionProvider"])
+    found = to_torch(graph.from_proto(proto(read)))(x=torch.from_numpy(x))
+    for name, wanted in zip(read, session.run(None, {"x": x}), strict=True):
+        assert_close(found[name].detach().numpy(), wanted)
+    for name in set(outputs) - set(read):
+        with pytest.raises(UnsupportedGraph, match=rf"{op} \(node 'the_node'.*which is read"):
+            to_torch(graph.from_proto(proto([name])))
 
 
 def test_every_row_has_a_case():

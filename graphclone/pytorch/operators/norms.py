@@ -92,8 +92,7 @@ def _normalised_sizes(call: Call, x: Any, gain: Any) -> list[Scalar]:
 @row("LayerNormalization", 17, gains=(1,), biases=(2,))
 def layer_normalization(call: Call, x: Any, gain: Any, bias: Any = None) -> Any:
     """The statistics are computed in float32 (stash_type) as torch's kernels do for narrower types."""
-    if len(call.node.outputs) > 1:
-        raise call.refuse("the Mean and InvStdDev outputs")
+    call.refuse_outputs({1: "Mean", 2: "InvStdDev"})
     sizes = _normalised_sizes(call, x, gain)
     if len(sizes) == call.rank(gain):
         return F.layer_norm(x, sizes, gain, bias, call.attr("epsilon", 1e-5))
@@ -110,8 +109,7 @@ def _rms(call: Call, x: Any, gain: Any, epsilon: float = 1e-5) -> Any:
 @row("SimplifiedLayerNormalization", 1, gains=(1,))
 def rms_normalization(call: Call, x: Any, gain: Any) -> Any:
     """SimplifiedLayerNormalization is ONNX Runtime's name for it, in the default domain."""
-    if len(call.node.outputs) > 1:
-        raise call.refuse("the InvStdVar output")
+    call.refuse_outputs({1: "InvStdVar"})
     return _rms(call, x, gain)
 
 
@@ -122,10 +120,8 @@ def _skip(call: Call, x: Any, skip: Any, bias: Any) -> Any:
 
 def _with_sum(call: Call, normalised: Any, total: Any) -> Any:
     """Outputs: normalised, mean, inverse deviation, sum. The statistics are for a training graph only."""
-    outputs = call.node.outputs
-    if any(o.name for o in outputs[1:3]):
-        raise call.refuse("the mean and inv_std_var outputs")
-    return (normalised, None, None, total)[: len(outputs)]
+    call.refuse_outputs({1: "mean", 2: "inv_std_var"})
+    return (normalised, None, None, total)[: len(call.node.outputs)]
 
 
 @row("SkipLayerNormalization", 1, domain=CONTRIB, gains=(2,), biases=(3, 4))
@@ -179,7 +175,7 @@ def group_normalization(call: Call, x: Any, gain: Any, bias: Any) -> Any:
 @row("BatchNormalization", 9, 14, 15, gains=(1,), biases=(2,), fixed=(3, 4))
 def batch_normalization(call: Call, x: Any, gain: Any, bias: Any, mean: Any, variance: Any) -> Any:
     """With the running statistics of the file, which stay as they are."""
-    if call.attr("training_mode", 0) or len(call.node.outputs) > 1:
+    if call.attr("training_mode", 0) or any(call.reads(i) for i in range(1, 5)):
         raise call.refuse("exported in training mode: export the model with model.eval()")
     return F.batch_norm(x, mean, variance, gain, bias, False, 0.0, call.attr("epsilon", 1e-5))
 
