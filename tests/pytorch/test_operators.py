@@ -103,6 +103,86 @@ def test_outputs_that_nothing_reads_may_have_names(op, domain, inputs, outputs, 
             to_torch(graph.from_proto(proto([name])))
 
 
+def test_a_constant_of_bfloat16_has_its_type():
+    one = onnx.helper.make_tensor("one", onnx.TensorProto.BFLOAT16, [1], [1.5])
+    nodes = [
+        onnx.helper.make_node("Shape", ["x"], ["s"]),
+        onnx.helper.make_node("ConstantOfShape", ["s"], ["c"], value=one),
+        onnx.helper.make_node("Cast", ["c"], ["w"], to=onnx.TensorProto.FLOAT),
+        onnx.helper.make_node("Add", ["x", "w"], ["y"]),
+    ]
+    module = to_torch(graph.from_proto(made_of(nodes, {"x": ["b", 3]}, ["y"])))
+    assert module(x=torch.zeros(2, 3))["y"].tolist() == [[1.5] * 3] * 2
+
+
+SCATTERED = {
+    "ScatterND": [[[0, 1]], (1, 4), {}],
+    "ScatterElements": [[[[0, 1, 2, 0]]], (1, 1, 4), {"axis": 1}],
+}
+
+
+@pytest.mark.parametrize("op", SCATTERED)
+def test_what_autocast_made_narrow_is_put_among_what_it_did_not(op):
+    indices, shape, attributes = SCATTERED[op]
+    weight = np.random.default_rng(0).standard_normal((4, 4)).astype(np.float32)
+    nodes = [
+        onnx.helper.make_node("MatMul", ["u", "w"], ["v"]),
+        onnx.helper.make_node(op, ["x", "i", "v"], ["y"], **attributes),
+    ]
+    constants = {"w": weight, "i": np.array(indices)}
+    module = to_torch(graph.from_proto(made_of(nodes, {"x": ["b", 3, 4], "u": list(shape)}, ["y"], constants)))
+    x, u = torch.zeros(2, 3, 4), torch.ones(shape)
+    wanted = module(x=x, u=u)["y"]
+    with torch.autocast("cpu", torch.bfloat16):
+        found = module(x=x, u=u)["y"]
+    assert found.dtype == torch.float32
+    assert_close(found.detach().numpy(), wanted.detach().numpy(), "bfloat16")
+
+
+def test_the_length_of_a_row_of_zeros_has_a_gradient():
+    """That of torch.norm; one padded row would make a whole run diverge."""
+    nodes = [
+        onnx.helper.make_node("ReduceL2", ["x"], ["n"], axes=[-1], keepdims=1),
+        onnx.helper.make_node("Add", ["n", "e"], ["m"]),
+        onnx.helper.make_node("Div", ["x", "m"], ["y"]),
+    ]
+    module = to_torch(graph.from_proto(made_of(nodes, {"x": ["b", 4]}, ["y"], {"e": np.float32(1e-3)})))
+    x = torch.tensor([[0.0] * 4, [1.0, 2.0, 3.0, 4.0]], requires_grad=True)
+    module(x=x)["y"].sum().backward()
+    wanted = x.detach().clone().requires_grad_()
+    (wanted / (wanted.norm(dim=-1, keepdim=True) + 1e-3)).sum().backward()
+    assert_close(x.grad.numpy(), wanted.grad.numpy())
+
+
+REFUSED = [
+    ("Resize", {"mode": "linear", "coordinate_transformation_mode": "asymmetric"}, "asymmetric"),
+    ("Resize", {"nearest_mode": "round_prefer_ceil"}, "round_prefer_ceil"),
+    ("Resize", {"mode": "cubic", "cubic_coeff_a": -0.5}, "cubic_coeff_a"),
+]
+
+
+@pytest.mark.parametrize(("op", "attributes", "message"), REFUSED, ids=str)
+def test_what_torch_has_no_exact_counterpart_of_is_refused(op, attributes, message):
+    node = onnx.helper.make_node(op, ["x", "", "scales"], ["y"], "the_node", **attributes)
+    proto = made_of([node], {"x": ["b", 3, "h", "w"]}, ["y"], {"scales": np.array([1, 1, 1.5, 0.5], np.float32)})
+    with pytest.raises(UnsupportedGraph, match=rf"{op} \(node 'the_node'.*{message}"):
+        to_torch(graph.from_proto(proto))
+
+
+def test_sizes_that_stay_are_not_moved_about():
+    """Batch and channels of what a convolution gives, as exporters write them."""
+    nodes = [
+        onnx.helper.make_node("Conv", ["x", "w"], ["c"]),
+        onnx.helper.make_node("Shape", ["c"], ["s"]),
+        onnx.helper.make_node("Slice", ["s", "zero", "two"], ["kept"]),
+        onnx.helper.make_node("Concat", ["kept", "new"], ["sizes"], axis=0),
+        onnx.helper.make_node("Resize", ["c", "", "", "sizes"], ["y"], mode="linear"),
+    ]
+    constants = {"w": np.ones((5, 3, 2, 2), np.float32), "zero": [0], "two": [2], "new": [9, 11]}
+    proto = made_of(nodes, {"x": ["b", 3, "h", "w"]}, ["y"], {n: np.asarray(a) for n, a in constants.items()})
+    assert "interpolate_along" not in to_torch(graph.from_proto(proto)).code
+
+
 def test_every_row_has_a_case():
     assert sorted(set(TABLE) - {case.key for case in CASES}) == []
 
