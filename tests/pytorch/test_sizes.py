@@ -178,5 +178,6 @@ def test_sizes_beside_tensors_and_in_float32(name):
 
 
 def test_a_range_that_is_proved_to_count_up_has_no_guard():
-    assert "sym_max" not in to_torch(graph.from_proto(beside("a range behind a past"))).code
+    for name in ("a range behind a past", "a share of a size, rounded down"):
+        assert "sym_max" not in to_torch(graph.from_proto(beside(name))).code
     assert "sym_max" in to_torch(graph.from_proto(beside("what a range does not reach"))).code

@@ -122,9 +122,10 @@ def scatter_nd(call: Call, x: Any, indices: Any, updates: Any) -> Any:
     if reduction in ("none", "add"):
         return torch.index_put(x, tuple(positions), updates, accumulate=reduction == "add")
     sizes = call.sizes(x)
-    place: Any = 0  # in x as a matrix: a row for each position, and in it all that lies there
-    for position, size in zip(positions, sizes, strict=False):
-        place = place * size + _from_start(call, position, size)
+    from_start = [_from_start(call, position, size) for position, size in zip(positions, sizes, strict=False)]
+    place = from_start[0]  # in x as a matrix: a row for each position, and in it all that lies there
+    for position, size in zip(from_start[1:], sizes[1:], strict=False):
+        place = place * size + position
     width = product(call.recorder, sizes[depth:])
     rows = x.reshape([product(call.recorder, sizes[:depth]), width])
     places = place.reshape([-1, 1]).expand(-1, width)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from graphclone.pytorch.arithmetic import add, multiply, nonnegative, product
+from graphclone.pytorch.arithmetic import add, multiply, nonnegative, product, proved
 from graphclone.pytorch.operators.rows import Call, on_sizes
 from graphclone.pytorch.recorder import Recorder
 from graphclone.pytorch.values import Scalar, Sizes, Symbol
@@ -40,10 +40,7 @@ def _each_rounded(call: Call, function: Callable[..., Scalar], dtype: torch.dtyp
 
 
 def _rounded(r: Recorder, a: Scalar, dtype: torch.dtype) -> Scalar:
-    result = r.call(rounded, a, dtype=dtype)
-    if isinstance(result, Symbol):
-        result.node.meta["nonnegative"] = nonnegative(a)
-    return result
+    return proved(r.call(rounded, a, dtype=dtype), a)
 
 
 def rounded(number: float, dtype: torch.dtype = torch.float32) -> float:
@@ -56,11 +53,11 @@ def _subtract(r: Recorder, a: Scalar, b: Scalar) -> Scalar:
 
 
 def _minimum(r: Recorder, *xs: Scalar) -> Scalar:
-    return reduce(lambda a, b: r.call(torch.sym_min, a, b), xs)
+    return reduce(lambda a, b: proved(r.call(torch.sym_min, a, b), a, b), xs)
 
 
 def _maximum(r: Recorder, *xs: Scalar) -> Scalar:
-    return reduce(lambda a, b: r.call(torch.sym_max, a, b), xs)
+    return reduce(lambda a, b: proved(r.call(torch.sym_max, a, b), a, b), xs)
 
 
 def _quotient(r: Recorder, a: Scalar, b: Scalar) -> Scalar:
@@ -68,10 +65,7 @@ def _quotient(r: Recorder, a: Scalar, b: Scalar) -> Scalar:
     if type(b) is int and b == 1:
         return a
     if nonnegative(a) and nonnegative(b):
-        result = r.call(operator.floordiv, a, b)
-        if isinstance(result, Symbol):
-            result.node.meta["nonnegative"] = True
-        return result
+        return proved(r.call(operator.floordiv, a, b))
     return r.call(math.trunc, r.call(operator.truediv, a, b))
 
 
@@ -126,7 +120,12 @@ def _register_tables() -> None:
         on_sizes(op, *since)(lambda call, a, b, f=function: _each(call, f, torch.bool, a, b))
     for op, since, unary in UNARY:
         each = _each if op in EXACT else _each_rounded
-        on_sizes(op, *since)(lambda call, x, f=unary, each=each: each(call, lambda r, a: r.call(f, a), x.dtype, x))
+        on_sizes(op, *since)(lambda call, x, f=unary, each=each: each(call, _keeping(f), x.dtype, x))
+
+
+def _keeping(function: Callable[[Any], Any]) -> Callable[[Recorder, Scalar], Scalar]:
+    """A function that gives no negative number of what is none."""
+    return lambda r, a: proved(r.call(function, a), a)
 
 
 _register_tables()
@@ -137,7 +136,7 @@ _register_tables()
 @on_sizes("Div", 14)
 def divide(call: Call, a: Sizes, b: Sizes) -> Sizes:
     if a.dtype.is_floating_point:
-        return _each_rounded(call, lambda r, x, y: r.call(operator.truediv, x, y), a.dtype, a, b)
+        return _each_rounded(call, lambda r, x, y: proved(r.call(operator.truediv, x, y), x, y), a.dtype, a, b)
     return _each(call, _quotient, a.dtype, a, b)
 
 
@@ -151,10 +150,10 @@ def cast(call: Call, x: Sizes) -> Any:
     wanted = call.torch_type(int(call.attr("to")))
     if wanted == torch.bool or (x.dtype.is_floating_point and not wanted.is_floating_point):
         convert: Any = bool if wanted == torch.bool else math.trunc
-        return _each(call, lambda r, a: r.call(convert, a), wanted, x)
+        return _each(call, _keeping(convert), wanted, x)
     if wanted.is_floating_point and x.dtype != wanted:
         each = _each if wanted == torch.float32 and not x.dtype.is_floating_point else _each_rounded  # below 2^24
-        return each(call, lambda r, a: r.call(torch.sym_float, a), wanted, x)
+        return each(call, _keeping(torch.sym_float), wanted, x)
     return Sizes(x.elements, wanted)
 
 
