@@ -17,7 +17,8 @@ def nonnegative(a: Scalar) -> bool:
     return bool(a.node.meta.get("nonnegative")) if isinstance(a, Symbol) else a >= 0
 
 
-def _proved(result: Scalar, *operands: Scalar) -> Scalar:
+def proved(result: Scalar, *operands: Scalar) -> Scalar:
+    """The result of what gives no negative number of operands that are none."""
     if isinstance(result, Symbol) and all(map(nonnegative, operands)):
         result.node.meta["nonnegative"] = True
     return result
@@ -27,14 +28,14 @@ def add(r: Recorder, a: Scalar, b: Scalar) -> Scalar:
     """a + b, simplified."""
     if _is(a, 0) or _is(b, 0):
         return b if _is(a, 0) else a
-    return _proved(r.call(operator.add, a, b), a, b)
+    return proved(r.call(operator.add, a, b), a, b)
 
 
 def multiply(r: Recorder, a: Scalar, b: Scalar) -> Scalar:
     """a * b, simplified."""
     if _is(a, 1) or _is(b, 1):
         return b if _is(a, 1) else a
-    return _proved(r.call(operator.mul, a, b), a, b)
+    return proved(r.call(operator.mul, a, b), a, b)
 
 
 def _is(a: Scalar, number: int) -> bool:

@@ -154,6 +154,20 @@ def _embedding(node: fx.Node, axis: int, rank: int) -> Extent:
     return (node.args[1], 1) if axis == rank - 1 else (node.args[0], axis)
 
 
+def _convolved(node: fx.Node, axis: int, rank: int) -> Extent:
+    return (node.args[0], 0) if axis == 0 else (node.args[1], 0) if axis == 1 else None
+
+
+def _over_space(node: fx.Node, axis: int, rank: int) -> Extent:
+    """Batch and channels stay."""
+    return (node.args[0], axis) if axis < 2 else None
+
+
+def _padded(node: fx.Node, axis: int, rank: int) -> Extent:
+    around: Any = node.args[1]
+    return (node.args[0], axis) if axis < rank - len(around) // 2 else None
+
+
 def _broadcast(node: fx.Node, axis: int, rank: int) -> Extent:
     """Both sides agree, or one does not reach this axis."""
     sides = [(a, axis - rank + (_rank(a) or 0)) for a in node.args if _rank(a)]
@@ -207,6 +221,11 @@ RULES: dict[Any, Rule] = {
     **dict.fromkeys((F.layer_norm, F.rms_norm, F.gelu, F.silu, torch.softmax, torch.neg, torch.cos, torch.sin), same),
     **dict.fromkeys((torch.tanh, torch.sigmoid, torch.erf, torch.relu, torch.sqrt, torch.isnan), same),
     **dict.fromkeys((torch.reciprocal, torch.rsqrt, torch.exp, torch.abs, torch.square, torch.logical_not), same),
+    **dict.fromkeys((F.conv1d, F.conv2d, F.conv3d), _convolved),
+    **dict.fromkeys((F.max_pool1d, F.max_pool2d, F.max_pool3d, F.avg_pool1d, F.avg_pool2d, F.avg_pool3d), _over_space),
+    **dict.fromkeys((torch.group_norm, F.batch_norm, F.leaky_relu, F.hardswish, F.elu, torch.clamp), same),
+    F.interpolate: _over_space,
+    F.pad: _padded,
     torch.arange: _arange,
     operator.getitem: _picked,
     torch.cat: _cat,

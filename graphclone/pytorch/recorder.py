@@ -96,7 +96,8 @@ class Recorder(GraphAppendingTracer):
     def constant(self, tensor: torch.Tensor) -> Symbol:
         """A tensor known at build time becomes a buffer; equal ones become one."""
         held = tensor.detach().contiguous()
-        digest = hashlib.sha256(held.reshape(-1).view(torch.uint8).numpy().data).digest() if held.numel() else b""
+        flat = held.as_strided((held.numel(),), (1,))  # of one element the stride may be any
+        digest = hashlib.sha256(flat.view(torch.uint8).numpy().data).digest() if held.numel() else b""
         key = (digest, held.dtype, tuple(held.shape))
         if key not in self._constants:
             name = f"constant_{len(self._constants)}"

@@ -111,6 +111,12 @@ class _Builder:
             self.values[tensor.name] = symbol
         return names
 
+    @cached_property
+    def _read(self) -> frozenset[str]:
+        """Values that a node or the graph's user reads."""
+        readers = [self.model.graph.outputs, *(node.inputs for node in self.model.graph.nodes)]
+        return frozenset(t.name for tensors in readers for t in tensors if t.name)
+
     def _value(self, tensor: gs.Tensor) -> Value:
         if tensor.name in self.values:
             return self.values[tensor.name]
@@ -137,12 +143,12 @@ class _Builder:
         row = self.lookup.row(node)
         assert row is not None
         inputs = [None if t.is_empty() else self._value(t) for t in node.inputs]
-        call = Call(node, self.recorder, key[2], tuple(inputs))
+        call = Call(node, self.recorder, key[2], tuple(inputs), self._read)
         try:
             results = self._on_sizes(call, ON_SIZES.get(key), inputs)
             if results is NotImplemented:
                 results = row.function(call, *self._operands(row, inputs, node))
-        except (RuntimeError, ValueError, TypeError, IndexError) as reason:
+        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as reason:
             raise call.refuse(f"{type(reason).__name__}: {reason}".splitlines()[0]) from reason
         results = results if isinstance(results, tuple) else (results,)
         for tensor, value in zip(node.outputs, results, strict=False):

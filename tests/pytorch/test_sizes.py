@@ -111,3 +111,73 @@ def test_shape_arithmetic_is_python_numbers_not_tensors():
     """Mod of a size stays a number: the module's code makes one tensor, for the output."""
     module = to_torch(graph.from_proto(model("Mod", 13)))
     assert module.code.count("torch.tensor(") == 1
+
+
+SIZE = [node("Shape", ["x"], ["s"]), node("Gather", ["s", "one"], ["n"])]
+AS_FLOAT = [*SIZE, node("Cast", ["n"], ["f"], to=F32)]
+COUNTED = node("Range", ["zero", "k", "one"], ["y"])  # the number shows in the shape
+BESIDE = {
+    "integers divided by a size": (I64, [*SIZE, node("Div", ["x", "n"], ["y"])]),
+    "a size divided by integers": (I64, [*SIZE, node("Add", ["x", "one"], ["p"]), node("Div", ["n", "p"], ["y"])]),
+    "numbers divided by a size": (F32, [*AS_FLOAT, node("Div", ["x", "f"], ["y"])]),
+    "a size divided by numbers": (F32, [*AS_FLOAT, node("Exp", ["x"], ["e"]), node("Div", ["f", "e"], ["y"])]),
+    "a size less numbers": (F32, [*AS_FLOAT, node("Sub", ["f", "x"], ["y"])]),
+    "a size above numbers": (F32, [*AS_FLOAT, node("Greater", ["f", "x"], ["y"])]),
+    "numbers to the power of a size": (F32, [*AS_FLOAT, node("Pow", ["x", "f"], ["y"])]),
+    "a size to the power of numbers": (F32, [*AS_FLOAT, node("Pow", ["f", "x"], ["y"])]),
+    "a share of a size, rounded down": (
+        F32,
+        [*AS_FLOAT, node("Mul", ["f", "share"], ["m"]), node("Floor", ["m"], ["c"]), node("Cast", ["c"], ["k"], to=I64),
+         COUNTED],
+    ),
+    "a share of a size, rounded up": (
+        F32,
+        [*AS_FLOAT, node("Div", ["f", "share"], ["m"]), node("Ceil", ["m"], ["c"]), node("Cast", ["c"], ["k"], to=I64),
+         COUNTED],
+    ),
+    "the least of three": (
+        F32, [*SIZE, node("Gather", ["s", "zero"], ["b"]), node("Min", ["b", "n", "four"], ["k"]), COUNTED],
+    ),
+    "the most of three": (
+        F32, [*SIZE, node("Gather", ["s", "zero"], ["b"]), node("Max", ["b", "n", "four"], ["k"]), COUNTED],
+    ),
+    "what a range does not reach": (F32, [*SIZE, node("Sub", ["n", "four"], ["k"]), COUNTED]),
+    "down to what it does not reach": (
+        F32, [*SIZE, node("Sub", ["n", "four"], ["k"]), node("Range", ["zero", "k", "less"], ["y"])],
+    ),
+    "steps of a size": (F32, [*SIZE, node("Range", ["zero", "ten", "n"], ["y"])]),
+    "a range behind a past": (F32, [*SIZE, node("Add", ["n", "four"], ["k"]), node("Range", ["n", "k", "one"], ["y"])]),
+}  # fmt: skip
+NUMBERS = {"zero": 0, "one": 1, "four": 4, "ten": 10, "less": -1}
+
+
+def beside(name):
+    dtype, nodes = BESIDE[name]
+    constants = {n: np.array(v) for n, v in NUMBERS.items()} | {"share": np.float32(0.7)}
+    made = onnx.helper.make_graph(
+        nodes,
+        "sizes",
+        [onnx.helper.make_tensor_value_info("x", dtype, ["a", "b"])],
+        [onnx.ValueInfoProto(name="y")],
+        [onnx.numpy_helper.from_array(np.asarray(a), n) for n, a in constants.items()],
+    )
+    opsets = [onnx.helper.make_opsetid("", 17)]
+    return onnx.helper.make_model(made, opset_imports=opsets, ir_version=8)  # noqa: TID251  made without graphclone
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_sizes_beside_tensors_and_in_float32(name):
+    proto = beside(name)
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    module = to_torch(graph.from_proto(proto))
+    for shape in ((2, 3), (1, 10), (3, 5), (2, 1)):
+        x = np.arange(np.prod(shape)).reshape(shape).astype(np.float32 if BESIDE[name][0] == F32 else np.int64)
+        found, wanted = module(x=torch.from_numpy(x))["y"].numpy(), session.run(None, {"x": x})[0]
+        assert (found.shape, found.dtype) == (wanted.shape, wanted.dtype)
+        np.testing.assert_allclose(found, wanted, rtol=1e-6)
+
+
+def test_a_range_that_is_proved_to_count_up_has_no_guard():
+    for name in ("a range behind a past", "a share of a size, rounded down"):
+        assert "sym_max" not in to_torch(graph.from_proto(beside(name))).code
+    assert "sym_max" in to_torch(graph.from_proto(beside("what a range does not reach"))).code

@@ -18,6 +18,7 @@ from graphclone import graph
 from graphclone.errors import InvalidTarget
 from graphclone.pytorch.module import to_torch, weights
 from graphclone.pytorch.write_back import from_torch, pack
+from graphclone.verification.sessions import open_session
 from tests.pytorch.test_module import feeds, run
 from tests.pytorch.test_weights import F32, floats, made
 from tests.tolerances import assert_close, difference
@@ -232,6 +233,24 @@ def test_a_layer_applied_twice_stays_tied_and_what_was_merged_with_it_does_not()
     module = to_torch(model)
     assert sorted(n for w in weights(module) for n, _ in w.initializers) == ["w", "zero", "zero@1"]
     assert all(a.tobytes() == from_torch(model, module).constants()[n].tobytes() for n, a in model.constants().items())
+
+
+@pytest.mark.parametrize(("mask", "one_call"), [((1, 1, 3, 5), True), ((1, 2, 3, 5), True), (("b", 1, 3, 5), False)])
+def test_a_mask_that_makes_more_scores_of_them_is_no_mask(mask, one_call):
+    """Queries and keys of a batch of one, and one mask for each row of a larger batch: it broadcasts the scores."""
+    nodes = [
+        ("Transpose", ["k"], ["t"], "", {"perm": [0, 1, 3, 2]}),
+        ("MatMul", ["q", "t"], ["s"], "", {}),
+        ("Add", ["s", "m"], ["masked"], "", {}),
+        ("Softmax", ["masked"], ["p"], "", {"axis": -1}),
+        ("MatMul", ["p", "k"], ["y"], "", {}),
+    ]
+    model = made(nodes, [("q", F32, [1, 2, 3, 4]), ("k", F32, [1, 2, 5, 4]), ("m", F32, list(mask))], {})
+    module = to_torch(model)
+    assert ("scaled_dot_product_attention(" in module.code) == one_call
+    sizes = [3 if n == "b" else n for n in mask]
+    given = {"q": floats(1, 2, 3, 4), "k": floats(1, 2, 5, 4), "m": floats(*sizes)}
+    assert_close(outputs(module, given)["y"].numpy(), open_session(model).run(given)["y"])
 
 
 def test_a_norm_with_another_epsilon_or_power_is_left_as_it_is():

@@ -10,6 +10,7 @@ from graphclone.pytorch.operators import (
     movement,
     norms,
     quantised,
+    resizing,
     sizes,
 )
 from graphclone.pytorch.operators.rows import ON_SIZES, TABLE, Call, Lookup, Row
@@ -29,5 +30,6 @@ __all__ = [
     "movement",
     "norms",
     "quantised",
+    "resizing",
     "sizes",
 ]

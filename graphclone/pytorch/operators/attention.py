@@ -6,6 +6,7 @@ Names of shapes: B batch, S queries, T keys, P past, N heads, K key/value heads,
 from __future__ import annotations
 
 import math
+import operator
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 
 from graphclone.pytorch.arithmetic import multiply
 from graphclone.pytorch.operators.rows import CONTRIB, Call, row
+from graphclone.pytorch.values import Scalar
 
 
 def split_heads(x_BSH: Any, call: Call, heads: int) -> Any:
@@ -25,22 +27,47 @@ def merge_heads(x_BNSD: Any, call: Call) -> Any:
     return x_BNSD.transpose(1, 2).reshape([batch, length, -1])
 
 
-def causal_mask(call: Call, q_BNSD: Any, k_BNTD: Any, window: int = -1) -> Any:
-    """[S, T]: the last query sees every key, or the last ``window`` of them, its own among them."""
+def length_of(call: Call, past_BNPD: Any) -> Scalar:
+    """How many keys a cache holds; 0 without one."""
+    return 0 if past_BNPD is None else call.size(past_BNPD, 2)
+
+
+def causal_mask(call: Call, q_BNSD: Any, k_BNTD: Any, past: Scalar = 0) -> Any:
+    """[S, T]: query i stands behind ``past`` keys and sees them, itself, and what lies between, however many keys
+    there are (onnx Attention-23, onnxruntime).
+    """
     queries, keys = call.size(q_BNSD, 2), call.size(k_BNTD, 2)
-    past = call.recorder.call(_difference, keys, queries)
-    rows = call.recorder.call(torch.arange, queries, device=call.recorder.device).unsqueeze(1) + past
+    rows = call.recorder.call(torch.arange, queries, device=call.recorder.device).unsqueeze(1)
     columns = call.recorder.call(torch.arange, keys, device=call.recorder.device).unsqueeze(0)
-    return columns <= rows if window < 0 else (columns <= rows) & (columns > rows - window)
+    return columns <= (rows if type(past) is int and past == 0 else rows + past)
 
 
-def _difference(a: int, b: int) -> int:
-    return a - b
+def attend(q: Any, k: Any, v: Any, mask: Any, scale: Any, **options: Any) -> Any:
+    """A mask is boolean (true = seen; rows that see nothing give zeros) or added."""
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, **options)
 
 
-def attend(q: Any, k: Any, v: Any, mask: Any, scale: Any) -> Any:
-    """A mask is boolean (true = seen) or added; rows that see nothing give zeros, as in ONNX Runtime."""
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+def attend_capped(call: Call, q: Any, k: Any, v: Any, seen: Any, added: Any, cap: float, scale: float | None) -> Any:
+    """Scores kept between -cap and cap by a tanh, before they are masked (arXiv 2408.00118, section 2)."""
+    scale = scale or call.recorder.call(_root_of, call.size(q, 3))
+    scores_BNST = torch.tanh(torch.matmul(q, k.transpose(-1, -2)) * scale / cap) * cap
+    if added is not None:
+        scores_BNST = scores_BNST + added
+    if seen is None:
+        return torch.matmul(torch.softmax(scores_BNST, -1), v)
+    shares_BNST = torch.softmax(torch.where(seen, scores_BNST, -math.inf), -1)
+    return torch.matmul(torch.where(seen, shares_BNST, 0.0), v)  # no number in rows that see nothing: zeros instead
+
+
+def _root_of(size: int) -> float:
+    return float(size**-0.5)
+
+
+def repeated(call: Call, x_BKTD: Any, heads: Scalar, kv_heads: Scalar) -> Any:
+    """Each key/value head once for every query head of its group."""
+    if heads is kv_heads or (isinstance(heads, int) and heads == kv_heads):
+        return x_BKTD
+    return x_BKTD.repeat_interleave(call.recorder.call(operator.floordiv, heads, kv_heads), dim=1)
 
 
 def refuse_inputs(call: Call, **inputs: Any) -> None:
@@ -55,6 +82,7 @@ def packed_attention(
 ) -> Any:
     """One packed projection [H, 3H], then self-attention; the mask is [B, T] of ones for tokens (onnxruntime)."""
     refuse_inputs(call, past=past, **{f"input {i + 6}": r for i, r in enumerate(rest)})
+    call.refuse_outputs({1: "present"})
     heads = int(call.attr("num_heads"))
     if call.attr("do_rotary", 0):
         raise call.refuse("do_rotary")
@@ -63,20 +91,27 @@ def packed_attention(
     sizes = call.attr("qkv_hidden_sizes")
     pieces = torch.split(packed, list(sizes), -1) if sizes is not None else torch.chunk(packed, 3, -1)
     q, k, v = (split_heads(pieces[i], call, heads) for i in range(3))
-    if mask is not None and call.rank(mask) == 1:
-        mask, added = None, _lengths(call, mask, k, added)
-    seen = _key_mask(call, mask)
-    if call.attr("unidirectional", 0):
-        causal = causal_mask(call, q, k)
-        seen = causal if seen is None else seen & causal
-    return merge_heads(attend(q, k, v, with_bias(seen, added, call), scale_of(call)), call)
+    added = _pushed_down(call, mask, k, added, call.dtype(x))
+    seen = causal_mask(call, q, k) if call.attr("unidirectional", 0) else None
+    return merge_heads(attend(q, k, v, with_bias(seen, added), scale_of(call)), call)
 
 
-def _lengths(call: Call, lengths_B: Any, k_BNTD: Any, added: Any) -> Any:
-    """Keys from a row's length on are pushed down by a number, not hidden: a row of length 0 sees all (onnxruntime)."""
-    keys = call.recorder.call(torch.arange, call.size(k_BNTD, 2), device=call.recorder.device)
-    hidden = (keys.unsqueeze(0) >= lengths_B.unsqueeze(1)).unsqueeze(1).unsqueeze(1)
-    pushed = hidden.to(call.dtype(k_BNTD)) * call.attr("mask_filter_value", -10000.0)
+def _pushed_down(call: Call, mask: Any, k_BNTD: Any, added: Any, dtype: torch.dtype) -> Any:
+    """What is added to the scores: hidden keys are pushed down by a number, so that a row without any sees all.
+
+    The mask holds 0 where a key is hidden, [B, T], [B, S, T] or [B, 1, S, T]; or each row's length [B] (onnxruntime).
+    """
+    if mask is None:
+        return added
+    rank = call.rank(mask)
+    if rank == 1:
+        keys = call.recorder.call(torch.arange, call.size(k_BNTD, 2), device=call.recorder.device)
+        hidden, rank = keys.unsqueeze(0) >= mask.unsqueeze(1), 2
+    else:
+        hidden = mask == 0
+    for _ in range(4 - rank):
+        hidden = hidden.unsqueeze(1)
+    pushed = hidden.to(dtype) * call.attr("mask_filter_value", -10000.0)
     return pushed if added is None else added + pushed
 
 
@@ -86,21 +121,11 @@ def scale_of(call: Call) -> float | None:
     return float(scale) if scale else None
 
 
-def _key_mask(call: Call, mask: Any) -> Any:
-    """[B, T] or [B, S, T] or [B, 1, S, T] of numbers, 0 where a key is hidden."""
-    if mask is None:
-        return None
-    rank = call.rank(mask)
-    if rank == 1:
-        raise call.refuse("a mask of lengths (a mask [batch, length] is supported)")
-    seen = mask != 0
-    return seen.unsqueeze(1).unsqueeze(1) if rank == 2 else seen.unsqueeze(1) if rank == 3 else seen
-
-
-def with_bias(seen: Any, added: Any, call: Call) -> Any:
+def with_bias(seen: Any, added: Any, hidden: float = -math.inf) -> Any:
+    """A boolean mask and a sum as one; ``hidden`` is what stands where nothing is seen."""
     if added is None:
         return seen
-    return added if seen is None else torch.where(seen, added, call.attr("mask_filter_value", -10000.0))
+    return added if seen is None else torch.where(seen, added, hidden)
 
 
 @row("MultiHeadAttention", 1, domain=CONTRIB, biases=(3,))
@@ -118,10 +143,11 @@ def multi_head_attention(
 ) -> Any:
     """Separate projections [B, S, H], or k and v as [B, N, T, D] of a cross attention (onnxruntime)."""
     refuse_inputs(call, **{f"input {i + 8}": r for i, r in enumerate(rest)})
+    call.refuse_outputs({3: "qk"})
     heads = int(call.attr("num_heads"))
     if k is None or v is None:
         raise call.refuse("packed query, key and value")
-    flat, width = call.rank(k) == 3, call.size(q, 2)
+    flat, width, dtype = call.rank(k) == 3, call.size(q, 2), call.dtype(q)
     if bias is not None:
         parts = torch.split(bias, [width, width, call.size(v, 2) if flat else width], 0)
         q = q + parts[0]
@@ -130,11 +156,9 @@ def multi_head_attention(
     k_BNTD, v_BNTD = (split_heads(x, call, heads) if flat else x for x in (k, v))
     if past_k is not None:
         k_BNTD, v_BNTD = torch.cat([past_k, k_BNTD], 2), torch.cat([past_v, v_BNTD], 2)
-    seen = _key_mask(call, mask)
-    if call.attr("unidirectional", 0):
-        causal = causal_mask(call, q_BNSD, k_BNTD)
-        seen = causal if seen is None else seen & causal
-    result = merge_heads(attend(q_BNSD, k_BNTD, v_BNTD, with_bias(seen, added, call), scale_of(call)), call)
+    added = _pushed_down(call, mask, k_BNTD, added, dtype)
+    seen = causal_mask(call, q_BNSD, k_BNTD, length_of(call, past_k)) if call.attr("unidirectional", 0) else None
+    result = merge_heads(attend(q_BNSD, k_BNTD, v_BNTD, with_bias(seen, added), scale_of(call)), call)
     return (result, k_BNTD, v_BNTD)[: len(call.node.outputs)]
 
 
@@ -188,24 +212,24 @@ def attention(
 ) -> Any:
     """The standard's attention: rank 3 with head counts as attributes, or rank 4 (onnx Attention-23)."""
     refuse_inputs(call, nonpad_kv_seqlen=valid)
-    if call.attr("softcap", 0.0) or len(call.node.outputs) > 3:
-        raise call.refuse("softcap or the qk_matmul_output output")
+    call.refuse_outputs({3: "qk_matmul_output"})
     flat = call.rank(q) == 3
     if flat:
         heads, kv_heads = int(call.attr("q_num_heads")), int(call.attr("kv_num_heads"))
         q, k, v = split_heads(q, call, heads), split_heads(k, call, kv_heads), split_heads(v, call, kv_heads)
+    past = length_of(call, past_k)
     if past_k is not None:
         k, v = torch.cat([past_k, k], 2), torch.cat([past_v, v], 2)
-    seen = mask
+    seen, added = (mask, None) if mask is not None and call.dtype(mask) == torch.bool else (None, mask)
     if call.attr("is_causal", 0):
-        causal = causal_mask(call, q, k)
-        seen = causal if mask is None else _both(call, causal, mask)
-    scale = call.attr("scale")
-    attended = F.scaled_dot_product_attention(
-        q, k, v, attn_mask=seen, scale=None if scale is None else float(scale), enable_gqa=True
-    )
+        causal = causal_mask(call, q, k, past)
+        seen = causal if seen is None else seen & causal
+    scale, cap = call.attr("scale"), float(call.attr("softcap", 0.0))
+    scale = None if scale is None else float(scale)
+    if cap:
+        counts = call.size(q, 1), call.size(k, 1)
+        k_all, v_all = (repeated(call, x, *counts) for x in (k, v))
+        attended = attend_capped(call, q, k_all, v_all, seen, added, cap, scale)
+    else:
+        attended = attend(q, k, v, with_bias(seen, added), scale, enable_gqa=True)
     return (merge_heads(attended, call) if flat else attended, k, v)[: max(len(call.node.outputs), 1)]
-
-
-def _both(call: Call, causal: Any, mask: Any) -> Any:
-    return mask & causal if call.dtype(mask) == torch.bool else torch.where(causal, mask, -math.inf)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from functools import reduce
 from typing import Any
 
@@ -74,30 +75,34 @@ def _register_tables() -> None:
     for op, since, function in UNARY:
         row(op, *since)(lambda call, x, f=function: f(x))
     for op, since, function in BINARY:
-        row(op, *since, scalars=True)(lambda call, a, b, f=function: f(*_tensor_first(f, a, b)))
+        row(op, *since, scalars=True)(lambda call, a, b, f=function: _binary(f, a, b))
     for op, since, function in LOGICAL:
         row(op, *since)(lambda call, a, b, f=function: f(a, b))
     for op, since, function in VARIADIC:
         row(op, *since)(lambda call, *xs, f=function: reduce(f, xs))
 
 
-_MIRRORED = {torch.gt: torch.lt, torch.lt: torch.gt, torch.ge: torch.le, torch.le: torch.ge, torch.sub: torch.rsub}
+MIRRORED = {
+    torch.gt: torch.lt,
+    torch.lt: torch.gt,
+    torch.ge: torch.le,
+    torch.le: torch.ge,
+    torch.sub: lambda b, a: operator.sub(a, b),  # Python's own takes a number on the left
+}
 
 
-def _tensor_first(function: Any, a: Any, b: Any) -> tuple[Any, Any]:
-    """torch wants a tensor on the left; a number there is the rare case, kept correct by a tensor."""
-    if isinstance(a, (int, float)) and function not in _MIRRORED:
-        return b, a
-    if isinstance(a, (int, float)):
-        return torch.tensor(a), b
-    return a, b
+def is_number(a: Any) -> bool:
+    """Of Python's, known or not until the module runs."""
+    held = a.example if isinstance(a, Symbol) else a
+    return isinstance(held, (int, float))
+
+
+def _binary(function: Any, a: Any, b: Any) -> Any:
+    """torch wants a tensor on the left; a number there keeps its precision, which a tensor of float32 would not."""
+    return MIRRORED.get(function, function)(b, a) if is_number(a) else function(a, b)
 
 
 _register_tables()
-
-
-def _is_float(call: Call, *values: Value) -> bool:
-    return any(call.dtype(v).is_floating_point for v in values if not isinstance(v, (int, float)))
 
 
 @row("Mul", 7, 13, 14, scalars=True)
@@ -108,7 +113,7 @@ def multiply(call: Call, a: Any, b: Any) -> Any:
     for gate, x in ((a, b), (b, a)):
         if _is_sigmoid_of(gate, x):
             return F.silu(x)
-    return torch.mul(*_tensor_first(torch.mul, a, b))
+    return _binary(torch.mul, a, b)
 
 
 def _is_sigmoid_of(gate: Any, x: Any) -> bool:
@@ -125,10 +130,14 @@ def _is_one(a: Any) -> bool:
 @row("Div", 7, 13, 14, scalars=True)
 def divide(call: Call, a: Any, b: Any) -> Any:
     """Integers truncate towards zero (onnx Div-14)."""
-    if _is_float(call, *(v for v in (a, b) if isinstance(v, (Symbol, torch.Tensor)))):
+    dtype = call.dtype(call.inputs[0])
+    if dtype.is_floating_point:
         return a / b
-    a, b = (torch.tensor(v) if isinstance(v, int) else v for v in (a, b))
-    return torch.div(a, b, rounding_mode="trunc")
+    return torch.div(_as_tensor(call, a, dtype), b, rounding_mode="trunc")
+
+
+def _as_tensor(call: Call, a: Any, dtype: torch.dtype) -> Any:
+    return call.recorder.call(torch.tensor, a, dtype=dtype, device=call.recorder.device) if is_number(a) else a
 
 
 @row("Mod", 10, 13)
@@ -139,15 +148,14 @@ def modulo(call: Call, a: Value, b: Value) -> Any:
 @row("Pow", 7, 12, 13, 15, scalars=True)
 def power(call: Call, x: Any, exponent: Any) -> Any:
     """The result has the type of the base; a small whole exponent is written as such, which autograd likes."""
+    base, raises = (call.dtype(v) for v in call.inputs)
     if isinstance(exponent, float) and exponent.is_integer():
         exponent = int(exponent)
-    if isinstance(exponent, (int, float)) and isinstance(x, (Symbol, torch.Tensor)):
-        if isinstance(exponent, float) and not _is_float(call, x):
-            return torch.pow(x.double(), exponent).to(call.dtype(x))
-        return torch.pow(x, exponent)  # type: ignore[arg-type]
-    x = torch.tensor(x) if isinstance(x, (int, float)) else x
-    raised, base = torch.pow(x, exponent), call.dtype(x)
-    return raised if call.dtype(exponent) == base else raised.to(base)
+    x = _as_tensor(call, x, base)
+    if isinstance(exponent, float) and not base.is_floating_point:
+        return torch.pow(x.double(), exponent).to(base)
+    raised = torch.pow(x, exponent)
+    return raised if is_number(exponent) or raises == base else raised.to(base)
 
 
 @row("Mean", 8, 13)

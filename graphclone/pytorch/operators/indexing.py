@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from operator import getitem
+import math
+from operator import add, getitem
 from typing import Any
 
+import numpy as np
+import onnx
 import torch
 import torch.nn.functional as F
 from torch import fx
 
+from graphclone.pytorch.arithmetic import nonnegative, product
 from graphclone.pytorch.operators.rows import Call, row
 from graphclone.pytorch.values import Scalar, Symbol
 
@@ -113,10 +117,24 @@ def _depth(call: Call, indices: Any) -> int:
 def scatter_nd(call: Call, x: Any, indices: Any, updates: Any) -> Any:
     """Replaces, or accumulates with reduction (onnx ScatterND-18)."""
     reduction, depth = call.attr("reduction", "none"), _depth(call, indices)
-    positions = tuple(indices.select(-1, i) for i in range(depth))
-    if reduction not in ("none", "add"):
-        raise call.refuse(f"reduction {reduction!r} (none and add are supported)")
-    return torch.index_put(x, positions, updates, accumulate=reduction == "add")
+    positions = [indices.select(-1, i) for i in range(depth)]
+    updates = _typed(updates, x)
+    if reduction in ("none", "add"):
+        return torch.index_put(x, tuple(positions), updates, accumulate=reduction == "add")
+    sizes = call.sizes(x)
+    from_start = [_from_start(call, position, size) for position, size in zip(positions, sizes, strict=False)]
+    place = from_start[0]  # in x as a matrix: a row for each position, and in it all that lies there
+    for position, size in zip(from_start[1:], sizes[1:], strict=False):
+        place = place * size + position
+    width = product(call.recorder, sizes[depth:])
+    rows = x.reshape([product(call.recorder, sizes[:depth]), width])
+    places = place.reshape([-1, 1]).expand(-1, width)
+    return torch.scatter_reduce(rows, 0, places, updates.reshape([-1, width]), SCATTER[reduction]).reshape(sizes)
+
+
+def _typed(updates: Any, x: Any) -> Any:
+    """In the type of what they replace, which autocast may have made another."""
+    return updates.type_as(x) if isinstance(updates, Symbol) or isinstance(x, Symbol) else updates
 
 
 SCATTER = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
@@ -125,7 +143,7 @@ SCATTER = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
 @row("ScatterElements", 11, 13, 16, 18)
 def scatter_elements(call: Call, x: Any, indices: Any, updates: Any) -> Any:
     axis, reduction = int(call.attr("axis", 0)), call.attr("reduction", "none")
-    indices = _from_start(call, indices, call.size(x, axis))
+    indices, updates = _from_start(call, indices, call.size(x, axis)), _typed(updates, x)
     if reduction == "none":
         return torch.scatter(x, axis, indices, updates)
     return torch.scatter_reduce(x, axis, indices, updates, SCATTER[reduction])
@@ -163,9 +181,9 @@ def arg_min(call: Call, x: Any) -> Any:
 def cum_sum(call: Call, x: Any, axis: list[Scalar]) -> Any:
     where = (call.ints(axis, "axis") or [0])[0]
     turned = torch.flip(x, [where]) if call.attr("reverse", 0) else x
+    if call.attr("exclusive", 0):  # a 0 in front and the last one left out
+        turned = F.pad(turned, [0, 0] * (call.rank(x) - 1 - where % call.rank(x)) + [1, -1])
     total = torch.cumsum(turned, where, dtype=call.dtype(x))
-    if call.attr("exclusive", 0):
-        total = total - turned
     return torch.flip(total, [where]) if call.attr("reverse", 0) else total
 
 
@@ -183,19 +201,44 @@ def one_hot(call: Call, indices: Any, depth: list[Scalar], values: Any) -> Any:
 
 @row("Range", 11, numbers=(0, 1, 2))
 def range_(call: Call, start: list[Scalar], limit: list[Scalar], delta: list[Scalar]) -> Any:
-    """The element type is that of the inputs."""
+    """The element type is that of the inputs. A limit that is never reached gives nothing (onnx Range-11)."""
     dtype = call.dtype(call.inputs[0])
-    numbers = (start[0], limit[0], delta[0])
-    if any(isinstance(n, Symbol) for n in numbers):
-        return call.recorder.call(torch.arange, *numbers, dtype=dtype, device=call.recorder.device)
-    return torch.arange(*numbers, dtype=dtype)
+    first, last, step = start[0], limit[0], delta[0]
+    if isinstance(step, Symbol):
+        return call.recorder.call(count, first, last, step, call.recorder.device).to(dtype)
+    if not _reaches(first, last, step):
+        last = call.recorder.call(torch.sym_max if step > 0 else torch.sym_min, last, first)
+    if isinstance(first, Symbol) or isinstance(last, Symbol):
+        return call.recorder.call(torch.arange, first, last, step, dtype=dtype, device=call.recorder.device)
+    return torch.arange(first, last, step, dtype=dtype)
+
+
+def _reaches(first: Scalar, last: Scalar, step: Scalar) -> bool:
+    """Whether counting up is proved to start no higher than it ends: at 0, or where a size is added to the start."""
+    if step < 0:
+        return False
+    if not isinstance(first, Symbol):
+        return first <= 0 and nonnegative(last) if isinstance(last, Symbol) else first <= last
+    added = isinstance(last, Symbol) and last.node.target is add
+    return (
+        added
+        and first.node in last.node.args
+        and all(
+            not isinstance(a, fx.Node) or bool(a.meta.get("nonnegative")) for a in last.node.args if a is not first.node
+        )
+    )
+
+
+def count(first: float, last: float, step: float, device: torch.device) -> torch.Tensor:
+    """``first``, ``first + step`` and so on, up to ``last``, which is not reached."""
+    return torch.arange(max(math.ceil((last - first) / step), 0), device=device) * step + first
 
 
 @row("ConstantOfShape", 9, 20, 21, 23, 24, 25, numbers=(0,))
 def constant_of_shape(call: Call, shape: list[Scalar]) -> Any:
     value = call.attr("value")
-    held = 0.0 if value is None else value.values.reshape(-1)[0].item()
-    dtype = torch.float32 if value is None else torch.from_numpy(value.values.reshape(-1)[:1].copy()).dtype
+    single = np.zeros(1, np.float32) if value is None else value.values.reshape(-1)
+    held, dtype = single[0].item(), call.torch_type(onnx.helper.np_dtype_to_tensor_dtype(single.dtype))
     if any(isinstance(n, Symbol) for n in shape):
         return call.recorder.call(torch.full, shape, held, dtype=dtype, device=call.recorder.device)
     return torch.full([int(n) for n in shape], held, dtype=dtype)

@@ -12,7 +12,7 @@ from graphclone.pytorch.values import Scalar
 
 REDUCTIONS: tuple[tuple[str, tuple[int, ...], Any], ...] = (
     ("ReduceL1", (1, 11, 13, 18), lambda x, dim, keepdim: x.abs().sum(dim, keepdim)),
-    ("ReduceL2", (1, 11, 13, 18), lambda x, dim, keepdim: x.square().sum(dim, keepdim).sqrt()),
+    ("ReduceL2", (1, 11, 13, 18), torch.linalg.vector_norm),  # its gradient at a row of zeros is a number
     ("ReduceLogSum", (1, 11, 13, 18), lambda x, dim, keepdim: x.sum(dim, keepdim).log()),
     ("ReduceLogSumExp", (1, 11, 13, 18), torch.logsumexp),
     ("ReduceMax", (1, 11, 12, 13, 18, 20), torch.amax),
@@ -21,6 +21,7 @@ REDUCTIONS: tuple[tuple[str, tuple[int, ...], Any], ...] = (
     ("ReduceSum", (1, 11, 13), torch.sum),
     ("ReduceSumSquare", (1, 11, 13, 18), lambda x, dim, keepdim: x.square().sum(dim, keepdim)),
 )
+BETWEEN = frozenset({torch.mean, torch.linalg.vector_norm})  # of integers there is a number between two of them
 
 
 def _reduce(call: Call, function: Any, x: Any, axes: list[Scalar] | None) -> Any:
@@ -31,8 +32,9 @@ def _reduce(call: Call, function: Any, x: Any, axes: list[Scalar] | None) -> Any
     where = where or list(range(call.rank(x)))
     if not where:
         return function(x.unsqueeze(0), dim=0, keepdim=False)
-    reduced = function(x, dim=where, keepdim=bool(call.attr("keepdims", 1)))
     dtype = call.dtype(x)
+    wide = x.double() if function in BETWEEN and not dtype.is_floating_point else x
+    reduced = function(wide, dim=where, keepdim=bool(call.attr("keepdims", 1)))
     return reduced if dtype.is_floating_point else reduced.to(dtype)
 
 
@@ -80,39 +82,52 @@ def hardmax(call: Call, x: Any) -> Any:
     return torch.zeros_like(x).scatter(axis, best, 1.0)
 
 
-def _normalised_sizes(call: Call, x: Any, gain: Any) -> list[Scalar]:
-    """The sizes from the axis on; read from the gain, whose shape is fixed, where it spans them."""
+def _normalised_sizes(call: Call, x: Any, gain: Any) -> tuple[list[Scalar], bool]:
+    """The sizes from the axis on, and whether the gain has them; they are read from it then, as its shape is fixed."""
     rank, axis = call.rank(x), int(call.attr("axis", -1))
     spanned = rank - axis % rank
-    shape = call.sizes(gain)
-    whole = len(shape) == spanned and all(isinstance(n, int) and n != 1 for n in shape)
-    return shape if whole else call.sizes(x)[rank - spanned :]
+    own, shape = call.sizes(x)[rank - spanned :], call.sizes(gain)
+    whole = len(shape) == spanned and all(
+        isinstance(n, int) and (n != 1 or (isinstance(had, int) and had == 1))
+        for n, had in zip(shape, own, strict=True)
+    )
+    return (shape if whole else own), whole
+
+
+def _known(call: Call, weight: Any) -> list[int | None]:
+    return [n if isinstance(n, int) else None for n in call.sizes(weight)]
+
+
+def _layer_norm(call: Call, x: Any, gain: Any, bias: Any, epsilon: float = 1e-5) -> Any:
+    """A gain and a bias that are not as long as what is normalised are spread over it (onnx LayerNormalization-17)."""
+    epsilon = call.attr("epsilon", epsilon)
+    sizes, whole = _normalised_sizes(call, x, gain)
+    alike = bias is None or _known(call, bias) == _known(call, gain)
+    if whole and alike:
+        return F.layer_norm(x, sizes, gain, bias, epsilon)
+    scaled = F.layer_norm(x, sizes, gain, None, epsilon) if whole else F.layer_norm(x, sizes, eps=epsilon) * gain
+    return scaled if bias is None else scaled + bias
+
+
+def _rms_norm(call: Call, x: Any, gain: Any, epsilon: float = 1e-5) -> Any:
+    epsilon = call.attr("epsilon", epsilon)
+    sizes, whole = _normalised_sizes(call, x, gain)
+    return F.rms_norm(x, sizes, gain, epsilon) if whole else F.rms_norm(x, sizes, eps=epsilon) * gain
 
 
 @row("LayerNormalization", 17, gains=(1,), biases=(2,))
 def layer_normalization(call: Call, x: Any, gain: Any, bias: Any = None) -> Any:
     """The statistics are computed in float32 (stash_type) as torch's kernels do for narrower types."""
-    if len(call.node.outputs) > 1:
-        raise call.refuse("the Mean and InvStdDev outputs")
-    sizes = _normalised_sizes(call, x, gain)
-    if len(sizes) == call.rank(gain):
-        return F.layer_norm(x, sizes, gain, bias, call.attr("epsilon", 1e-5))
-    scaled = F.layer_norm(x, sizes, None, None, call.attr("epsilon", 1e-5)) * gain
-    return scaled if bias is None else scaled + bias
-
-
-def _rms(call: Call, x: Any, gain: Any, epsilon: float = 1e-5) -> Any:
-    sizes = _normalised_sizes(call, x, gain)
-    return F.rms_norm(x, sizes, gain, call.attr("epsilon", epsilon))
+    call.refuse_outputs({1: "Mean", 2: "InvStdDev"})
+    return _layer_norm(call, x, gain, bias)
 
 
 @row("RMSNormalization", 23, gains=(1,))
 @row("SimplifiedLayerNormalization", 1, gains=(1,))
 def rms_normalization(call: Call, x: Any, gain: Any) -> Any:
     """SimplifiedLayerNormalization is ONNX Runtime's name for it, in the default domain."""
-    if len(call.node.outputs) > 1:
-        raise call.refuse("the InvStdVar output")
-    return _rms(call, x, gain)
+    call.refuse_outputs({1: "InvStdVar"})
+    return _rms_norm(call, x, gain)
 
 
 def _skip(call: Call, x: Any, skip: Any, bias: Any) -> Any:
@@ -122,23 +137,21 @@ def _skip(call: Call, x: Any, skip: Any, bias: Any) -> Any:
 
 def _with_sum(call: Call, normalised: Any, total: Any) -> Any:
     """Outputs: normalised, mean, inverse deviation, sum. The statistics are for a training graph only."""
-    outputs = call.node.outputs
-    if any(o.name for o in outputs[1:3]):
-        raise call.refuse("the mean and inv_std_var outputs")
-    return (normalised, None, None, total)[: len(outputs)]
+    call.refuse_outputs({1: "mean", 2: "inv_std_var"})
+    return (normalised, None, None, total)[: len(call.node.outputs)]
 
 
 @row("SkipLayerNormalization", 1, domain=CONTRIB, gains=(2,), biases=(3, 4))
 def skip_layer_normalization(call: Call, x: Any, skip: Any, gain: Any, beta: Any = None, bias: Any = None) -> Any:
     total = _skip(call, x, skip, bias)
-    normalised = F.layer_norm(total, _normalised_sizes(call, x, gain), gain, beta, call.attr("epsilon", 1e-12))
+    normalised = _layer_norm(call, total, gain, beta, 1e-12)
     return _with_sum(call, normalised, total)
 
 
 @row("SkipSimplifiedLayerNormalization", 1, domain=CONTRIB, gains=(2,), biases=(3,))
 def skip_rms_normalization(call: Call, x: Any, skip: Any, gain: Any, bias: Any = None) -> Any:
     total = _skip(call, x, skip, bias)
-    return _with_sum(call, _rms(call, total, gain, 1e-12), total)
+    return _with_sum(call, _rms_norm(call, total, gain, 1e-12), total)
 
 
 @row("EmbedLayerNormalization", 1, domain=CONTRIB, gains=(5,), biases=(6,))
@@ -160,7 +173,7 @@ def embed_layer_normalization(
     total = F.embedding(ids.long(), words) + F.embedding(position_ids.long(), positions)
     if segment_table is not None:
         total = total + F.embedding(segments.long(), segment_table)
-    normalised = F.layer_norm(total, _normalised_sizes(call, total, gain), gain, beta, call.attr("epsilon", 1e-12))
+    normalised = _layer_norm(call, total, gain, beta, 1e-12)
     zeros = call.recorder.call(torch.zeros, [call.size(ids, 0)], dtype=torch.int32, device=call.recorder.device)
     lengths = zeros if mask is None else mask.sum(dim=1, dtype=torch.int32)
     return (normalised, lengths, total)[: len(call.node.outputs)]
@@ -168,18 +181,19 @@ def embed_layer_normalization(
 
 @row("InstanceNormalization", 6, 22, gains=(1,), biases=(2,))
 def instance_normalization(call: Call, x: Any, gain: Any, bias: Any) -> Any:
-    return F.instance_norm(x, weight=gain, bias=bias, eps=call.attr("epsilon", 1e-5))
+    """Groups of one channel: F.instance_norm refuses an image of one place."""
+    return torch.group_norm(x, call.size(gain, 0), gain, bias, call.attr("epsilon", 1e-5))
 
 
 @row("GroupNormalization", 21, gains=(1,), biases=(2,))
 def group_normalization(call: Call, x: Any, gain: Any, bias: Any) -> Any:
-    return F.group_norm(x, int(call.attr("num_groups")), gain, bias, call.attr("epsilon", 1e-5))
+    return torch.group_norm(x, int(call.attr("num_groups")), gain, bias, call.attr("epsilon", 1e-5))
 
 
 @row("BatchNormalization", 9, 14, 15, gains=(1,), biases=(2,), fixed=(3, 4))
 def batch_normalization(call: Call, x: Any, gain: Any, bias: Any, mean: Any, variance: Any) -> Any:
     """With the running statistics of the file, which stay as they are."""
-    if call.attr("training_mode", 0) or len(call.node.outputs) > 1:
+    if call.attr("training_mode", 0) or any(call.reads(i) for i in range(1, 5)):
         raise call.refuse("exported in training mode: export the model with model.eval()")
     return F.batch_norm(x, mean, variance, gain, bias, False, 0.0, call.attr("epsilon", 1e-5))
 
@@ -187,7 +201,8 @@ def batch_normalization(call: Call, x: Any, gain: Any, bias: Any, mean: Any, var
 @row("LpNormalization", 1, 22)
 def lp_normalization(call: Call, x: Any) -> Any:
     axis, p = int(call.attr("axis", -1)), int(call.attr("p", 2))
-    return x / torch.linalg.vector_norm(x, p, dim=axis, keepdim=True)
+    length = torch.linalg.vector_norm(x, p, dim=axis, keepdim=True)
+    return x / torch.where(length == 0, 1.0, length)
 
 
 @row("MeanVarianceNormalization", 9, 13)

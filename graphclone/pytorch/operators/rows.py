@@ -36,6 +36,7 @@ TYPES: Mapping[int, torch.dtype] = {
     11: torch.float64,
     16: torch.bfloat16,
 }  # onnx.TensorProto.DataType, those that torch computes with
+NUMBERS: Mapping[type, torch.dtype] = {bool: torch.bool, int: torch.int64, float: torch.float32}  # of sizes
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ class Call:
     recorder: Recorder
     version: int
     inputs: tuple[Any, ...] = ()  # Value or None
+    read: frozenset[str] = frozenset()  # values that a node or the graph's user reads
 
     def attr(self, name: str, default: Any = None) -> Any:
         return self.node.attrs.get(name, default)
@@ -75,6 +77,16 @@ class Call:
     def refuse(self, why: str) -> UnsupportedGraph:
         shapes = ", ".join(f"{t.name} {t.shape}" for t in self.node.inputs)
         return UnsupportedGraph(f"{self.node.op} (node {self.node.name!r}, inputs {shapes}): {why}")
+
+    def reads(self, index: int) -> bool:
+        """Whether anything reads an output: exporters name outputs that nothing does."""
+        return index < len(self.node.outputs) and self.node.outputs[index].name in self.read
+
+    def refuse_outputs(self, names: Mapping[int, str]) -> None:
+        """Refuse the node where outputs are read that its row does not compute."""
+        asked = [name for index, name in names.items() if self.reads(index)]
+        if asked:
+            raise self.refuse(f"the output {', '.join(asked)}, which is read (export without it)")
 
     def torch_type(self, onnx_type: int) -> torch.dtype:
         if onnx_type not in TYPES:
@@ -85,7 +97,8 @@ class Call:
         return len(self.example(value).shape)
 
     def dtype(self, value: Value) -> torch.dtype:
-        found: torch.dtype = value.dtype if isinstance(value, Sizes) else self.example(value).dtype
+        held = value if isinstance(value, Sizes) else self.example(value)
+        found: torch.dtype = NUMBERS[type(held)] if isinstance(held, (bool, int, float)) else held.dtype
         return found
 
     def example(self, value: Value) -> Any:

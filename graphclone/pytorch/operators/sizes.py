@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
 import numpy as np
 import torch
 
-from graphclone.pytorch.arithmetic import add, multiply, nonnegative, product
+from graphclone.pytorch.arithmetic import add, multiply, nonnegative, product, proved
 from graphclone.pytorch.operators.rows import Call, on_sizes
 from graphclone.pytorch.recorder import Recorder
 from graphclone.pytorch.values import Scalar, Sizes, Symbol
@@ -31,16 +32,32 @@ def _each(call: Call, function: Callable[..., Scalar], dtype: torch.dtype, *inpu
     return Sizes(result, dtype)
 
 
+def _each_rounded(call: Call, function: Callable[..., Scalar], dtype: torch.dtype, *inputs: Sizes) -> Sizes:
+    """As _each, of a function whose results the element type may not hold: Python computes in float64."""
+    if not dtype.is_floating_point or dtype == torch.float64:
+        return _each(call, function, dtype, *inputs)
+    return _each(call, lambda r, *xs: _rounded(r, function(r, *xs), dtype), dtype, *inputs)
+
+
+def _rounded(r: Recorder, a: Scalar, dtype: torch.dtype) -> Scalar:
+    return proved(r.call(rounded, a, dtype=dtype), a)
+
+
+def rounded(number: float, dtype: torch.dtype = torch.float32) -> float:
+    """A number as the type holds it: 10 * 0.7 is 7 in float32, and just less in float64."""
+    return float(torch.tensor(number, dtype=dtype).item())
+
+
 def _subtract(r: Recorder, a: Scalar, b: Scalar) -> Scalar:
     return a if type(b) is int and b == 0 else r.call(operator.sub, a, b)
 
 
-def _minimum(r: Recorder, a: Scalar, b: Scalar) -> Scalar:
-    return r.call(torch.sym_min, a, b)
+def _minimum(r: Recorder, *xs: Scalar) -> Scalar:
+    return reduce(lambda a, b: proved(r.call(torch.sym_min, a, b), a, b), xs)
 
 
-def _maximum(r: Recorder, a: Scalar, b: Scalar) -> Scalar:
-    return r.call(torch.sym_max, a, b)
+def _maximum(r: Recorder, *xs: Scalar) -> Scalar:
+    return reduce(lambda a, b: proved(r.call(torch.sym_max, a, b), a, b), xs)
 
 
 def _quotient(r: Recorder, a: Scalar, b: Scalar) -> Scalar:
@@ -48,10 +65,7 @@ def _quotient(r: Recorder, a: Scalar, b: Scalar) -> Scalar:
     if type(b) is int and b == 1:
         return a
     if nonnegative(a) and nonnegative(b):
-        result = r.call(operator.floordiv, a, b)
-        if isinstance(result, Symbol):
-            result.node.meta["nonnegative"] = True
-        return result
+        return proved(r.call(operator.floordiv, a, b))
     return r.call(math.trunc, r.call(operator.truediv, a, b))
 
 
@@ -90,20 +104,28 @@ COMPARISON: tuple[tuple[str, tuple[int, ...], Callable[..., Scalar]], ...] = (
     ("Less", (7, 9, 13), _compare(operator.lt)),
     ("LessOrEqual", (12, 16), _compare(operator.le)),
 )
-ROUNDING: tuple[tuple[str, tuple[int, ...], Callable[[Any], Any]], ...] = (
+UNARY: tuple[tuple[str, tuple[int, ...], Callable[[Any], Any]], ...] = (
     ("Floor", (6, 13), math.floor),
     ("Ceil", (6, 13), math.ceil),
     ("Sqrt", (6, 13), math.sqrt),
 )
+EXACT = frozenset({"Mod", "Min", "Max", "Floor", "Ceil"})  # give what the type of their operands holds
 
 
 def _register_tables() -> None:
     for op, since, function in ARITHMETIC:
-        on_sizes(op, *since)(lambda call, *xs, f=function: _each(call, f, xs[0].dtype, *xs))
+        each = _each if op in EXACT else _each_rounded
+        on_sizes(op, *since)(lambda call, *xs, f=function, each=each: each(call, f, xs[0].dtype, *xs))
     for op, since, function in COMPARISON:
         on_sizes(op, *since)(lambda call, a, b, f=function: _each(call, f, torch.bool, a, b))
-    for op, since, rounding in ROUNDING:
-        on_sizes(op, *since)(lambda call, x, f=rounding: _each(call, lambda r, a: r.call(f, a), x.dtype, x))
+    for op, since, unary in UNARY:
+        each = _each if op in EXACT else _each_rounded
+        on_sizes(op, *since)(lambda call, x, f=unary, each=each: each(call, _keeping(f), x.dtype, x))
+
+
+def _keeping(function: Callable[[Any], Any]) -> Callable[[Recorder, Scalar], Scalar]:
+    """A function that gives no negative number of what is none."""
+    return lambda r, a: proved(r.call(function, a), a)
 
 
 _register_tables()
@@ -114,7 +136,7 @@ _register_tables()
 @on_sizes("Div", 14)
 def divide(call: Call, a: Sizes, b: Sizes) -> Sizes:
     if a.dtype.is_floating_point:
-        return _each(call, lambda r, x, y: r.call(operator.truediv, x, y), a.dtype, a, b)
+        return _each_rounded(call, lambda r, x, y: proved(r.call(operator.truediv, x, y), x, y), a.dtype, a, b)
     return _each(call, _quotient, a.dtype, a, b)
 
 
@@ -128,9 +150,10 @@ def cast(call: Call, x: Sizes) -> Any:
     wanted = call.torch_type(int(call.attr("to")))
     if wanted == torch.bool or (x.dtype.is_floating_point and not wanted.is_floating_point):
         convert: Any = bool if wanted == torch.bool else math.trunc
-        return _each(call, lambda r, a: r.call(convert, a), wanted, x)
-    if wanted.is_floating_point and not x.dtype.is_floating_point:
-        return _each(call, lambda r, a: r.call(torch.sym_float, a), wanted, x)
+        return _each(call, _keeping(convert), wanted, x)
+    if wanted.is_floating_point and x.dtype != wanted:
+        each = _each if wanted == torch.float32 and not x.dtype.is_floating_point else _each_rounded  # below 2^24
+        return each(call, _keeping(torch.sym_float), wanted, x)
     return Sizes(x.elements, wanted)
 
 

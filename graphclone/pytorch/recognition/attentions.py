@@ -133,6 +133,8 @@ def _replace(rewriter: Rewriter, context: fx.Node, scores: _Scores, guarded: boo
     if not all(isinstance(n, fx.Node) and rank(n) == rank(context) for n in (q, k_turned, v)):
         return
     k = _turned(rewriter, context, k_turned)
+    if not all(_fits(m, scores.product) for m in (*scores.added, *(condition for condition, _, _ in scores.chosen))):
+        return
     options: dict[str, Any] = {}
     mask = _mask(rewriter, context, scores, guarded)
     if mask is not None:
@@ -150,6 +152,18 @@ def _replace(rewriter: Rewriter, context: fx.Node, scores: _Scores, guarded: boo
     if len({dtype(n) for n in (q, k, v, context)}) == 1:
         rewriter.replace(context, rewriter.insert(context, F.scaled_dot_product_attention, q, k, v, **options))
         _measure_elsewhere(rewriter, scores.product, q, k)
+
+
+def _fits(mask: fx.Node, product: fx.Node) -> bool:
+    """Whether a mask may lie on the scores: where it is longer than what is surely one, it makes more scores of them.
+
+    Sizes that cannot be followed are read from the example, where 1 is a size that the graph fixes.
+    """
+    masked, scored = extents(mask), extents(product)
+    if masked is None or scored is None or len(masked) > len(scored):
+        return False
+    sizes = zip(mask.meta["example"].shape[::-1], masked[::-1], scored[::-1], strict=False)
+    return not any(score == 1 and size != 1 and shown != 1 for shown, size, score in sizes)
 
 
 def _measure_elsewhere(rewriter: Rewriter, product: fx.Node, q: fx.Node, k: fx.Node) -> None:

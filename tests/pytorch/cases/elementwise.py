@@ -59,6 +59,21 @@ def _binary() -> list[Case]:
     return found
 
 
+def _precise() -> list[Case]:
+    """Numbers on the left keep their type and all of its digits."""
+    exact, half = np.array([0.1, 0.7, 3.0]), np.array([0.5, 2.0, 3.0], np.float16)
+    found: list[Case] = []
+    for op in ("Sub", "Add", "Mul", "Div", "Greater", "Less"):
+        found += cases(op, np.float64(0.7), exact, constant=(0,), since=9)
+    for base in (np.float16(3), np.float64(0.7), np.float32(2.5)):
+        found += cases("Pow", base, exact.astype(base.dtype), constant=(0,))
+    found += cases("Pow", np.int64(3), ints(1, 0, 2), constant=(0,), since=12)
+    found += cases("Pow", np.float64(0.7), ints(1, 2, 3), constant=(0,), since=12)
+    found += cases("Pow", ints(2, 3), np.float32(2.5), constant=(1,), since=12)
+    found += cases("Div", np.int64(7), ints(2, -2, 3), constant=(0,))
+    return [*found, *cases("Sub", np.float16(0.7), half, constant=(0,))]
+
+
 def _others() -> list[Case]:
     mask = X > 0
     return [
@@ -100,4 +115,4 @@ def _others() -> list[Case]:
     ]
 
 
-CASES = [*_unary(), *_binary(), *_others()]
+CASES = [*_unary(), *_binary(), *_precise(), *_others()]

@@ -90,6 +90,17 @@ def _indices() -> list[Case]:
         *cases("GatherND", X, ints([1], [0]), constant=(1,), since=12, batch_dims=1),
         *cases("ScatterND", X, ints([0, 1], [1, 2]), floats(2, 4), constant=(1,)),
         *cases("ScatterND", X, ints([0, 1], [0, 1]), floats(2, 4), constant=(1,), since=16, reduction="add"),
+        *cases("ScatterND", X, ints([1, 2]), floats(1, 4), constant=(1,)),
+        *cases("GatherND", X, ints([1, 2]), constant=(1,)),
+        *(
+            case
+            for reduction in ("mul", "max", "min")
+            for case in [
+                *cases("ScatterND", X, ints([0, 1], [-1, 2], [0, 1]), floats(3, 4), since=18, reduction=reduction),
+                *cases("ScatterND", X, ints([0, 1, -1], [0, 1, -1]), floats(2), since=18, reduction=reduction),
+                *cases("ScatterND", X, ints([1], [-1]), floats(2, 3, 4, low=0.0), since=18, reduction=reduction),
+            ]
+        ),
         *cases("ScatterElements", X, np.argsort(X, 1), floats(2, 3, 4), axis=1),
         *cases("ScatterElements", X, ints([[0, -1]]), floats(1, 1, 2), axis=2, since=16, reduction="add"),
         *cases("ScatterElements", X, ints([[0, 0]]), floats(1, 1, 2), axis=2, since=18, reduction="max"),
@@ -101,6 +112,8 @@ def _indices() -> list[Case]:
         *cases("ArgMin", X, axis=2, keepdims=0),
         *cases("CumSum", X, np.int64(1), constant=(1,)),
         *cases("CumSum", X, np.int64(-1), constant=(1,), exclusive=1, reverse=1),
+        *cases("CumSum", np.array([1, 1e10, 3, np.inf, 2], np.float32), np.int64(0), constant=(1,), exclusive=1),
+        *cases("CumSum", X, np.int64(-2), constant=(1,), exclusive=1),
         *cases("CumSum", ints(1, 2, 3), np.int64(0), constant=(1,)),
         *cases("OneHot", ints(0, 2, -1, 7), np.int64(4), np.array([0.1, 0.9], np.float32), constant=(1, 2)),
         *cases("OneHot", ints([0, 2]), ints(4), np.array([0.0, 1.0], np.float32), constant=(1, 2), axis=0),
@@ -114,6 +127,11 @@ def _made() -> list[Case]:
     return [
         *cases("Range", np.int64(1), np.int64(9), np.int64(2)),
         *cases("Range", np.float32(0.5), np.float32(2.0), np.float32(0.5), constant=(0, 2)),
+        *cases("Range", np.int64(3), np.int64(-1), np.int64(2)),
+        *cases("Range", np.int64(3), np.int64(-1), np.int64(2), constant=(2,)),
+        *cases("Range", np.int64(3), np.int64(-2), np.int64(-2), constant=(2,)),
+        *cases("Range", np.int64(-2), np.int64(3), np.int64(-2), constant=(2,)),
+        *cases("Range", np.float32(0.5), np.float32(0.0), np.float32(0.5), constant=(0, 1, 2)),
         *cases("ConstantOfShape", ints(2, 3)),
         *cases("ConstantOfShape", ints(2, 3), value=sevens),
         *cases("EyeLike", floats(3, 4), k=1),
