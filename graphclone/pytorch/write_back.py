@@ -129,7 +129,7 @@ class _Packed:
             values = self.given[weight.name][1]
             for initializer, turned in weight.initializers:
                 shape = tensors[initializer].values.shape
-                tensors[initializer].values = np.ascontiguousarray((values.T if turned else values).reshape(shape))
+                tensors[initializer].values = np.ascontiguousarray(values.T if turned else values).reshape(shape)
         shared_again(result)
         return result
 

@@ -77,7 +77,7 @@ class _Maker:
         root = self._part((), calls_)
         self._adopt_unread(root)
         weights = [self._renamed(weight) for weight in self.recording.weights]
-        return Tree(root, WeightMap(tuple(weights)), self.buffers, tuple(self.ties))
+        return Tree(root, WeightMap(tuple(weights), self.recording.weights.left), self.buffers, tuple(self.ties))
 
     def _own(self, calls_: list[fx.Node]) -> None:
         """A weight or table belongs to the part that holds all of its readers."""

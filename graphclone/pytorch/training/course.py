@@ -12,7 +12,7 @@ import torch
 
 from graphclone.errors import BadData, InvalidTarget, UnsupportedGraph
 from graphclone.graph import Model
-from graphclone.pytorch.module import to_torch
+from graphclone.pytorch.module import to_torch, weights
 from graphclone.pytorch.training.batches import Array, Batch
 from graphclone.pytorch.training.cache import Cache
 from graphclone.pytorch.training.checkpoint import Checkpoints, gather, scatter
@@ -77,9 +77,12 @@ def run(
     held_out: Iterable[Batch] | None = None,
     progress: Progress | None = None,
 ) -> Trained:
+    say: Callable[[str], None] = lambda line: None,
     """Train a clone; every process of a launcher calls this, and each gets the result.
 
     Raises BadData for batches that do not run, InvalidTarget for a teacher that does not fit, TrainingDiverged.
+    ``say`` is told what is not trained, in lines.
+
     """
     task = find_task(options.task)
     if task.needs_teacher and beside.teacher is None:
@@ -102,6 +105,9 @@ def run(
     module = to_torch(_wide(given), options.dropout)
     history = train(
         module,
+    notes = weights(module).notes()
+    for line in notes:
+        say(line)
         batches,
         options,
         held_out=held_out,
@@ -115,6 +121,7 @@ def run(
     )
     trained = _packed(model, module, processes)
     within = Run(module, options, task, setting, teacher, processes)
+    history.notes = notes
     in_runtime = None if held_out is None else _in_runtime(trained, within, held_out)
     half = needed(model, HALVES)
     return Trained(trained, history, in_runtime, ROUNDED if half or options.precision == "bf16" else 1e-3, states)
