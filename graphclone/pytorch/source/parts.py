@@ -14,7 +14,7 @@ from torch import fx
 from graphclone.pytorch.extents import extent
 from graphclone.pytorch.recognition.rewriting import calls, rank
 from graphclone.pytorch.recording import Recording
-from graphclone.pytorch.source.leaves import Leaf, leaves, name_of_leaf, spoken
+from graphclone.pytorch.source.leaves import Leaf, attribute, leaves, name_of_leaf, spoken
 from graphclone.pytorch.source.placement import Path, Placement
 from graphclone.pytorch.weights import Weight, WeightMap
 
@@ -155,8 +155,8 @@ class _Maker:
             weight = self.weight_of[str(leaf.weights["weight"].target)]
             name = _free(taken, name_of_leaf(node, leaf, part.path, self.placement, weight), part)
             part.leaves[node] = (name, leaf)
-            for attribute, held in leaf.weights.items():
-                self._call(str(held.target), f"{prefix}.{name}.{attribute}".lstrip("."))
+            for leaf_name, held in leaf.weights.items():
+                self._call(str(held.target), f"{prefix}.{name}.{leaf_name}".lstrip("."))
         for node, path in self.owned.items():
             if path != part.path:
                 continue
@@ -169,7 +169,7 @@ class _Maker:
                 self.buffers[f"{prefix}.{part.names[node]}".lstrip(".")] = key
 
     def _spoken(self, weight: Weight) -> str:
-        return spoken(weight, weight.role) if self.placement.streams else weight.name.replace(".", "_")
+        return spoken(weight, weight.role) if self.placement.streams else attribute(weight.name)
 
     def _call(self, weight: str, name: str) -> None:
         """Name a weight; under a second name it is tied."""
