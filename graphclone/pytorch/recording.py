@@ -127,6 +127,7 @@ class _Builder:
             value = held.t() if turned else held
         else:
             held = held.squeeze(0) if weight.shape and not tensor.values.shape else held
+            held = held.squeeze(0) if weight.shape and not tensor.values.shape else held
             value = to_tensor(tensor.values, tensor.name)
             if is_quantised(tensor.values) and value.numel() > FEW:  # stays bytes: not folded into a table of floats
                 value = self.recorder.constant(value)

@@ -111,3 +111,35 @@ def test_shape_arithmetic_is_python_numbers_not_tensors():
     """Mod of a size stays a number: the module's code makes one tensor, for the output."""
     module = to_torch(graph.from_proto(model("Mod", 13)))
     assert module.code.count("torch.tensor(") == 1
+
+
+BESIDE = {  # a run-time tensor and a size: the other operand of one operator
+    "integers divided by a size": ([node("Div", ["i", "n"], ["y"])], I64),
+    "integers to the power of a size": ([node("Pow", ["i", "n"], ["y"])], I64),
+    "a number to the power of a size": ([node("Pow", ["x", "n"], ["y"])], F32),
+    "a size divided by integers": ([node("Div", ["n", "i"], ["y"])], I64),
+    "a size divided by numbers": ([node("Cast", ["n"], ["f"], to=F32), node("Div", ["f", "x"], ["y"])], F32),
+}
+
+
+@pytest.mark.parametrize("chain", BESIDE.values(), ids=BESIDE)
+def test_a_size_beside_a_tensor(chain):
+    nodes, result = chain
+    info = onnx.helper.make_tensor_value_info
+    made = onnx.helper.make_graph(
+        [node("Shape", ["x"], ["s"]), node("Gather", ["s", "one"], ["n"]), *nodes],
+        "beside",
+        [info("x", F32, ["a", "b"]), info("i", I64, ["a", "b"])],
+        [info("y", result, None)],
+        [onnx.numpy_helper.from_array(np.array(1, np.int64), "one")],
+    )
+    proto = onnx.helper.make_model(made, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)  # noqa: TID251
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    module = to_torch(graph.from_proto(proto))
+    for shape in ((2, 3), (3, 2)):
+        i = np.arange(1, 7, dtype=np.int64).reshape(shape)
+        given = {"x": i.astype(np.float32) / 2, "i": i}
+        found = module(**{name: torch.from_numpy(array) for name, array in given.items()})["y"].numpy()
+        (expected,) = session.run(None, given)
+        assert found.dtype == expected.dtype
+        np.testing.assert_allclose(found, expected, rtol=1e-6)

@@ -56,6 +56,8 @@ class Row:
     fixed: tuple[int, ...] = ()
 
 
+NUMBERS: Mapping[type, torch.dtype] = {int: torch.int64, float: torch.float32, bool: torch.bool}  # of sizes
+
 TABLE: dict[Key, Row] = {}
 ON_SIZES: dict[Key, Function] = {}  # the same operators on Sizes; a function may answer NotImplemented
 
@@ -85,8 +87,8 @@ class Call:
         return len(self.example(value).shape)
 
     def dtype(self, value: Value) -> torch.dtype:
-        found: torch.dtype = value.dtype if isinstance(value, Sizes) else self.example(value).dtype
-        return found
+        held = value if isinstance(value, Sizes) else self.example(value)
+        return NUMBERS.get(type(held)) or held.dtype
 
     def example(self, value: Value) -> Any:
         """A meta tensor (or the tensor itself): read rank and dtype from it, not sizes."""
