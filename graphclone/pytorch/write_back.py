@@ -6,7 +6,7 @@ training told apart, become initializers of their own (sharing.py).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from graphclone.pytorch.module import Layout, layout
 from graphclone.pytorch.sharing import origin, shared_again, unshared
 from graphclone.pytorch.weights import Array, Weight, to_array
 
-OUTER = "module"  # DistributedDataParallel's, at the front alone
+OUTER = "module."  # DistributedDataParallel's, at the front alone
 WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")  # of torch.compile, FSDP, checkpointing
 SHOWN = 5
 TRAINED = "graphclone.trained"  # in a clone's metadata: its weights are no slices of its parent's any more
@@ -45,10 +45,11 @@ def pack(model: Model, tensors: Mapping[str, np.ndarray[Any, Any]]) -> Model:
     found = layout(apart)
     weights = list(found.weights)
     packed = _Packed(apart.constants())
-    tensors = _without_tables(tensors, found)
     by_parameter = {weight.name: weight for weight in weights}
     by_parameter |= {name: by_parameter[first] for name, first in found.ties}
     by_initializer = _readers(weights)
+    tensors = _out_of_wrapper(tensors, by_parameter.keys() | by_initializer.keys() | found.tables.keys())
+    tensors = _without_tables(tensors, found)
     unknown = sorted(set(tensors) - by_parameter.keys() - by_initializer.keys())
     if unknown:
         raise BadData(f"the model has no weight called {_listed(unknown)}: these weights are of another model")
@@ -72,6 +73,13 @@ def marked(before: Model, after: Model) -> Model:
             after.metadata[TRAINED] = "true"
             break
     return after
+
+
+def _out_of_wrapper(tensors: Mapping[str, Array], known: Collection[str]) -> Mapping[str, Array]:
+    """Under the names inside DistributedDataParallel, where they are not all names of the model as they stand."""
+    if all(name in known for name in tensors) or not all(name.startswith(OUTER) for name in tensors):
+        return tensors
+    return {name.removeprefix(OUTER): values for name, values in tensors.items()}
 
 
 def _without_tables(tensors: Mapping[str, Array], found: Layout) -> dict[str, Array]:
@@ -140,8 +148,7 @@ def _finite(values: Array) -> bool:
 
 
 def _unwrapped(name: str) -> str:
-    steps = [step for step in name.split(".") if step not in WRAPPERS]
-    return ".".join(steps[1:] if steps[0] == OUTER else steps)
+    return ".".join(step for step in name.split(".") if step not in WRAPPERS)
 
 
 def _listed(names: list[str]) -> str:
