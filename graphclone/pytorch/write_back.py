@@ -21,6 +21,7 @@ from graphclone.pytorch.weights import Array, Weight, to_array
 OUTER = "module."  # DistributedDataParallel's, at the front alone
 WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")  # of torch.compile, FSDP, checkpointing
 SHOWN = 5
+ONE = (1,)  # a learned number may have an axis in the module and none in the graph
 TRAINED = "graphclone.trained"  # in a clone's metadata: its weights are no slices of its parent's any more
 
 
@@ -112,7 +113,7 @@ class _Packed:
         values = np.asarray(values)
         held = self.constants[initializer or weight.initializers[0][0]]
         wanted = weight.shape if initializer is None else held.shape
-        if values.shape != wanted:
+        if (values.shape or ONE) != (wanted or ONE):
             raise BadData(f"{name}: shape {list(values.shape)}, the model holds {list(wanted)}")
         if values.dtype.kind not in "fV":
             raise BadData(f"{name}: element type {values.dtype}, the graph holds {held.dtype}")

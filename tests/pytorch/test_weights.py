@@ -9,8 +9,9 @@ import torch
 
 from graphclone import graph
 from graphclone.pytorch.module import to_torch, weights
+from graphclone.pytorch.training import reinitialised
 from graphclone.pytorch.weights import weight_map
-from graphclone.pytorch.write_back import from_torch
+from graphclone.pytorch.write_back import from_torch, pack
 
 F32, I64 = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
 
@@ -190,6 +191,9 @@ def test_a_single_number_whose_exponential_scales_a_signal_is_a_weight(name):
     trained = from_torch(model, module)
     assert trained.constants()[name] == np.float32(1.5)
     assert trained.constants()[name].shape == ()
+    for given in (np.float32(2), np.full(1, 2, np.float32)):
+        assert pack(model, {name: given}).constants()[name] == np.float32(2)
+    assert reinitialised(model, 0).constants()[name].shape == ()
 
 
 def test_channel_means_of_an_image_are_not_weights():
