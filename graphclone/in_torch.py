@@ -25,7 +25,7 @@ def to_torch(model: Model, dropout: float = 0.0) -> torch.nn.Module:
     return build(model, dropout)
 
 
-def write_torch(model: Model, folder: str | Path, dropout: float = 0.0) -> dict[str, int]:
+def write_torch(model: Model, folder: str | Path, dropout: float = 0.0) -> dict[str, Any]:
     """The graph as a folder of model.py and model.safetensors that needs no graphclone."""
     from graphclone.pytorch.standalone import write_standalone
 

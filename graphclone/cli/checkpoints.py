@@ -33,6 +33,8 @@ def torch(
     print(f"{output}: model.py ({written['lines']} lines), model.safetensors ({written['parameters']:,} parameters)")
     if written["integers"]:
         print(f"{written['integers']:,} weights are integers: they stay as they are, and their scales are trained")
+    for line in written["notes"]:
+        print(line)
 
 
 @app.command(

@@ -114,9 +114,10 @@ def _print(result: Result, given: dict[str, Any]) -> None:
     history, output = result.history, given["output"]
     if given["json"]:
         held = {"losses": history.losses, "held_out": history.evaluations, "best": history.best}
+        said = {"notes": history.notes}
         counts = {"tokens": history.tokens, "seconds": history.seconds, "teacher_batches": history.taught}
         verified = result.report.to_dict()
-        return show.as_json({"output": str(output), **counts, **held, "verification": verified})
+        return show.as_json({"output": str(output), **counts, **held, **said, "verification": verified})
     if history.evaluations:
         show.table(("step", "held-out loss"), history.evaluations)
         print()

@@ -7,9 +7,11 @@ FSDP wrap them one by one.
 
 from __future__ import annotations
 
+import copyreg
 import hashlib
 import linecache
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import onnx_graphsurgeon as gs
@@ -33,6 +35,7 @@ from graphclone.pytorch.source.program import MODEL, program
 from graphclone.pytorch.weights import Weight, WeightMap, to_tensor, weight_map
 
 FEWEST = 3  # products in the smallest block: attention and what gives its output
+IMPORTED = "graphclone.imported"
 WEIGHTS, INPUTS = "graphclone.weights", "graphclone.inputs"
 
 
@@ -98,14 +101,37 @@ def _anatomy(model: Model) -> Anatomy | None:
 
 
 def _made(found: Layout) -> nn.Module:
-    """Run the source, with its lines where tracebacks and compilers look for them; nothing is allocated."""
-    name = f"<graphclone {hashlib.sha256(found.source.encode()).hexdigest()[:12]}>"
-    linecache.cache[name] = (len(found.source), None, found.source.splitlines(keepends=True), name)
-    namespace: dict[str, Any] = {"__name__": "graphclone.imported"}
-    exec(compile(found.source, name, "exec"), namespace)  # noqa: S102  written by program.py, from checked names
+    """Nothing is allocated."""
     with torch.device("meta"):
-        module: nn.Module = namespace[MODEL]()
+        module: nn.Module = _classes(found.source)[MODEL]()
     return module
+
+
+@cache
+def _classes(source: str) -> dict[str, type[nn.Module]]:
+    """Run the source, with its lines where tracebacks and compilers look for them: its modules by name.
+
+    They are copied and pickled by the source, for their classes can be imported from nowhere.
+    """
+    name = f"<graphclone {hashlib.sha256(source.encode()).hexdigest()[:12]}>"
+    linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
+    namespace: dict[str, Any] = {"__name__": IMPORTED}
+    exec(compile(source, name, "exec"), namespace)  # noqa: S102  written by program.py, from checked names
+    made = {n: c for n, c in namespace.items() if isinstance(c, type) and c.__module__ == IMPORTED}
+    made = {n: c for n, c in made.items() if issubclass(c, nn.Module)}
+
+    def reduced(held: nn.Module) -> tuple[Any, ...]:
+        return _blank, (source, type(held).__name__), held.__dict__
+
+    for own in made.values():
+        copyreg.pickle(own, reduced)
+    return made
+
+
+def _blank(source: str, name: str) -> nn.Module:
+    """A module of a source, which gets its state from whoever copies or unpickles it."""
+    own = _classes(source)[name]
+    return own.__new__(own)
 
 
 def _load(module: nn.Module, found: Layout, model: Model) -> None:

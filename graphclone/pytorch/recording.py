@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from graphclone.pytorch.weights import WeightMap, to_tensor
 
 FEW = 64  # elements up to which an integer constant may take part in arithmetic on sizes
 EXAMPLE_BATCH, EXAMPLE_LENGTH, EXAMPLE_PIXELS = 2, 7, 224  # only ranks are read from examples
+TAKEN = frozenset({"self", "torch", "nn", "F", "math", "operator", "block", "index"})  # in the program that is written
 HOLDS = "tensors"  # meta of a torch.fx node: the names of the graph's values that it computes
 
 
@@ -99,7 +101,7 @@ class _Builder:
         for tensor in self.model.graph.inputs:
             argument = re.sub(r"\W", "_", tensor.name)
             argument = argument if argument.isidentifier() else f"input_{argument}"
-            while argument in names.values():
+            while argument in names.values() or argument in TAKEN or keyword.iskeyword(argument):
                 argument += "_"
             names[tensor.name] = argument
             fixed: list[Any] = [d if isinstance(d, int) and d >= 0 else None for d in tensor.shape or ()]
@@ -130,6 +132,7 @@ class _Builder:
                 example = torch.empty(weight.shape, dtype=weight.dtype, device="meta")
                 self.values[first] = self.recorder.attribute(weight.name, example)
             held: Any = self.values[first]
+            held = held.squeeze(0) if weight.shape and not tensor.values.shape else held
             value = held.t() if turned else held
         else:
             value = to_tensor(tensor.values, tensor.name)

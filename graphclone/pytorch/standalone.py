@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -29,8 +30,8 @@ def load(folder=Path(__file__).parent):
 '''
 
 
-def write_standalone(model: Model, folder: str | Path, dropout: float = 0.0) -> dict[str, int]:
-    """Write the folder, whole or not at all, and say what is in it: parameters, weights of integers, lines.
+def write_standalone(model: Model, folder: str | Path, dropout: float = 0.0) -> dict[str, Any]:
+    """Write the folder, whole or not at all, and say what is in it: parameters, weights of integers, lines, notes.
 
     ``model.py`` defines the module that ``to_torch`` builds and ``load()``. Weights trained there and saved under the
     module's names go back into the graph by ``pack``. Raises BadModel for a folder that has other files of these names'
@@ -58,7 +59,7 @@ def write_standalone(model: Model, folder: str | Path, dropout: float = 0.0) -> 
         shutil.rmtree(staged, ignore_errors=True)
     count = sum(torch.Size(weight.shape).numel() for weight in weights(module))
     integers = sum(b.numel() for b in module.buffers() if b.dtype in BYTES)
-    return {"parameters": count, "integers": integers, "lines": source.count("\n")}
+    return {"parameters": count, "integers": integers, "lines": source.count("\n"), "notes": weights(module).notes()}
 
 
 def with_loader(source: str) -> str:

@@ -2,14 +2,19 @@
 
 A float constant is a **weight** (an nn.Parameter), unless it is one of these, which become buffers or literals:
 
-1. a single number, except where it is the gain or bias of an operator by role;
-2. a mask: it holds a value that is not finite or as large as 10,000;
+1. a single number, except where it is the gain or bias of an operator by role, or where it has a parameter's name and
+   the graph takes its exponential, sigmoid or tanh (CLIP's logit_scale, gates);
+2. a mask: it holds infinities, or numbers as large as 10,000 beside one or two others, and is no operand of a product;
 3. handed over as numbers (scales of Resize) or as running statistics (BatchNormalization);
 4. a table over positions: it only meets values computed from integer inputs, shapes and other tables (rotary
-   frequencies times positions, ALiBi slopes times distances). Rows picked by Gather or one-hot are embeddings: weights;
-5. one of a cosine and a sine table: two tables of one shape whose squares add up to one constant everywhere; or the two
-   side by side;
+   frequencies times positions), or multiplies distances that are added to scores (ALiBi). Rows picked by Gather or
+   one-hot are embeddings, and what is multiplied and summed over is a matrix, whatever the other side is: weights;
+5. one of a cosine and a sine table (tables.py): two matrices whose squares add up to one constant everywhere, and whose
+   angles turn; or the two side by side;
 6. a mean or deviation of image channels: at most four numbers applied to a graph input of rank 4.
+
+What meets rule 4 without being angles or slopes, and what rule 1 leaves out under a parameter's name where it scales or
+shifts a signal, is named in ``WeightMap.left``: a run says so.
 
 A weight of integers (operators/quantised.py) is a buffer; the scales that multiply it are weights.
 
@@ -35,13 +40,17 @@ import torch
 from graphclone.errors import UnsupportedGraph
 from graphclone.graph import Model
 from graphclone.pages import release
+from graphclone.pytorch.contractions import multiplied
 from graphclone.pytorch.operators import Lookup
-from graphclone.pytorch.usage import Usage, uses
+from graphclone.pytorch.tables import by_value
+from graphclone.pytorch.usage import LEARNT, Usage, uses
 from graphclone.recipes import PIECE
 
-MASKED = 1e4
 FLOATS = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64), np.dtype(ml_dtypes.bfloat16))
 Array = np.ndarray[Any, np.dtype[Any]]
+SHOWN = 5
+MOVED = "onnx::"
+LEARNT_OF = frozenset(op.lower() for op in LEARNT)
 PRECISION = r"(_(b?float16|bf16|fp16))"  # what a tool that narrows weights puts behind their names
 COPY = re.compile(rf"(?P<copy>(_again\d+)+){PRECISION}?$")  # what surgery puts behind the names of a block put in again
 
@@ -49,6 +58,8 @@ COPY = re.compile(rf"(?P<copy>(_again\d+)+){PRECISION}?$")  # what surgery puts 
 @dataclass(frozen=True)
 class Weight:
     """One parameter. role: matrix, gain (a vector that multiplies) or bias (a vector that is added).
+
+    ``shape``: a number without axes that is learnt gets one, for without any it cannot be shared among processes.
 
     ``initializers``: (name in the graph, whether the graph holds it transposed); the first gives the parameter's shape.
     ``computed``: the type that the graph casts it to before anything else, where it keeps it in half precision.
@@ -64,9 +75,13 @@ class Weight:
 
 @dataclass(frozen=True)
 class WeightMap:
-    """Parameters of the module <-> initializers of the graph, in the order of their first use."""
+    """Parameters of the module <-> initializers of the graph, in the order of their first use.
+
+    ``left``: initializers that may have been trained once and that nothing in the graph shows to be weights.
+    """
 
     weights: tuple[Weight, ...]
+    left: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[Weight]:
         return iter(self.weights)
@@ -74,6 +89,14 @@ class WeightMap:
     def parameter_of(self) -> dict[str, tuple[Weight, bool]]:
         """initializer -> its parameter, and whether it is the transposed one."""
         return {name: (weight, turned) for weight in self.weights for name, turned in weight.initializers}
+
+    def notes(self) -> list[str]:
+        """What a user has to know of the weights, in lines."""
+        if not self.left:
+            return []
+        more = f" and {len(self.left) - SHOWN} more" if len(self.left) > SHOWN else ""
+        why = "nothing in the graph tells them from fixed numbers, so they stay as they are"
+        return [f"not trained: {', '.join(self.left[:SHOWN])}{more} ({why})"]
 
 
 def to_tensor(array: Array, where: str, turned: bool = False) -> torch.Tensor:
@@ -109,59 +132,26 @@ def weight_map(model: Model) -> WeightMap:
     lookup = Lookup.of(model)
     constants = {t.name: t for t in model.graph.tensors().values() if isinstance(t, gs.Constant)}
     candidates = {name: t for name, t in constants.items() if t.values.dtype in FLOATS and t.values.size}
-    tables = {name for name, t in candidates.items() if _is_mask(t.values)}
-    tables |= _angle_tables({name: t.values for name, t in candidates.items() if name not in tables})
-    tables |= {name for name, t in candidates.items() if name not in tables and _is_circle(t.values)}
-    usage = uses(model.graph, lookup, {name: t for name, t in candidates.items() if name not in tables})
-    kept = [name for name in usage if usage[name].role is not None]
-    return WeightMap(tuple(_named(_tied(kept, constants), constants, usage)))
+    tables = by_value({name: t.values for name, t in candidates.items()}, multiplied(model.graph))
+    candidates = {name: t for name, t in candidates.items() if name not in tables}
+    singles = {name for name, t in candidates.items() if t.values.size == 1 and _may_be_learnt(name)}
+    found = uses(model.graph, lookup, candidates, singles)
+    kept = [name for name, usage in found.weights.items() if usage.role is not None]
+    left = found.unclear + tuple(name for name in found.numbers if not _is_computed(name))
+    return WeightMap(tuple(_named(_tied(kept, constants), constants, found.weights)), left)
 
 
-def _is_mask(values: Array) -> bool:
-    if values.dtype == ml_dtypes.bfloat16:
-        values = values.astype(np.float32)
-    small = values.min() > -MASKED and values.max() < MASKED  # a NaN makes both comparisons false
-    release(values)
-    return not small
+def _may_be_learnt(name: str) -> bool:
+    """A parameter's name, or none because an exporter moved the parameter; numbers of the code have a node's."""
+    return name.startswith(MOVED) or (PARAMETER.match(name) is not None and ANONYMOUS.match(name) is None)
 
 
-def _angle_tables(arrays: dict[str, Array]) -> set[str]:
-    """Pairs that are a cosine and a sine of the same angles."""
-    by_shape: dict[tuple[Any, ...], list[str]] = defaultdict(list)
-    for name in sorted(arrays):
-        values = arrays[name]
-        if values.ndim >= 2 and values.size > 4 and abs(float(values.flat[0])) <= 16:
-            by_shape[(values.shape, values.dtype)].append(name)
-    found: set[str] = set()
-    for names in by_shape.values():
-        heads = {name: arrays[name].reshape(-1)[:64].astype(np.float64) for name in names}
-        for i, one in enumerate(names):
-            for other in names[i + 1 :]:
-                if _one_circle(heads[one], heads[other]) and _one_circle(
-                    arrays[one].astype(np.float64), arrays[other].astype(np.float64)
-                ):
-                    found |= {one, other}
-    return found
-
-
-def _is_circle(values: Array) -> bool:
-    """Sines in the one half of each row, cosines of the same angles in the other."""
-    width = values.shape[-1] if values.ndim else 0
-    if values.ndim < 2 or width < 2 or width % 2 or values.size != width * values.shape[-2]:
-        return False
-    rows = values.reshape(-1, width)
-    return _one_circle(*_halves(rows[:4])) and _one_circle(*_halves(rows))
-
-
-def _halves(values: Array) -> tuple[Array, Array]:
-    wide = values.astype(np.float64)
-    return wide[:, : wide.shape[1] // 2], wide[:, wide.shape[1] // 2 :]
-
-
-def _one_circle(a: Array, b: Array) -> bool:
-    """cos² + sin² is one constant, and neither is constant alone in the whole."""
-    total = a * a + b * b
-    return bool(np.ptp(total) <= 0.02 * max(float(total.mean()), 1e-12) and (np.ptp(a) > 0 or np.ptp(b) > 0))
+def _is_computed(name: str) -> bool:
+    """The name is that of the PyTorch operator whose result an exporter wrote down, as ``sqrt_1``; or it is none."""
+    operator = re.sub(r"(_default)?(_\d+)?$", "", name)
+    return name.startswith((MOVED, "graphclone_")) or (
+        operator.lower() not in LEARNT_OF and hasattr(torch.ops.aten, operator)
+    )
 
 
 def _tied(names: list[str], constants: dict[str, gs.Constant]) -> list[list[tuple[str, bool]]]:
@@ -216,6 +206,9 @@ ANONYMOUS = re.compile(
 )
 
 
+PARAMETER = re.compile(r"^[A-Za-z_]\w*(\.\w+)*$")
+
+
 def _named(
     groups: list[list[tuple[str, bool]]], constants: dict[str, gs.Constant], usage: dict[str, Usage]
 ) -> Iterator[Weight]:
@@ -236,7 +229,7 @@ def _named(
         modules |= prefixes
         values = constants[first].values
         role, dtype = usage[first].role or "matrix", to_tensor(values.reshape(-1)[:1], first).dtype
-        yield Weight(name, role, tuple(values.shape), dtype, tuple(group))
+        yield Weight(name, role, tuple(values.shape) or ((1,) if usage[first].learnt else ()), dtype, tuple(group))
 
 
 def _led_by(name: str | None, group: list[tuple[str, bool]]) -> list[tuple[str, bool]]:

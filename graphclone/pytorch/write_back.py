@@ -6,7 +6,7 @@ training told apart, become initializers of their own (sharing.py).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,9 +18,10 @@ from graphclone.pytorch.module import Layout, layout
 from graphclone.pytorch.sharing import origin, shared_again, unshared
 from graphclone.pytorch.weights import Array, Weight, to_array
 
-OUTER = "module"  # DistributedDataParallel's, at the front alone
+OUTER = "module."  # DistributedDataParallel's, at the front alone
 WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")  # of torch.compile, FSDP, checkpointing
 SHOWN = 5
+ONE = (1,)  # a learned number may have an axis in the module and none in the graph
 TRAINED = "graphclone.trained"  # in a clone's metadata: its weights are no slices of its parent's any more
 
 
@@ -45,10 +46,11 @@ def pack(model: Model, tensors: Mapping[str, np.ndarray[Any, Any]]) -> Model:
     found = layout(apart)
     weights = list(found.weights)
     packed = _Packed(apart.constants())
-    tensors = _without_tables(tensors, found)
     by_parameter = {weight.name: weight for weight in weights}
     by_parameter |= {name: by_parameter[first] for name, first in found.ties}
     by_initializer = _readers(weights)
+    tensors = _out_of_wrapper(tensors, by_parameter.keys() | by_initializer.keys() | found.tables.keys())
+    tensors = _without_tables(tensors, found)
     unknown = sorted(set(tensors) - by_parameter.keys() - by_initializer.keys())
     if unknown:
         raise BadData(f"the model has no weight called {_listed(unknown)}: these weights are of another model")
@@ -72,6 +74,13 @@ def marked(before: Model, after: Model) -> Model:
             after.metadata[TRAINED] = "true"
             break
     return after
+
+
+def _out_of_wrapper(tensors: Mapping[str, Array], known: Collection[str]) -> Mapping[str, Array]:
+    """Under the names inside DistributedDataParallel, where they are not all names of the model as they stand."""
+    if all(name in known for name in tensors) or not all(name.startswith(OUTER) for name in tensors):
+        return tensors
+    return {name.removeprefix(OUTER): values for name, values in tensors.items()}
 
 
 def _without_tables(tensors: Mapping[str, Array], found: Layout) -> dict[str, Array]:
@@ -104,7 +113,7 @@ class _Packed:
         values = np.asarray(values)
         held = self.constants[initializer or weight.initializers[0][0]]
         wanted = weight.shape if initializer is None else held.shape
-        if values.shape != wanted:
+        if (values.shape or ONE) != (wanted or ONE):
             raise BadData(f"{name}: shape {list(values.shape)}, the model holds {list(wanted)}")
         if values.dtype.kind not in "fV":
             raise BadData(f"{name}: element type {values.dtype}, the graph holds {held.dtype}")
@@ -129,7 +138,7 @@ class _Packed:
             values = self.given[weight.name][1]
             for initializer, turned in weight.initializers:
                 shape = tensors[initializer].values.shape
-                tensors[initializer].values = np.ascontiguousarray((values.T if turned else values).reshape(shape))
+                tensors[initializer].values = np.ascontiguousarray(values.T if turned else values).reshape(shape)
         shared_again(result)
         return result
 
@@ -140,8 +149,7 @@ def _finite(values: Array) -> bool:
 
 
 def _unwrapped(name: str) -> str:
-    steps = [step for step in name.split(".") if step not in WRAPPERS]
-    return ".".join(steps[1:] if steps[0] == OUTER else steps)
+    return ".".join(step for step in name.split(".") if step not in WRAPPERS)
 
 
 def _listed(names: list[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle  # noqa: TID251  what torch.save does
 
 import numpy as np
 import onnxruntime
@@ -12,6 +13,9 @@ import torch
 from graphclone import graph
 from graphclone.errors import UnsupportedGraph
 from graphclone.pytorch.module import to_torch, weights
+from graphclone.pytorch.recording import TAKEN
+from graphclone.pytorch.write_back import from_torch
+from tests.pytorch.test_weights import F32, floats, made
 from tests.tolerances import difference
 
 LIMIT = 1e-5  # of the largest number of an output, in float32
@@ -133,3 +137,63 @@ def test_the_code_is_short_shape_arithmetic_is_that_of_the_inputs(parent_file):
     assert module.code.count(".size(") <= 4  # of the ids, and of what the attention reads: batch and length
     assert "tolist" not in module.code
     assert "torch.tensor" not in module.code
+
+
+RELU = [("MatMul", ["{}", "w"], ["h"], "", {}), ("Mul", ["h", "g"], ["m"], "", {}), ("Relu", ["m"], ["y"], "", {})]
+
+
+def small(argument="x", weight="w"):
+    """Of one input and one weight, called what is asked for."""
+    nodes = [(op, [i.format(argument) if i != "w" else weight for i in ins], *rest) for op, ins, *rest in RELU]
+    return made(nodes, [(argument, F32, ["b", 4])], {weight: floats(4, 4), "g": floats(4)})
+
+
+@pytest.mark.parametrize("name", [*sorted(TAKEN), "class", "in", "a.1"])
+def test_an_input_may_have_any_name(name):
+    module = to_torch(small(name))
+    x = floats(3, 4)
+    expected = np.maximum(x @ floats(4, 4) * floats(4), 0)
+    np.testing.assert_allclose(run(module, {name: x})["y"].detach().numpy(), expected, rtol=1e-5)
+
+
+def test_two_inputs_whose_names_python_does_not_tell_apart_are_two():
+    nodes = [("Sub", ["in", "in_"], ["y"], "", {})]
+    module = to_torch(made(nodes, [("in", F32, ["b"]), ("in_", F32, ["b"])], {}))
+    found = run(module, {"in": np.full(2, 5, np.float32), "in_": np.ones(2, np.float32)})["y"]
+    assert found.tolist() == [4, 4]
+
+
+@pytest.mark.parametrize("layer", ["InstanceNormalization", "PRelu"])
+def test_weights_of_nn_sequential_have_names(layer):
+    """Numbers alone: 1.weight, read by a call that is no module of torch.nn."""
+    more = ["1.bias"] if layer == "InstanceNormalization" else []
+    nodes = [("Conv", ["x", "0.weight"], ["c"], "", {}), (layer, ["c", "1.weight", *more], ["y"], "", {})]
+    gain = floats(6) if more else floats(6, 1, 1)
+    constants = {"0.weight": floats(6, 3, 2, 2), "1.weight": gain} | dict.fromkeys(more, floats(6))
+    model = made(nodes, [("x", F32, ["b", 3, 5, 5])], constants)
+    module = to_torch(model)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(1)
+    packed = from_torch(model, module).constants()
+    assert all(np.array_equal(packed[name], values + 1) for name, values in constants.items())
+
+
+def test_a_pickled_module_computes_the_same(parent_file):
+    file = parent_file("gpt2", exporter="dynamo")
+    module = to_torch(graph.load(file))
+    again = pickle.loads(pickle.dumps(module))
+    assert again.head.weight is again.embedding.weight
+    assert again.code == module.code
+    differs(again, file)
+    from_torch(graph.load(file), again)
+
+
+def test_a_copy_keeps_what_was_set_on_the_module(parent_file):
+    module = to_torch(graph.load(parent_file("llama", exporter="dynamo"))).eval()
+    next(module.parameters()).requires_grad_(False)
+    twin = copy.deepcopy(module)
+    assert type(twin) is type(module)
+    assert not twin.training
+    assert [p.requires_grad for p in twin.parameters()] == [p.requires_grad for p in module.parameters()]
+    assert all(a is not b for a, b in zip(twin.parameters(), module.parameters(), strict=True))

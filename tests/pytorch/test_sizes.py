@@ -124,6 +124,7 @@ BESIDE = {
     "a size less numbers": (F32, [*AS_FLOAT, node("Sub", ["f", "x"], ["y"])]),
     "a size above numbers": (F32, [*AS_FLOAT, node("Greater", ["f", "x"], ["y"])]),
     "numbers to the power of a size": (F32, [*AS_FLOAT, node("Pow", ["x", "f"], ["y"])]),
+    "integers to the power of a size": (I64, [*SIZE, node("Pow", ["x", "n"], ["y"])]),
     "a size to the power of numbers": (F32, [*AS_FLOAT, node("Pow", ["f", "x"], ["y"])]),
     "a share of a size, rounded down": (
         F32,

@@ -162,3 +162,21 @@ def test_the_result_runs(parent_file, tmp_path):
     ours, theirs = (onnxruntime.InferenceSession(f) for f in (tmp_path / "packed.onnx", file))
     given = feeds(ours, 2, 5)
     assert all(np.array_equal(a, b) for a, b in zip(ours.run(None, given), theirs.run(None, given), strict=True))
+
+
+@pytest.mark.parametrize("names", [("module.weight", "w"), ("module.weight", "weight"), ("w", "v")])
+def test_a_wrapper_is_told_from_a_part_of_the_same_name(names):
+    """DistributedDataParallel puts ``module.`` before every name; an export of what it wraps has it in some."""
+    from tests.pytorch.test_weights import X, floats, made
+
+    nodes = [("MatMul", ["x", names[0]], ["h"], "", {}), ("MatMul", ["h", names[1]], ["y"], "", {})]
+    model = made(nodes, X, {name: floats(4, 4) + i for i, name in enumerate(names)})
+    module = to_torch(model)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(1)
+    wrapper = torch.nn.Module()
+    wrapper.module = module
+    for trained in (module, wrapper):
+        found = from_torch(model, trained).constants()
+        assert all(np.array_equal(found[name], floats(4, 4) + i + 1) for i, name in enumerate(names))

@@ -13,7 +13,6 @@ from torch import fx
 
 from graphclone.pytorch.recognition.rewriting import Rewriter, calls, dtype
 from graphclone.pytorch.recording import Recording
-from graphclone.pytorch.weights import WeightMap
 
 NARROW = (torch.bfloat16, torch.float16)
 WIDE = torch.float32
@@ -39,7 +38,7 @@ def absorb_casts(recording: Recording) -> Recording:
         weights[str(node.target)] = replace(weights[str(node.target)], computed=WIDE)
     rewriter.finish()
     _in_order_of_use(recording.graph, {name for name, weight in weights.items() if weight.computed is not None})
-    return replace(recording, weights=WeightMap(tuple(weights.values())))
+    return replace(recording, weights=replace(recording.weights, weights=tuple(weights.values())))
 
 
 def _in_order_of_use(graph: fx.Graph, widened: set[str]) -> None:

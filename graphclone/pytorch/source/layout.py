@@ -9,7 +9,7 @@ from torch import fx
 
 from graphclone.pytorch.recognition.rewriting import calls, dtype
 from graphclone.pytorch.recording import Recording
-from graphclone.pytorch.weights import Weight, WeightMap
+from graphclone.pytorch.weights import Weight
 
 
 def absorb_views(recording: Recording) -> Recording:
@@ -26,7 +26,7 @@ def absorb_views(recording: Recording) -> Recording:
     recording.graph.eliminate_dead_code()
     for node in recording.graph.nodes:
         node.meta.pop("extents", None)
-    return replace(recording, weights=WeightMap(tuple(weights.values())))
+    return replace(recording, weights=replace(recording.weights, weights=tuple(weights.values())))
 
 
 def _kept(weight: Weight, readers: list[fx.Node]) -> Weight | None:

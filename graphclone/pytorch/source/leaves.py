@@ -198,7 +198,12 @@ def whole_name(weight: Weight) -> str:
     """In a module without blocks: all of the name, so that no two weights share it."""
     steps = weight.name.split(".")
     steps = steps[:-1] if len(steps) > 1 and steps[-1] in GENERIC else steps
-    word = re.sub(r"\W", "_", "_".join(steps))
+    return attribute("_".join(steps))
+
+
+def attribute(name: str) -> str:
+    """A name that Python takes for an attribute."""
+    word = re.sub(r"\W", "_", name)
     return word if word.isidentifier() else f"weight_{word}"
 
 

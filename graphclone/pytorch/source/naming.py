@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import fx
 
 from graphclone.pytorch.recognition.rewriting import calls, rank
+from graphclone.pytorch.recording import TAKEN
 from graphclone.pytorch.source.parts import Part
 
 CALLED: dict[Any, str] = {
@@ -29,7 +30,6 @@ AXES: dict[tuple[bool, int], tuple[str, ...]] = {  # of a graph input: (float, r
     (True, 4): ("batch", "channels", "height", "width"),
     (True, 3): ("batch", "length", "channels"),
 }
-TAKEN = frozenset({"self", "torch", "nn", "F", "math", "operator", "block", "index"})
 
 
 def wanted_name(node: fx.Node, part: Part, names: dict[fx.Node, str]) -> str:

@@ -14,7 +14,7 @@ from torch import fx
 from graphclone.pytorch.extents import extent
 from graphclone.pytorch.recognition.rewriting import calls, rank
 from graphclone.pytorch.recording import Recording
-from graphclone.pytorch.source.leaves import Leaf, leaves, name_of_leaf, spoken
+from graphclone.pytorch.source.leaves import Leaf, attribute, leaves, name_of_leaf, spoken
 from graphclone.pytorch.source.placement import Path, Placement
 from graphclone.pytorch.weights import Weight, WeightMap
 
@@ -77,7 +77,7 @@ class _Maker:
         root = self._part((), calls_)
         self._adopt_unread(root)
         weights = [self._renamed(weight) for weight in self.recording.weights]
-        return Tree(root, WeightMap(tuple(weights)), self.buffers, tuple(self.ties))
+        return Tree(root, WeightMap(tuple(weights), self.recording.weights.left), self.buffers, tuple(self.ties))
 
     def _own(self, calls_: list[fx.Node]) -> None:
         """A weight or table belongs to the part that holds all of its readers."""
@@ -155,8 +155,8 @@ class _Maker:
             weight = self.weight_of[str(leaf.weights["weight"].target)]
             name = _free(taken, name_of_leaf(node, leaf, part.path, self.placement, weight), part)
             part.leaves[node] = (name, leaf)
-            for attribute, held in leaf.weights.items():
-                self._call(str(held.target), f"{prefix}.{name}.{attribute}".lstrip("."))
+            for leaf_name, held in leaf.weights.items():
+                self._call(str(held.target), f"{prefix}.{name}.{leaf_name}".lstrip("."))
         for node, path in self.owned.items():
             if path != part.path:
                 continue
@@ -169,7 +169,7 @@ class _Maker:
                 self.buffers[f"{prefix}.{part.names[node]}".lstrip(".")] = key
 
     def _spoken(self, weight: Weight) -> str:
-        return spoken(weight, weight.role) if self.placement.streams else weight.name.replace(".", "_")
+        return spoken(weight, weight.role) if self.placement.streams else attribute(weight.name)
 
     def _call(self, weight: str, name: str) -> None:
         """Name a weight; under a second name it is tied."""

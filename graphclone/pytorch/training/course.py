@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ import torch
 
 from graphclone.errors import BadData, InvalidTarget, UnsupportedGraph
 from graphclone.graph import Model
-from graphclone.pytorch.module import to_torch
-from graphclone.pytorch.training.batches import Array, Batch
+from graphclone.pytorch.module import to_torch, weights
+from graphclone.pytorch.training.batches import Array, Batch, rows_of
 from graphclone.pytorch.training.cache import Cache
 from graphclone.pytorch.training.checkpoint import Checkpoints, gather, scatter
 from graphclone.pytorch.training.examples import Example, Setting
@@ -76,8 +77,11 @@ def run(
     *,
     held_out: Iterable[Batch] | None = None,
     progress: Progress | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Trained:
     """Train a clone; every process of a launcher calls this, and each gets the result.
+
+    ``say`` is told what is not trained, in lines.
 
     Raises BadData for batches that do not run, InvalidTarget for a teacher that does not fit, TrainingDiverged.
     """
@@ -91,7 +95,8 @@ def run(
         states.refuse_leftovers(beside.resume)
     processes = Processes.start(options.precision)
     setting = _setting(model, task, beside)
-    setting, shape, sample = _rehearse(model, batches, task, setting)
+    first, batches = _with_first(batches)
+    setting, shape, sample = _rehearse(model, beside.teacher, first, task, setting)
     kin = _kinship(model, beside.teacher, options, task)
     setting = _with_kept(setting, kin)
     ids = None if beside.teacher is None else teachers_ids(model, beside.teacher)
@@ -100,6 +105,9 @@ def run(
         _refuse_other_sizes(teacher, task, setting, shape, sample)
     given = model if teacher is None else with_outputs(model, [pair.ours for pair in teacher.pairs])
     module = to_torch(_wide(given), options.dropout)
+    notes = weights(module).notes()
+    for line in notes:
+        say(line)
     history = train(
         module,
         batches,
@@ -113,6 +121,7 @@ def run(
         logs=Logs(beside.logs),
         shuffle=beside.shuffle,
     )
+    history.notes = notes
     trained = _packed(model, module, processes)
     within = Run(module, options, task, setting, teacher, processes)
     in_runtime = None if held_out is None else _in_runtime(trained, within, held_out)
@@ -156,20 +165,38 @@ def _setting(model: Model, task: Task, beside: Beside) -> Setting:
     return Setting(outputs, beside.read, mask, frozenset(special), rows(model))
 
 
-def _rehearse(
-    model: Model, batches: Iterable[Batch], task: Task, setting: Setting
-) -> tuple[Setting, tuple[int, ...], Example]:
-    """Run the first row in ONNX Runtime, which says in a line where a model cannot take it: the output's shape."""
-    first = next(iter(batches), None)
+def _with_first(batches: Iterable[Batch]) -> tuple[Batch, Iterable[Batch]]:
+    """The first batch, and all of them still, where they can be gone through once alone too."""
+    stream = iter(batches)
+    first = next(stream, None)
     if first is None:
         raise BadData("no batch to train on: more is held out than there is")
-    sample = task.example(first, setting, RANDOM(0)).first_row()
+    return first, chain([first], stream) if stream is batches else batches
+
+
+def _fixed_rows(models: Iterable[Model | None], example: Example) -> int | None:
+    """Rows of the only batches that one of the graphs takes, where that are several."""
+    taken = (t.shape[0] for m in models if m for t in m.graph.inputs if t.name in example.feeds and t.shape)
+    return next((rows for rows in taken if isinstance(rows, int) and rows > 1), None)
+
+
+def _rehearse(
+    model: Model, teacher: Model | None, first: Batch, task: Task, setting: Setting
+) -> tuple[Setting, tuple[int, ...], Example]:
+    """Run the first row, or the first batch where a graph fixes its rows, in ONNX Runtime: the output's shape.
+
+    Raises BadData, in a line, where a model cannot take it.
+    """
+    whole = task.example(first, setting, RANDOM(0))
+    fixed = _fixed_rows((model, teacher), whole)
+    sample = whole.first_row() if fixed is None else whole
     output = task.output(setting.outputs, setting)
     try:
         shape = open_session(model).run(sample.feeds)[output].shape
     except UnsupportedGraph as reason:
         shapes = ", ".join(f"{name} {list(np.shape(array))}" for name, array in first.items())
-        raise BadData(f"a batch ({shapes}) does not run: a smaller --length may fit ({reason})") from None
+        fits = "a smaller --length" if fixed in (None, rows_of(first)) else f"--batch-size {fixed}"
+        raise BadData(f"a batch ({shapes}) does not run: {fits} may fit ({reason})") from None
     if task.name == "image-classification":
         setting = replace(setting, vocabulary=int(shape[-1]))
     if task.name in ("causal-lm", "masked-lm"):
@@ -240,7 +267,7 @@ def _teacher(
 def _refuse_other_sizes(
     teacher: Teacher, task: Task, setting: Setting, shape: tuple[int, ...], sample: Example
 ) -> None:
-    """One row through the teacher, whatever its cache holds."""
+    """As little as can be run through the teacher, whatever its cache holds."""
     theirs = teacher.shape(sample)
     refuse_other_vocabulary(shape, theirs, task)
     refuse_other_width(shape, theirs, setting.kept, task)

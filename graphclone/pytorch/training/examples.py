@@ -17,6 +17,7 @@ from graphclone.pytorch.training.batches import Array, Batch, holds_rows, rowed,
 from graphclone.pytorch.training.losses import IGNORED
 
 LABELS = "labels"
+ENCODER, DECODER = "encoder", "decoder"
 MASKED_SHARE = 0.15  # of the tokens
 AS_MASK, AS_RANDOM = 0.8, 0.1  # of those: hidden, replaced (BERT, arXiv 1810.04805)
 
@@ -98,26 +99,61 @@ def _named(inputs: Mapping[str, Array], role: str) -> str | None:
     return max(found, key=lambda name: name.startswith("decoder"), default=None)
 
 
+def _side(name: str) -> str:
+    """Whose input it is, where a model has two sides."""
+    return next((side for side in (ENCODER, DECODER) if name.startswith(side)), "")
+
+
 def _tokens(inputs: Mapping[str, Array], task: str) -> tuple[str, Array, Array | None]:
-    """Name and array of the ids [batch, length], and where they are not padding."""
+    """Name and array of the ids [batch, length], and where they are not padding by the mask of the same side."""
     name = _named(inputs, "tokens")
     if name is None or inputs[name].ndim != 2:
         raise BadData(f"a batch for {task} needs token ids (input_ids); it has {', '.join(sorted(inputs))}")
-    ids_BT, mask = inputs[name], _named(inputs, "mask")
+    ids_BT = inputs[name]
+    mask = _named({n: array for n, array in inputs.items() if _side(n) == _side(name)}, "mask")
     fits = mask is not None and inputs[mask].shape == ids_BT.shape
     return name, ids_BT, inputs[mask] != 0 if mask is not None and fits else None
 
 
+def _labels(batch: Batch, ids_BT: Array, task: str) -> Array | None:
+    """Targets that a batch brings itself, one a token and IGNORED where none counts. Raises BadData."""
+    if LABELS not in batch:
+        return None
+    labels_BT = np.asarray(batch[LABELS])
+    if labels_BT.dtype.kind not in "iu" or labels_BT.shape != ids_BT.shape:
+        raise BadData(
+            f"{LABELS} of a batch for {task} are token ids of the shape {list(ids_BT.shape)}, {IGNORED} where nothing "
+            f"counts; they are {labels_BT.dtype}{list(labels_BT.shape)} (leave them out to have them made from the ids)"
+        )
+    labels_BT = labels_BT.astype(np.int64)
+    if ((labels_BT < 0) & (labels_BT != IGNORED)).any():
+        raise BadData(
+            f"{LABELS} of a batch for {task} go down to {labels_BT.min()}: only {IGNORED} says that none counts"
+        )
+    return labels_BT
+
+
 def causal(batch: Batch, setting: Setting, generator: np.random.Generator) -> Example:
-    """Each next token, padding left out."""
+    """Each next token, padding left out; or the batch's own labels.
+
+    Labels stand as Hugging Face's models take them: beside the token they are of, where a decoder's ids are given
+    apart beside the token that they are to be predicted at.
+    """
     inputs = _inputs(batch)
-    _, ids_BT, seen_BT = _tokens(inputs, "causal-lm")
+    name, ids_BT, seen_BT = _tokens(inputs, "causal-lm")
+    labels_BT = _labels(batch, ids_BT, "causal-lm")
     targets_BT = np.full(ids_BT.shape, IGNORED, np.int64)  # the last token predicts nothing
-    targets_BT[:, :-1] = ids_BT[:, 1:]
+    if labels_BT is not None and _side(name) == DECODER:
+        targets_BT = labels_BT
+    else:
+        targets_BT[:, :-1] = (ids_BT if labels_BT is None else labels_BT)[:, 1:]
+        if seen_BT is not None:
+            targets_BT[:, :-1][~seen_BT[:, 1:]] = IGNORED
     if seen_BT is not None:
-        targets_BT[:, :-1][~seen_BT[:, 1:]] = IGNORED
+        targets_BT[~seen_BT] = IGNORED  # where padding stands nothing is predicted
     if not (targets_BT != IGNORED).any():
-        raise BadData(f"a batch of shape {list(ids_BT.shape)} has no token to predict: windows need two tokens or more")
+        why = "windows need two tokens or more" if labels_BT is None else f"all its {LABELS} are {IGNORED} or padding"
+        raise BadData(f"a batch of shape {list(ids_BT.shape)} has no token to predict: {why}")
     _refuse_unknown(targets_BT, setting)
     return Example(inputs, inputs, targets_BT, np.ones(ids_BT.shape, bool) if seen_BT is None else seen_BT)
 
@@ -129,9 +165,15 @@ def _refuse_unknown(targets_BT: Array, setting: Setting) -> None:
 
 
 def masked(batch: Batch, setting: Setting, generator: np.random.Generator) -> Example:
-    """15 % of the tokens are to be found again: 80 % of them hidden by the mask token, 10 % replaced at random."""
+    """15 % of the tokens are to be found again: 80 % of them hidden by the mask token, 10 % replaced at random.
+
+    A batch with labels has been masked already, and is taken as it is.
+    """
     inputs = _inputs(batch)
     name, ids_BT, seen_BT = _tokens(inputs, "masked-lm")
+    labels_BT = _labels(batch, ids_BT, "masked-lm")
+    if labels_BT is not None:
+        return _masked_already(inputs, labels_BT, seen_BT, setting)
     if setting.mask_token is None:
         raise BadData("masked-lm needs the id of the mask token: give the tokenizer.json of a model trained with one")
     open_BT = ~np.isin(ids_BT, sorted(setting.special)) & (True if seen_BT is None else seen_BT)
@@ -148,6 +190,13 @@ def masked(batch: Batch, setting: Setting, generator: np.random.Generator) -> Ex
     _refuse_unknown(targets_BT, setting)
     fed = inputs | {name: fed_BT.astype(ids_BT.dtype)}
     return Example(fed, fed, targets_BT, np.ones(ids_BT.shape, bool) if seen_BT is None else seen_BT)
+
+
+def _masked_already(inputs: dict[str, Array], labels_BT: Array, seen_BT: Array | None, setting: Setting) -> Example:
+    if not (labels_BT != IGNORED).any():
+        raise BadData(f"a batch of shape {list(labels_BT.shape)} has no token to find: all its {LABELS} are {IGNORED}")
+    _refuse_unknown(labels_BT, setting)
+    return Example(inputs, inputs, labels_BT, np.ones(labels_BT.shape, bool) if seen_BT is None else seen_BT)
 
 
 def classified(batch: Batch, setting: Setting, generator: np.random.Generator) -> Example:

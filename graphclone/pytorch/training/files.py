@@ -75,10 +75,15 @@ def train_file(
         raise BadData(f"{asked.data.data}: {len(kept)} batches are fewer than the {asked.held_out} to be held out")
     processes = Processes.start(asked.options.precision)
     main = processes.main
-    if main:
-        for line in lines(source):
+
+    def told(line: str) -> None:
+        if main:
             say(f"training: {line}")
-    trained = run(model, rest, asked.options, beside(asked, teacher, source), held_out=kept or None, progress=progress)
+
+    for line in lines(source):
+        told(line)
+    companions = beside(asked, teacher, source)
+    trained = run(model, rest, asked.options, companions, held_out=kept or None, progress=progress, say=told)
     processes.leave()
     if not main:
         return Result(trained.history, Report(()), trained.in_runtime, main)

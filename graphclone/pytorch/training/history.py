@@ -12,7 +12,7 @@ class History:
     """losses[i]: what step i minimised, mean over its batch (a task's own loss in nats a token), before its update.
 
     evaluations: (steps done, held-out loss), the task's own loss whatever was minimised. tokens: targets trained on.
-    best: the evaluation whose weights are kept where the best are.
+    best: the evaluation whose weights are kept where the best are. notes: what was not trained, in lines.
     """
 
     losses: list[float] = field(default_factory=list)
@@ -22,6 +22,7 @@ class History:
     seconds: float = 0.0
     best: tuple[int, float] | None = None
     taught: int = 0  # batches trained on that the teacher was run on
+    notes: list[str] = field(default_factory=list)
 
     def evaluated(self, step: int, loss: float) -> bool:
         """Note an evaluation; whether it is the best so far. One that is not a number never is."""

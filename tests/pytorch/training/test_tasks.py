@@ -80,6 +80,62 @@ def test_batches_that_a_task_cannot_use_are_refused(task, batch, setting, messag
         TASKS[task].example(batch, setting, np.random.default_rng(0))
 
 
+def causal_targets(batch):
+    return TASKS["causal-lm"].example(batch, Setting(), np.random.default_rng(0)).targets.tolist()
+
+
+NO = IGNORED
+
+
+def test_nothing_is_predicted_at_padding_whichever_side_it_is_on():
+    ids = np.array([[0, 0, 5, 6, 7], [5, 6, 7, 0, 0]])
+    mask = np.array([[0, 0, 1, 1, 1], [1, 1, 1, 0, 0]])
+    assert causal_targets({"input_ids": ids, "attention_mask": mask}) == [[NO, NO, 6, 7, NO], [6, 7, NO, NO, NO]]
+
+
+def test_padding_of_an_encoder_hides_no_targets_of_its_decoder():
+    batch = {
+        "input_ids": np.array([[3, 4, 1, 0, 0]]),
+        "attention_mask": np.array([[1, 1, 1, 0, 0]]),
+        "decoder_input_ids": np.array([[0, 5, 6, 7, 8]]),
+    }
+    assert causal_targets(batch) == [[5, 6, 7, 8, NO]]
+    assert causal_targets(batch | {"decoder_attention_mask": np.array([[1, 1, 1, 1, 0]])}) == [[5, 6, 7, NO, NO]]
+    decoder = {"input_ids": np.array([[5, 6, 7]]), "encoder_attention_mask": np.array([[1, 0, 0]])}
+    assert causal_targets(decoder) == [[6, 7, NO]]
+
+
+def test_labels_of_a_batch_are_its_targets():
+    """As Hugging Face's models take them: beside their tokens, but for a decoder's."""
+    ids, labels = np.array([[5, 6, 7, 8]]), np.array([[NO, NO, 7, 8]])
+    assert causal_targets({"input_ids": ids, "labels": labels}) == [[NO, 7, 8, NO]]
+    mask = np.array([[1, 1, 1, 0]])
+    assert causal_targets({"input_ids": ids, "labels": labels, "attention_mask": mask}) == [[NO, 7, NO, NO]]
+    assert causal_targets({"decoder_input_ids": ids, "labels": labels}) == labels.tolist()
+    example = TASKS["masked-lm"].example({"input_ids": ids, "labels": labels}, MASKING, np.random.default_rng(0))
+    assert example.targets.tolist() == labels.tolist()
+    assert example.feeds["input_ids"].tolist() == ids.tolist()
+
+
+@pytest.mark.parametrize("task", ["causal-lm", "masked-lm"])
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (np.array([1]), r"of the shape \[1, 4\], -100 where nothing counts; they are int64\[1\]"),
+        (np.array([[0.0, 1.0, 2.0, 3.0]]), r"they are float64\[1, 4\]"),
+        (np.array([[5, -1, 6, 7]]), "labels .* go down to -1: only -100 says that none counts"),
+        (np.full((1, 4), NO), "all its labels are -100"),
+        (np.array([[5, 6, 700, 8]]), "token 700 is to be predicted"),
+    ],
+)
+def test_labels_that_are_no_targets_are_refused(task, labels, message):
+    setting = Setting(mask_token=3, special=SPECIAL, vocabulary=100, classes=100)
+    with pytest.raises(BadData, match=message):
+        TASKS[task].example(
+            {"input_ids": np.array([[5, 6, 7, 8]]), "labels": labels}, setting, np.random.default_rng(0)
+        )
+
+
 def test_the_output_is_the_one_asked_for_the_usual_one_or_the_only_one():
     task = TASKS["causal-lm"]
     assert task.output(("past", "logits"), Setting()) == "logits"
