@@ -224,7 +224,7 @@ def score(
     if row.needs_weights and weights is None:
         raise InvalidTarget(f"importance {name} needs the parent's weights, which were not given")
     if statistics is not None:
-        statistics.refuse_other_parent(anatomy.fingerprint)
+        statistics.refuse_unfit(anatomy)
     evidence = Evidence(anatomy, statistics, weights, seed)
     cuttable = (anatomy.groups[key] for key in sorted(anatomy.groups) if anatomy.groups[key].pinned is None)
     scored = {group.name: row.score(evidence, group) for group in cuttable}

@@ -235,3 +235,11 @@ def test_reading_ahead_keeps_the_order_is_bounded_and_hands_exceptions_on():
         assert list(islice(stream, 3)) == [0, 1, 2]
     assert threading.active_count() == before
     assert len(made) <= 3 + AHEAD + 1
+
+
+@pytest.mark.parametrize("moments", [False, True])
+def test_data_that_is_masked_everywhere_is_refused(measure, batches, moments):
+    masked = [{**batch, "attention_mask": np.zeros_like(batch["attention_mask"])} for batch in batches]
+    with pytest.raises(BadData, match="every position of the data is masked"):
+        measure(masked, moments=moments)
+    assert measure([*masked, *batches], moments=moments).count > 0
