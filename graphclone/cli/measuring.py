@@ -97,7 +97,7 @@ def _cluster(engine: str, address: str | None, workers: int | None) -> request.C
 
 
 def _shard(asked: str | None) -> tuple[int, int]:
-    found = re.fullmatch(r"(\d+)/(\d+)", asked or "1/1")
+    found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", asked or "1/1")
     if found is None or not 1 <= int(found[1]) <= int(found[2]):
         raise typer.BadParameter(f"--shard is such as 1/4 (the first of four), not {asked!r}")
     return int(found[1]), int(found[2])

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
+from sys import maxsize
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from graphclone.statistics.packing import Texts
 from graphclone.statistics.reading import Asked, Reading
 
 Array = np.ndarray[Any, Any]
+MOST_SHARDS = 1 << 31
 Batch = Mapping[str, Array]
 
 
@@ -113,6 +115,8 @@ class Source:
         """Every ``shards``-th batch, from number ``shard`` (from 1) on. Raises InvalidTarget for 0/4 or 5/4."""
         if not 1 <= shard <= shards:
             raise InvalidTarget(f"shard {shard}/{shards}: the first is 1/{max(shards, 1)}")
+        if shards > MOST_SHARDS:
+            raise InvalidTarget(f"shard {shard}/{shards}: no data has so many batches")
         assert self.shards == 1, "a shard of a shard"
         batches, guess = (None if n is None else len(range(shard - 1, n, shards)) for n in (self.batches, self._guess))
         return replace(self, batches=batches, _guess=guess, _all=self.batches, shard=shard, shards=shards)
@@ -176,6 +180,7 @@ def open_source(
     """
     if length < 1 or batch_size < 1 or (limit is not None and limit < 1):
         raise InvalidTarget(f"length {length}, batch size {batch_size} and limit {limit} have to be 1 or more")
+    limit = None if limit is None else min(limit, maxsize)  # what is beyond that limits nothing
     known = feeds.inputs(model)
     asked = Asked(
         model=model,

@@ -201,10 +201,13 @@ if len(TABLE) != len(ROWS) or not all(row.paper and row.formula for row in ROWS)
     raise ValueError("an importance is listed twice, or without formula or source")
 
 
+SEED_DIGITS = 100  # Python reads no number of thousands
+
+
 def find(name: str) -> tuple[Importance, int]:
     """The row of a name and its seed (``random:7``). Raises InvalidTarget, listing what there is."""
     base, separator, seed = name.partition(":")
-    if base not in TABLE or (separator and (base != "random" or not seed.isdecimal())):
+    if base not in TABLE or (separator and (base != "random" or not seed.isdecimal() or len(seed) > SEED_DIGITS)):
         raise InvalidTarget(f"importance {name!r} is not one of {', '.join(TABLE)} (or random:SEED)")
     return TABLE[base], int(seed or 0)
 
