@@ -222,7 +222,7 @@ class Files:
             outputs.refuse_full(out)
             side_files.refuse(file, out / file.name, folder or model)
             return cls(file, out / file.relative_to(model), folder or model, asked=True, root=out)
-        outputs.refuse_nowhere(out)
+        outputs.refuse_unwritable(out)
         if asked or folder:
             side_files.refuse(file, out, folder)
         return cls(file, out, folder, asked=asked or folder is not None)

@@ -114,7 +114,7 @@ def check(
     asked = _lengths(lengths)
     if junit is not None:
         outputs.refuse_same_file(junit, clone, parent, min_score and min_score.partition("=")[0])
-        outputs.refuse_nowhere(junit)
+        outputs.refuse_unwritable(junit)
     from graphclone import gates
 
     limits = gates.Limits(max_params, max_size, max_latency_ratio, min_score)

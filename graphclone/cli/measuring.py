@@ -72,6 +72,7 @@ def measure(
     outputs.refuse_same_file(output, *files, data, tokenizer, images)
     if merge:
         typed.refuse_all_but("--merge adds up files of statistics, which were measured: leave it out", *MERGING)
+        outputs.refuse_unwritable(output)
         return _written(pipeline.merge_statistics(files), output, json)
     if len(files) != 1 or data is None:
         raise typer.BadParameter("measure takes one MODEL and --data (or --merge and files of statistics)")
@@ -84,8 +85,8 @@ def measure(
     model = pipeline.load(files[0])
     outputs.refuse_same_file(output, *model.external_files)
     held, source = _measured(model, asked, checkpoint, cluster)
-    _written(held, output, json, {"filled": source.filled})
-    checkpoint.remove()
+    with checkpoint.until_written(held):
+        _written(held, output, json, {"filled": source.filled})
 
 
 def _cluster(engine: str, address: str | None, workers: int | None) -> request.Cluster | None:

@@ -62,7 +62,7 @@ def report(
 
     curves = (arm.rpartition("=")[2] for arm in training or ())
     outputs.refuse_same_file(output, *subject, stats, trained, data, tokenizer, *curves)
-    outputs.refuse_nowhere(output)
+    outputs.refuse_unwritable(output)
     asked = None if data is None else request.Calibration(data, tokenizer, length, batch_size, limit)
     if len(subject) == 1:
         if not subject[0].is_dir():
@@ -87,7 +87,7 @@ def drawn(model: Path, output: Path, stats: Path | None, *, json: bool) -> None:
     from graphclone.report.story import Given, tell
 
     outputs.refuse_same_file(output, model, stats)
-    outputs.refuse_nowhere(output)
+    outputs.refuse_unwritable(output)
     given = Given(model, stats=stats, command=_command("inspect", model, options={"--html": output, "--stats": stats}))
     _written(tell(given), output, json=json)
 
