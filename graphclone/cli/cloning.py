@@ -216,6 +216,8 @@ class Files:
         """
         from graphclone import folders, side_files
 
+        if str(out) == "-":
+            raise typer.BadParameter("OUT -: a clone is examined as a file: name one (./- for a file of that name)")
         file = folders.model_in(model) if model.is_dir() else model
         if model.is_dir() and out.suffix != ".onnx":
             outputs.refuse_nowhere(out)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from graphclone import outputs, pipeline
+from graphclone.cli import idle, show, typed
 from graphclone.cli import options as o
-from graphclone.cli import show, typed
 from graphclone.cli.app import app
 from graphclone.statistics import request
 
@@ -76,6 +76,7 @@ def measure(
         return _written(pipeline.merge_statistics(files), output, json)
     if len(files) != 1 or data is None:
         raise typer.BadParameter("measure takes one MODEL and --data (or --merge and files of statistics)")
+    idle.refuse_of_data(data)
     read = (data, tokenizer, length, batch_size, limit, seed)
     asked = request.Calibration(*read, provider, threads, column, images, _shard(shard), mask, moments)
     cluster = _cluster(engine, address, workers)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from graphclone import outputs
+from graphclone.cli import idle, show, typed
 from graphclone.cli import options as o
-from graphclone.cli import show
 from graphclone.cli.app import app
 from graphclone.statistics import request
 
@@ -69,11 +69,11 @@ def report(
             raise typer.BadParameter(
                 f"{subject[0]}: one path is the folder of a `graphclone run`; else PARENT and CLONE"
             )
-        if stats or trained or training or data:
-            raise typer.BadParameter("a run folder holds its own statistics, training and losses: give it alone")
+        typed.refuse_all_but(idle.RUN, "subject", "output", "json", "quiet")
         return _written(tell_run(subject[0]), output, json=json)
     if len(subject) > BOTH:
         raise typer.BadParameter(f"PARENT and CLONE are two files, {len(subject)} were given")
+    idle.refuse_of_data(data)
     parent, clone = subject
     options = {"--stats": stats, "--trained": trained, "--data": data, "--tokenizer": tokenizer}
     arms = tuple(training or ())

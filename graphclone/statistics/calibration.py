@@ -30,12 +30,13 @@ Batch = Mapping[str, Array]
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of data. ``fits`` says whether a spec is one; ``open`` reads it."""
+    """A kind of data. ``fits`` says whether a spec is one; ``open`` reads it. takes: options that it is read by."""
 
     name: str
     looks_like: str
     fits: Callable[[str], bool]
     open: Callable[[str, Asked], Reading]
+    takes: tuple[str, ...]
 
 
 def _files(*wanted: str) -> Callable[[str], bool]:
@@ -55,32 +56,49 @@ def _records(texts: Callable[..., Texts], pictures: Callable[..., Pictures]) -> 
     return lambda spec, asked: (read_images if images.takes_pixels(asked.known) else read_text)(spec, asked)
 
 
+_TEXT = ("tokenizer", "length", "batch_size")
+_EITHER = (*_TEXT, "column", "images")  # text or images, as the graph wants
 # first match wins
 KINDS: tuple[Kind, ...] = (
-    Kind("random", "random:N (N batches of random inputs)", lambda s: s.startswith("random:"), arrays.open_random),
+    Kind(
+        "random",
+        "random:N (N batches of random inputs)",
+        lambda s: s.startswith("random:"),
+        arrays.open_random,
+        ("length", "batch_size", "seed"),
+    ),
     Kind(
         "python-docs",
         "python-docs (Python's own language reference)",
         lambda s: s == "python-docs",
         text.packed(text.docs),
+        _TEXT,
     ),
     Kind(
         "dataset",
         "datasets:NAME[:split[:column]]",
         lambda s: s.startswith("datasets:"),
         _records(text.dataset, images.dataset),
+        _EITHER,
     ),
-    Kind("function", "module:function or file.py:function (gives batches)", callables.fits, callables.open_named),
-    Kind("npz", ".npz files keyed by input names", _files(".npz"), arrays.open_npz),
-    Kind("jsonl", ".jsonl files with a field text", _files(".jsonl"), text.packed(text.jsonl)),
+    Kind("function", "module:function or file.py:function (gives batches)", callables.fits, callables.open_named, ()),
+    Kind("npz", ".npz files keyed by input names", _files(".npz"), arrays.open_npz, ("batch_size",)),
+    Kind("jsonl", ".jsonl files with a field text", _files(".jsonl"), text.packed(text.jsonl), (*_TEXT, "column")),
     Kind(
         "parquet",
         ".parquet files with a column text or image",
         _files(".parquet"),
         _records(text.parquet, images.parquet),
+        _EITHER,
     ),
-    Kind("text", ".txt, .md or .rst files", _files(*text.SUFFIXES), text.packed(text.plain)),
-    Kind("images", "images (.jpg, .png, ...)", images.holds_images, images.prepared(images.folder)),
+    Kind("text", ".txt, .md or .rst files", _files(*text.SUFFIXES), text.packed(text.plain), _TEXT),
+    Kind(
+        "images",
+        "images (.jpg, .png, ...)",
+        images.holds_images,
+        images.prepared(images.folder),
+        ("images", "batch_size"),
+    ),
 )
 
 
@@ -224,8 +242,13 @@ def _fixed(known: Mapping[str, feeds.Input], axis: int) -> int | None:
     return None
 
 
+def kind_of(spec: str) -> Kind | None:
+    """The kind of data that a spec names, where it names any."""
+    return next((kind for kind in KINDS if kind.fits(spec)), None)
+
+
 def _reading(spec: str, asked: Asked) -> Reading:
-    kind = next((kind for kind in KINDS if kind.fits(spec)), None)
+    kind = kind_of(spec)
     if kind is None:
         exists = "cannot be told from its name" if Path(spec).exists() else "there is no such file"
         raise BadData(f"{spec}: {exists}; data is {'; '.join(row.looks_like for row in KINDS)}")

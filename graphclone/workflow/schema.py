@@ -175,7 +175,7 @@ class Check(Section):
     """Most parameters: 50M, or a share of the parent's such as 40%."""
     max_size: Amount | None = None
     """Most bytes of all its files: 100MB, 25%."""
-    max_latency_ratio: Annotated[float, Field(gt=0)] | None = None
+    max_latency_ratio: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Most time, in units of the parent's, at the length where it gains least."""
     min_score: str | None = None
     """module:function=MINIMUM, called with the clone's path; a minimum such as 95% is of the parent's score."""
