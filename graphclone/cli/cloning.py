@@ -278,10 +278,11 @@ class Beside:
             show.say(f"graphclone: warning: {line}")
 
 
-def made(parent: Model, anatomy: Anatomy, chosen: Chosen) -> Model:
-    """The clone, after a warning where a correction had too little to go by."""
+def made(parent: Model, anatomy: Anatomy, chosen: Chosen, method: str) -> Model:
+    """The clone, after a warning where a correction had too little to go by, or (of those that ``method`` names)
+    nothing to do."""
     found = pipeline.clone(parent, chosen.plan, chosen.statistics, anatomy=anatomy, affine=chosen.affine)
-    describe.warn_of_corrections(found.metadata)
+    describe.warn_of_corrections(found.metadata, method)
     return found
 
 

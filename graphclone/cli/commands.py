@@ -111,7 +111,7 @@ def clone(
     anatomy = pipeline.inspect(parent)
     tokens = cloning.tokens(parent, anatomy, vocab, wish, tokenizer, side_files)
     chosen = cloning.choose(parent, anatomy, wish, tokens)
-    made = cloning.made(parent, anatomy, chosen)
+    made = cloning.made(parent, anatomy, chosen, method)
     with files.staged() as draft:
         report = pipeline.save_verified(parent, made, draft.out, chosen.plan, shard_size=shard_size)
         after = pipeline.inspect(pipeline.load(draft.out))

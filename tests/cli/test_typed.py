@@ -131,6 +131,16 @@ def test_what_does_something_is_taken(llama: str) -> None:
     )
 
 
+def test_a_method_that_finds_nothing_to_do_is_said(llama: str, capsys: pytest.CaptureFixture[str]) -> None:
+    measured = ("--data", "random:2", "--length", "8")
+    assert run(["clone", llama, "out.onnx", "--ffn", "80", *measured, "--method", "norm-gain+mean-bias"]) == 0
+    said = capsys.readouterr().err
+    assert "warning: --method mean-bias found nothing to correct: no projection" in said
+    assert "warning: --method norm-gain found nothing to correct: no norm is over fewer neurons" in said
+    assert run(["clone", llama, "best.onnx", "--layers", "1", *measured]) == 0
+    assert "warning" not in capsys.readouterr().err  # nobody asked for the passes that best is
+
+
 def test_several_are_named_together(llama: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run([*MERGED, "--length", "128", "--threads", "1"]) == 2
     assert f"--length, --threads: {MERGE}" in capsys.readouterr().err
