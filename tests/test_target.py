@@ -68,6 +68,8 @@ REFUSED = {
     ),
     "a block of many digits": (Target(drop_ffn="1" * 5000), "no model has so many blocks"),
     "sizes of blocks without end": (Target(ffn="0-99999999999:8"), "ffn 0-99999999999: no model has so many blocks"),
+    "deeper, of as many": (Target(layers=5, deeper=True), "deeper: give more layers than the parent has"),
+    "deeper, of no layers": (Target(ffn=8, deeper=True), "deeper: give more layers than the parent has"),
     "deeper without end": (Target(layers=2_000_000_000, deeper=True), "layers 2000000000: no model has so many blocks"),
     "a share with an exponent": (Target(hidden="1e999999999%"), "is neither a number nor a percentage"),
     "a share of a share": (Target(hidden="1/2%"), "is neither a number nor a percentage"),
