@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -24,7 +25,7 @@ def refuse_of_data(data: str | None, *used: str) -> None:
     from graphclone.statistics.calibration import kind_of
 
     kind = kind_of(data)
-    if kind is not None:
+    if kind is not None and (kind.named or Path(data).exists()):  # that a file is missing is said first
         others = (name for name in READING if name not in (*kind.takes, "limit", *used))
         typed.refuse(f"does nothing for {kind.looks_like}: leave it out", *others)
 

@@ -30,13 +30,15 @@ Batch = Mapping[str, Array]
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of data. ``fits`` says whether a spec is one; ``open`` reads it. takes: options that it is read by."""
+    """A kind of data. ``fits`` says whether a spec is one; ``open`` reads it. takes: options that it is read by.
+    named: it is no file."""
 
     name: str
     looks_like: str
     fits: Callable[[str], bool]
     open: Callable[[str, Asked], Reading]
     takes: tuple[str, ...]
+    named: bool = False
 
 
 def _files(*wanted: str) -> Callable[[str], bool]:
@@ -66,6 +68,7 @@ KINDS: tuple[Kind, ...] = (
         lambda s: s.startswith("random:"),
         arrays.open_random,
         ("length", "batch_size", "seed"),
+        named=True,
     ),
     Kind(
         "python-docs",
@@ -73,6 +76,7 @@ KINDS: tuple[Kind, ...] = (
         lambda s: s == "python-docs",
         text.packed(text.docs),
         _TEXT,
+        named=True,
     ),
     Kind(
         "dataset",
@@ -80,8 +84,16 @@ KINDS: tuple[Kind, ...] = (
         lambda s: s.startswith("datasets:"),
         _records(text.dataset, images.dataset),
         _EITHER,
+        named=True,
     ),
-    Kind("function", "module:function or file.py:function (gives batches)", callables.fits, callables.open_named, ()),
+    Kind(
+        "function",
+        "module:function or file.py:function (gives batches)",
+        callables.fits,
+        callables.open_named,
+        (),
+        named=True,
+    ),
     Kind("npz", ".npz files keyed by input names", _files(".npz"), arrays.open_npz, ("batch_size",)),
     Kind("jsonl", ".jsonl files with a field text", _files(".jsonl"), text.packed(text.jsonl), (*_TEXT, "column")),
     Kind(

@@ -39,15 +39,15 @@ def kind(looks: str) -> str:
 
 ARRAYS, DOCS = kind(".npz files keyed by input names"), kind("python-docs (Python's own language reference)")
 OTHER_KINDS = [
-    (of("x.npz"), ("--tokenizer", "none.json"), ARRAYS),
-    (of("x.npz"), ("--length", "128"), ARRAYS),
-    (of("x.npz"), ("--seed", "1"), ARRAYS),
+    (of("../x.npz"), ("--tokenizer", "none.json"), ARRAYS),
+    (of("../x.npz"), ("--length", "128"), ARRAYS),
+    (of("../x.npz"), ("--seed", "1"), ARRAYS),
     (of("python-docs"), ("--column", "body"), DOCS),
     (of("python-docs"), ("--images", "none"), DOCS),
-    (of("x.jsonl"), ("--images", "none"), kind(".jsonl files with a field text")),
+    (of("../x.jsonl"), ("--images", "none"), kind(".jsonl files with a field text")),
     (of("random:1"), ("--tokenizer", "none"), kind("random:N (N batches of random inputs)")),
-    (("clone", "MODEL", "out.onnx", "--hidden", "32", "--data", "x.npz"), ("--tokenizer", "none"), ARRAYS),
-    ((*BOTH, "--data", "x.npz"), ("--tokenizer", "none"), ARRAYS),
+    (("clone", "MODEL", "out.onnx", "--hidden", "32", "--data", "../x.npz"), ("--tokenizer", "none"), ARRAYS),
+    ((*BOTH, "--data", "../x.npz"), ("--tokenizer", "none"), ARRAYS),
 ]
 REFUSED = [
     *((SHAPE, (flag, "3"), DATA) for flag in ("--limit", "--column", "--images", "--tokenizer", "--length", "--seed")),
@@ -83,7 +83,10 @@ REFUSED = [
 
 @pytest.fixture
 def llama(parent_file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.chdir(tmp_path)
+    (tmp_path / "inside").mkdir()
+    for name in ("x.npz", "x.jsonl"):
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path / "inside")
     return str(parent_file("llama", exporter="dynamo"))
 
 
