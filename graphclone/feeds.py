@@ -7,6 +7,7 @@ is filled by rule. An input without a role is refused by name, never guessed.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,13 +19,14 @@ import onnx_graphsurgeon as gs
 
 from graphclone.caches import cache_shape
 from graphclone.convolutions import Window, samples, stride, windows
-from graphclone.errors import BadData, UnsupportedGraph
+from graphclone.errors import BadData, InvalidTarget, UnsupportedGraph
 from graphclone.graph import Model
 
 Array = np.ndarray[Any, Any]
 Dim = int | str | None
 IMAGE_SIDE = 224  # pixels, where an image's size is symbolic; rounded to the patch that the graph cuts
 DEFAULT_ROWS = 32  # ids of the tiny feeds stay below this where the embedding is not found
+MOST_DRAWN = 1 << 40  # numbers in one input
 
 
 @dataclass(frozen=True)
@@ -221,11 +223,10 @@ def tiny_feeds(
     for given in known.values():
         if given.primary:
             sizes = _primary_sizes(given, Extent(batch, length))
-            drawn: Array
-            if given.dtype.kind in "iu":
-                drawn = generator.integers(0, given.rows or DEFAULT_ROWS, sizes)
-            else:
-                drawn = generator.standard_normal(sizes)
+            if math.prod(sizes) > MOST_DRAWN:
+                raise InvalidTarget(f"{given}: a batch of {batch} x {length} has no room in any memory")
+            whole, rows = given.dtype.kind in "iu", given.rows or DEFAULT_ROWS
+            drawn: Array = generator.integers(0, rows, sizes) if whole else generator.standard_normal(sizes)
             made[given.name] = drawn.astype(given.dtype)
     extent = extent_of(known, made) if made else Extent(batch, length)
     return {n: made[n] if n in made else _made(known[n], extent) for n in known}

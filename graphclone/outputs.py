@@ -27,6 +27,7 @@ if sys.platform != "win32":
 
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 SUFFIX = ".part"
+FOLDER = "a folder, not a file to write"
 _FUNCTION = re.compile(r"(?<=\.py):\w+$")  # file.py:function
 
 
@@ -38,7 +39,7 @@ def staged(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     if path.is_dir():
-        raise BadModel(f"{path}: a folder, not a file to write")
+        raise BadModel(f"{path}: {FOLDER}")
     with _room(path) as folder:
         yield folder / path.name
         with _alone(path.parent):
@@ -89,6 +90,18 @@ def refuse_nowhere(*outputs: Path | None) -> None:
     for path in outputs:
         if path is not None and not path.parent.is_dir():
             raise BadModel(f"{path.parent}: no such folder to write {path.name} into")
+
+
+def refuse_unwritable(*files: str | Path | None) -> None:
+    """An output that is a file can be written: said before a long run, not after it. Raises BadModel."""
+    for path in (Path(file) for file in files if file is not None):
+        refuse_nowhere(path)
+        if path.is_dir():
+            raise BadModel(f"{path}: {FOLDER}")
+        try:
+            tempfile.TemporaryFile(dir=path.parent).close()
+        except OSError as reason:
+            raise BadModel(f"{path}: cannot be written ({reason.strerror})") from None
 
 
 def refuse_full(path: Path) -> None:

@@ -30,6 +30,7 @@ PASSES = (  # corrections of the weights, in surgery/corrections, in the order i
     "query-scale",
 )
 BEST = "best"  # what the planner settles on by what was measured
+IDLE = "found nothing to correct"  # what the note of a pass without work is called
 EXCLUSIVE = (  # both would correct the same, or the one speaks of neurons that the other does not keep
     {"paper", "norm-gain"},
     {"least-squares", "mean-bias"},

@@ -69,6 +69,8 @@ def plan(
                 _head_dim(block, here, chooser)
             if block.index in kept and block.index not in without["drop_ffn"].get(stack.name, ()):
                 _ffn(block, here, chooser)
+    if target.deeper and not repeated:
+        raise InvalidTarget("deeper: give more layers than the parent has, or leave it out")
     if unmet := sorted(set(asked) - set(chooser.reached)):
         raise InvalidTarget(f"{', '.join(unmet)}: nothing in this model has such a size")
     return Plan(

@@ -7,6 +7,7 @@ A size is a number (192, "192"), a share of the parent's ("50%"), or, for heads 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from fractions import Fraction
@@ -16,9 +17,12 @@ from graphclone.errors import InvalidTarget
 
 Asked = int | Fraction  # a number of neurons, or a share of the parent's
 Size = int | str | None
-Indices = str | Sequence[int] | None
+Indices = str | int | Sequence[int] | None
 PER_BLOCK = ("heads", "kv_heads", "head_dim", "ffn")  # sizes that every block has its own of
 BLOCKS = ("keep_blocks", "drop_attention", "drop_ffn", "deeper")
+MOST_BLOCKS = 100_000  # what is longer is no model, and its list of blocks would fill the memory
+DIGITS = 18  # of a number that can be one
+_SHARE = re.compile(r"-?(\d+\.?\d*|\.\d+)%")  # without an exponent: 1e999999999% is a number that nobody can write out
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ class Target:
         given = getattr(self, name)
         if given is None:
             return None
-        found = indices(name, given) if isinstance(given, str) else tuple(sorted(set(given)))
+        found = indices(name, str(given)) if isinstance(given, str | int) else tuple(sorted(set(given)))
         if not found or found[0] < 0:
             raise InvalidTarget(f"{name} {given!r}: name at least one block, numbered from 0")
         return found
@@ -140,7 +144,12 @@ def indices(name: str, text: str) -> tuple[int, ...]:
     found: set[int] = set()
     for piece in text.split(","):
         first, dash, last = piece.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
+        numbers = [first, last] if dash else [first]
+        if not all(number.isdecimal() for number in numbers):
+            raise InvalidTarget(f"{name} {text!r} is no list of blocks such as 0-3,8,11")
+        if max(map(len, numbers)) > DIGITS or int(numbers[-1]) > MOST_BLOCKS:
+            raise InvalidTarget(f"{name} {piece.strip():.40}: no model has so many blocks")
+        if int(numbers[-1]) < int(first):
             raise InvalidTarget(f"{name} {text!r} is no list of blocks such as 0-3,8,11")
         found |= set(range(int(first), int(last or first) + 1))
     return tuple(sorted(found))
@@ -149,7 +158,10 @@ def indices(name: str, text: str) -> tuple[int, ...]:
 def _read(name: str, size: int | str) -> Asked | EachBlock:
     text = str(size).strip()
     if "," not in text and ":" not in text:
-        return _number(name, text)
+        number = _number(name, text)
+        if name == "layers" and number > MOST_BLOCKS:
+            raise InvalidTarget(f"layers {text:.40}: no model has so many blocks")
+        return number
     if name not in PER_BLOCK:
         raise InvalidTarget(f"{name} {size!r}: one number or share for all; {', '.join(PER_BLOCK)} may differ by block")
     if ":" not in text:
@@ -168,8 +180,8 @@ def _read(name: str, size: int | str) -> Asked | EachBlock:
 
 def _number(name: str, text: str) -> Asked:
     try:
-        number: Asked = Fraction(text[:-1]) / 100 if text.endswith("%") else int(text)
-    except (ValueError, ZeroDivisionError):
+        number: Asked = Fraction(text[:-1]) / 100 if _SHARE.fullmatch(text) else int(text)
+    except ValueError:
         raise InvalidTarget(f"{name} {text!r} is neither a number nor a percentage such as 50%") from None
     if number <= 0 or (isinstance(number, Fraction) and number > 1):
         raise InvalidTarget(f"{name} {text}: a clone has at least 1 and at most what its parent has")

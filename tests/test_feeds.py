@@ -7,7 +7,7 @@ import onnx_graphsurgeon as gs
 import pytest
 
 from graphclone import feeds, graph
-from graphclone.errors import BadData, UnsupportedGraph
+from graphclone.errors import BadData, InvalidTarget, UnsupportedGraph
 from graphclone.graph import Model
 
 
@@ -68,6 +68,12 @@ def test_tiny_feeds_have_the_sizes_asked_and_repeat_themselves():
     assert {name: array.shape for name, array in first.items()} == {"x.1": (3, 5), "x.2": (3, 5)}
     assert all(np.array_equal(first[name], again[name]) for name in first)
     assert not np.array_equal(first["x.1"], feeds.tiny_feeds(model, 3, 5, seed=1)["x.1"])
+
+
+@pytest.mark.parametrize(("batch", "length"), [(10**11, 128), (2, 10**23)])
+def test_a_batch_beyond_all_memory_is_said(batch, length):
+    with pytest.raises(InvalidTarget, match=f"input_ids.*: a batch of {batch} x {length} has no room in any memory"):
+        feeds.tiny_feeds(model_of(("input_ids", INT, ["b", "l"])), batch, length)
 
 
 def test_fixed_axes_stay_as_declared_and_the_rest_follows():

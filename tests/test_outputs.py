@@ -12,7 +12,7 @@ import pytest
 
 from graphclone import graph, saving
 from graphclone.errors import BadModel, InvalidTarget
-from graphclone.outputs import refuse_same_file, staged
+from graphclone.outputs import refuse_same_file, refuse_unwritable, staged
 from tests.tiny_models import WEIGHT, tiny
 
 KILLED = """
@@ -204,6 +204,17 @@ def test_a_folder_in_the_place_of_the_output(tmp_path):
     (tmp_path / "model.onnx").mkdir()
     with pytest.raises(BadModel, match=r"model\.onnx: a folder, not a file to write"):
         saving.save(graph.from_proto(tiny()), tmp_path / "model.onnx")
+
+
+def test_a_place_for_a_file_is_tried_before_a_long_run(tmp_path):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(BadModel, match=r"folder: a folder, not a file to write"):
+        refuse_unwritable(tmp_path / "folder")
+    with pytest.raises(BadModel, match="no such folder to write x into"):
+        refuse_unwritable(tmp_path / "none" / "x")
+    (tmp_path / "x").write_text("old")
+    refuse_unwritable(None, tmp_path / "x", tmp_path / "y")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "x"]
 
 
 def test_an_error_in_the_block_is_not_called_an_error_of_writing(tmp_path):

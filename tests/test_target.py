@@ -37,6 +37,11 @@ def test_blocks_are_named_instead_of_counted():
     assert planned(Target(keep_blocks=(4, 0))).drop_blocks == {"blocks": (1, 2, 3)}
 
 
+def test_one_block_is_a_number_as_well():
+    assert planned(Target(keep_blocks=0)).drop_blocks == {"blocks": (1, 2, 3, 4)}
+    assert planned(Target(drop_ffn=1)).drop_feed_forward == {"blocks": (1,)}
+
+
 def test_a_part_that_is_dropped_is_not_cut():
     made = planned(Target(drop_attention="1", drop_ffn="0,3-4", heads=3, ffn=8))
     assert (made.drop_attention, made.drop_feed_forward) == ({"blocks": (1,)}, {"blocks": (0, 3, 4)})
@@ -57,6 +62,18 @@ REFUSED = {
     "backwards": (Target(keep_blocks="3-1"), "is no list of blocks"),
     "kept and not there": (Target(keep_blocks="0,5"), "keep_blocks 5: blocks has 5 blocks, numbered from 0"),
     "both": (Target(keep_blocks="0", layers=2), "give one of them"),
+    "blocks without end": (
+        Target(keep_blocks="0-99999999999"),
+        "keep_blocks 0-99999999999: no model has so many blocks",
+    ),
+    "a block of many digits": (Target(drop_ffn="1" * 5000), "no model has so many blocks"),
+    "sizes of blocks without end": (Target(ffn="0-99999999999:8"), "ffn 0-99999999999: no model has so many blocks"),
+    "deeper, of as many": (Target(layers=5, deeper=True), "deeper: give more layers than the parent has"),
+    "deeper, of no layers": (Target(ffn=8, deeper=True), "deeper: give more layers than the parent has"),
+    "deeper without end": (Target(layers=2_000_000_000, deeper=True), "layers 2000000000: no model has so many blocks"),
+    "a share with an exponent": (Target(hidden="1e999999999%"), "is neither a number nor a percentage"),
+    "a share of a share": (Target(hidden="1/2%"), "is neither a number nor a percentage"),
+    "less than nothing": (Target(hidden="-5%"), "hidden -5%: a clone has at least 1"),
     "dropped and not there": (Target(drop_ffn="5"), "drop_ffn 5: blocks has 5 blocks"),
     "of a block that goes": (Target(drop_ffn="1", keep_blocks="0"), "drop_ffn 1"),
     "negative": (Target(drop_ffn=(-1,)), "numbered from 0"),

@@ -216,13 +216,15 @@ class Files:
         """
         from graphclone import folders, side_files
 
+        if str(out) == "-":
+            raise typer.BadParameter("OUT -: a clone is examined as a file: name one (./- for a file of that name)")
         file = folders.model_in(model) if model.is_dir() else model
         if model.is_dir() and out.suffix != ".onnx":
             outputs.refuse_nowhere(out)
             outputs.refuse_full(out)
             side_files.refuse(file, out / file.name, folder or model)
             return cls(file, out / file.relative_to(model), folder or model, asked=True, root=out)
-        outputs.refuse_nowhere(out)
+        outputs.refuse_unwritable(out)
         if asked or folder:
             side_files.refuse(file, out, folder)
         return cls(file, out, folder, asked=asked or folder is not None)
@@ -276,10 +278,11 @@ class Beside:
             show.say(f"graphclone: warning: {line}")
 
 
-def made(parent: Model, anatomy: Anatomy, chosen: Chosen) -> Model:
-    """The clone, after a warning where a correction had too little to go by."""
+def made(parent: Model, anatomy: Anatomy, chosen: Chosen, method: str) -> Model:
+    """The clone, after a warning where a correction had too little to go by, or (of those that ``method`` names)
+    nothing to do."""
     found = pipeline.clone(parent, chosen.plan, chosen.statistics, anatomy=anatomy, affine=chosen.affine)
-    describe.warn_of_corrections(found.metadata)
+    describe.warn_of_corrections(found.metadata, method)
     return found
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graphclone import outputs, pipeline
-from graphclone.cli import cloning, describe, reporting, show, tournaments, typed
+from graphclone.cli import cloning, describe, idle, reporting, show, tournaments, typed
 from graphclone.cli import options as o
 from graphclone.cli.app import app
 from graphclone.statistics import request
@@ -105,15 +105,13 @@ def clone(
 ) -> None:
     """Write a smaller model of exactly the asked shape, examined before it gets its name."""
     refuse_inputs(out, model, locals())
-    if latency is None:
-        typed.refuse("a run is timed for --latency alone: give that as well, or leave it out", "timed")
     files = cloning.Files.of(model, out, side_files, asked=with_config)
     wish = wished(locals())
     parent = opened(files.model, out)
     anatomy = pipeline.inspect(parent)
     tokens = cloning.tokens(parent, anatomy, vocab, wish, tokenizer, side_files)
     chosen = cloning.choose(parent, anatomy, wish, tokens)
-    made = cloning.made(parent, anatomy, chosen)
+    made = cloning.made(parent, anatomy, chosen, method)
     with files.staged() as draft:
         report = pipeline.save_verified(parent, made, draft.out, chosen.plan, shard_size=shard_size)
         after = pipeline.inspect(pipeline.load(draft.out))
@@ -183,6 +181,7 @@ def wished(given: Mapping[str, Any]) -> cloning.Wish:
     asked = request.Calibration(given["data"] or "", *(given[name] for name in read))
     plan, tournament = given.get("plan"), given.get("tournament")
     _refuse_two_sources(plan, target, given["data"], given["stats"], given["vocab"])
+    idle.refuse_of_clones(given)
     budget = _budget(target, plan, given["params"], given["size"], given["latency"])
     training = tournaments.read(tournament) if tournament else None
     importance, method, depth = (given[name] for name in HOW)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from graphclone.cli import show
+from graphclone.plan import IDLE
 
 if TYPE_CHECKING:
     from graphclone.anatomy.parts import Anatomy, Block, Stack
@@ -163,9 +164,15 @@ def print_comparison(parent: str, before: Anatomy, clone: str, after: Anatomy) -
         print(f"\n{said}")
 
 
-def warn_of_corrections(metadata: Mapping[str, str]) -> None:
-    """Where a correction fell back to the plain slice because too little was measured: once for each reason."""
+def warn_of_corrections(metadata: Mapping[str, str], method: str) -> None:
+    """Where a correction fell back to the plain slice because too little was measured: once for each reason; and where
+    a pass that the method names found nothing to correct."""
     notes = json.loads(metadata.get("graphclone.corrections", "{}"))
+    idle = {name: note[IDLE] for name, note in notes.items() if IDLE in note}
+    for name in method.split("+"):
+        if name in idle:
+            show.say(f"graphclone: warning: --method {name} {IDLE}: {idle[name]}")
+    notes = {name: note for name, note in notes.items() if name not in idle}
     reasons = Counter(str(note.get("kept the slice", "")) for note in notes.values())
     for reason, count in sorted(reasons.items()):
         if TOO_FEW in reason:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from graphclone import outputs
+from graphclone.cli import idle, show
 from graphclone.cli import options as o
-from graphclone.cli import show
 from graphclone.cli.app import app
 
 if TYPE_CHECKING:
@@ -37,8 +38,10 @@ Junit = Annotated[
 ]
 
 
-def _limit(flag: str, what: str, metavar: str | None = None) -> typer.models.OptionInfo:
-    option = typer.Option(flag, help=what, metavar=metavar, rich_help_panel=LIMITS, show_default=False)
+def _limit(
+    flag: str, what: str, metavar: str | None = None, check: Callable[..., object] | None = None
+) -> typer.models.OptionInfo:
+    option = typer.Option(flag, help=what, metavar=metavar, callback=check, rich_help_panel=LIMITS, show_default=False)
     assert isinstance(option, typer.models.OptionInfo)
     return option
 
@@ -47,7 +50,7 @@ SLOWEST = "Most time, of the parent's, at the length where the clone gains least
 SCORE = "Your function(path) gives at least this, or this share of what it gives for the parent; without =N: True."
 MaxParams = Annotated[str | None, _limit("--max-params", "Most parameters: 50M, 40%.", "N|N%")]
 MaxSize = Annotated[str | None, _limit("--max-size", "Most bytes of all its files: 100MB, 25%.", "N|N%")]
-MaxLatencyRatio = Annotated[float | None, _limit("--max-latency-ratio", SLOWEST)]
+MaxLatencyRatio = Annotated[float | None, _limit("--max-latency-ratio", SLOWEST, check=idle.positive)]
 MinScore = Annotated[str | None, _limit("--min-score", SCORE, "MODULE:FUNCTION=N|N%")]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="ONNX Runtime's threads.", show_default=False)]
 Provider = Annotated[str, typer.Option("--provider", help="auto, cpu or cuda.")]
@@ -111,10 +114,11 @@ def check(
     json: o.Json = False,
 ) -> None:
     """Gates for a pipeline: exit code 4 where a clone is larger, slower or worse than it may be."""
+    idle.refuse_of_gates(locals())
     asked = _lengths(lengths)
     if junit is not None:
         outputs.refuse_same_file(junit, clone, parent, min_score and min_score.partition("=")[0])
-        outputs.refuse_nowhere(junit)
+        outputs.refuse_unwritable(junit)
     from graphclone import gates
 
     limits = gates.Limits(max_params, max_size, max_latency_ratio, min_score)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from graphclone import outputs, pipeline
+from graphclone.cli import idle, show, typed
 from graphclone.cli import options as o
-from graphclone.cli import show, typed
 from graphclone.cli.app import app
 from graphclone.statistics import request
 
@@ -72,9 +72,11 @@ def measure(
     outputs.refuse_same_file(output, *files, data, tokenizer, images)
     if merge:
         typed.refuse_all_but("--merge adds up files of statistics, which were measured: leave it out", *MERGING)
+        outputs.refuse_unwritable(output)
         return _written(pipeline.merge_statistics(files), output, json)
     if len(files) != 1 or data is None:
         raise typer.BadParameter("measure takes one MODEL and --data (or --merge and files of statistics)")
+    idle.refuse_of_data(data)
     read = (data, tokenizer, length, batch_size, limit, seed)
     asked = request.Calibration(*read, provider, threads, column, images, _shard(shard), mask, moments)
     cluster = _cluster(engine, address, workers)
@@ -84,8 +86,8 @@ def measure(
     model = pipeline.load(files[0])
     outputs.refuse_same_file(output, *model.external_files)
     held, source = _measured(model, asked, checkpoint, cluster)
-    _written(held, output, json, {"filled": source.filled})
-    checkpoint.remove()
+    with checkpoint.until_written(held):
+        _written(held, output, json, {"filled": source.filled})
 
 
 def _cluster(engine: str, address: str | None, workers: int | None) -> request.Cluster | None:
@@ -97,7 +99,7 @@ def _cluster(engine: str, address: str | None, workers: int | None) -> request.C
 
 
 def _shard(asked: str | None) -> tuple[int, int]:
-    found = re.fullmatch(r"(\d+)/(\d+)", asked or "1/1")
+    found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", asked or "1/1")
     if found is None or not 1 <= int(found[1]) <= int(found[2]):
         raise typer.BadParameter(f"--shard is such as 1/4 (the first of four), not {asked!r}")
     return int(found[1]), int(found[2])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from graphclone.cli import show
+from graphclone.errors import InvalidTarget
+from graphclone.sizing.budget import shard_bytes
 
 
 def _size(flag: str, what: str) -> typer.models.OptionInfo:
@@ -231,16 +232,14 @@ Workers = Annotated[
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Say what would run, and its cost: one batch.", rich_help_panel=_PARTS)
 ]
-UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
 def size_in_bytes(text: str) -> int:
     """``2GB``, ``500 MB`` or a number of bytes."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]B)?", text.strip().upper())
-    size = int(float(found[1]) * UNITS[found[2] or ""]) if found else 0
-    if size < 1:
-        raise typer.BadParameter(f"{text!r} is no size such as 2GB or 500MB")
-    return size
+    try:
+        return shard_bytes(text)
+    except InvalidTarget as reason:
+        raise typer.BadParameter(str(reason)) from None
 
 
 ShardSize = Annotated[

@@ -67,7 +67,7 @@ def plan(
 ) -> None:
     """What a clone would keep and drop, its parameters, bytes and latency, by a dry run: no model is written."""
     commands.refuse_inputs(output, model, locals())
-    outputs.refuse_nowhere(output)
+    outputs.refuse_unwritable(None if str(output) == "-" else output)
     wish = commands.wished(locals())
     parent = commands.opened(model, output)
     anatomy = pipeline.inspect(parent)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from graphclone import outputs
+from graphclone.cli import idle, show, typed
 from graphclone.cli import options as o
-from graphclone.cli import show
 from graphclone.cli.app import app
 from graphclone.statistics import request
 
@@ -62,18 +62,18 @@ def report(
 
     curves = (arm.rpartition("=")[2] for arm in training or ())
     outputs.refuse_same_file(output, *subject, stats, trained, data, tokenizer, *curves)
-    outputs.refuse_nowhere(output)
+    outputs.refuse_unwritable(output)
     asked = None if data is None else request.Calibration(data, tokenizer, length, batch_size, limit)
     if len(subject) == 1:
         if not subject[0].is_dir():
             raise typer.BadParameter(
                 f"{subject[0]}: one path is the folder of a `graphclone run`; else PARENT and CLONE"
             )
-        if stats or trained or training or data:
-            raise typer.BadParameter("a run folder holds its own statistics, training and losses: give it alone")
+        typed.refuse_all_but(idle.RUN, "subject", "output", "json", "quiet")
         return _written(tell_run(subject[0]), output, json=json)
     if len(subject) > BOTH:
         raise typer.BadParameter(f"PARENT and CLONE are two files, {len(subject)} were given")
+    idle.refuse_of_data(data)
     parent, clone = subject
     options = {"--stats": stats, "--trained": trained, "--data": data, "--tokenizer": tokenizer}
     arms = tuple(training or ())
@@ -87,7 +87,7 @@ def drawn(model: Path, output: Path, stats: Path | None, *, json: bool) -> None:
     from graphclone.report.story import Given, tell
 
     outputs.refuse_same_file(output, model, stats)
-    outputs.refuse_nowhere(output)
+    outputs.refuse_unwritable(output)
     given = Given(model, stats=stats, command=_command("inspect", model, options={"--html": output, "--stats": stats}))
     _written(tell(given), output, json=json)
 

@@ -25,7 +25,7 @@ def pack(
 ) -> None:
     """Weights trained elsewhere, back into the ONNX file they belong to."""
     outputs.refuse_same_file(output, clone, weights)
-    outputs.refuse_nowhere(output)
+    outputs.refuse_unwritable(output)
     tensors = pipeline.read_tensors(weights)
     result = pipeline.pack(pipeline.load(clone), tensors)
     pipeline.save(result, output)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, fields
 
@@ -49,3 +50,16 @@ class Budget:
         if not 0 < limit < whole:
             raise InvalidTarget(f"{name} {given}: a clone has more than nothing and less than its parent ({whole:.6g})")
         return limit
+
+
+def shard_bytes(text: str) -> int:
+    """The most bytes that one file of weights may have: ``2GB``, ``500 MB``, or a number. Raises InvalidTarget.
+
+    >>> shard_bytes("1.5 kB")
+    1500
+    """
+    found = _NUMBER.fullmatch(text.strip())
+    size = float(found[1]) * UNITS["size"].get(found[2].lower(), 0) if found else 0
+    if not 1 <= size < math.inf:
+        raise InvalidTarget(f"{text!r} is no size such as 2GB or 500MB")
+    return int(size)

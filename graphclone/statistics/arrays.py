@@ -12,6 +12,7 @@ from graphclone import feeds
 from graphclone.errors import BadData, InvalidTarget
 from graphclone.statistics.reading import Array, Asked, Reading, files_of, sha256_of
 
+DIGITS = 12  # of a number of batches that somebody may wait for
 LARGEST = 1 << 32  # bytes of one array: more is a damaged or hostile header
 
 
@@ -73,8 +74,8 @@ def _runs_along(given: feeds.Input, lead: feeds.Input) -> bool:
 def open_random(spec: str, asked: Asked) -> Reading:
     """``random:N``: N batches of ids drawn evenly from the vocabulary, or of normal features."""
     number = spec.partition(":")[2]
-    if not number.isdecimal() or int(number) < 1:
-        raise InvalidTarget(f"{spec!r}: say how many batches, as in random:4")
+    if not number.isdecimal() or len(number) > DIGITS or int(number) < 1:
+        raise InvalidTarget(f"{spec[:40]!r}: say how many batches, as in random:4")
 
     def at(index: int) -> dict[str, Array]:
         drawn = feeds.tiny_feeds(

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
+from sys import maxsize
 from typing import Any
 
 import numpy as np
@@ -23,17 +24,21 @@ from graphclone.statistics.packing import Texts
 from graphclone.statistics.reading import Asked, Reading
 
 Array = np.ndarray[Any, Any]
+MOST_SHARDS = 1 << 31
 Batch = Mapping[str, Array]
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of data. ``fits`` says whether a spec is one; ``open`` reads it."""
+    """A kind of data. ``fits`` says whether a spec is one; ``open`` reads it. takes: options that it is read by.
+    named: it is no file."""
 
     name: str
     looks_like: str
     fits: Callable[[str], bool]
     open: Callable[[str, Asked], Reading]
+    takes: tuple[str, ...]
+    named: bool = False
 
 
 def _files(*wanted: str) -> Callable[[str], bool]:
@@ -53,32 +58,59 @@ def _records(texts: Callable[..., Texts], pictures: Callable[..., Pictures]) -> 
     return lambda spec, asked: (read_images if images.takes_pixels(asked.known) else read_text)(spec, asked)
 
 
+_TEXT = ("tokenizer", "length", "batch_size")
+_EITHER = (*_TEXT, "column", "images")  # text or images, as the graph wants
 # first match wins
 KINDS: tuple[Kind, ...] = (
-    Kind("random", "random:N (N batches of random inputs)", lambda s: s.startswith("random:"), arrays.open_random),
+    Kind(
+        "random",
+        "random:N (N batches of random inputs)",
+        lambda s: s.startswith("random:"),
+        arrays.open_random,
+        ("length", "batch_size", "seed"),
+        named=True,
+    ),
     Kind(
         "python-docs",
         "python-docs (Python's own language reference)",
         lambda s: s == "python-docs",
         text.packed(text.docs),
+        _TEXT,
+        named=True,
     ),
     Kind(
         "dataset",
         "datasets:NAME[:split[:column]]",
         lambda s: s.startswith("datasets:"),
         _records(text.dataset, images.dataset),
+        _EITHER,
+        named=True,
     ),
-    Kind("function", "module:function or file.py:function (gives batches)", callables.fits, callables.open_named),
-    Kind("npz", ".npz files keyed by input names", _files(".npz"), arrays.open_npz),
-    Kind("jsonl", ".jsonl files with a field text", _files(".jsonl"), text.packed(text.jsonl)),
+    Kind(
+        "function",
+        "module:function or file.py:function (gives batches)",
+        callables.fits,
+        callables.open_named,
+        (),
+        named=True,
+    ),
+    Kind("npz", ".npz files keyed by input names", _files(".npz"), arrays.open_npz, ("batch_size",)),
+    Kind("jsonl", ".jsonl files with a field text", _files(".jsonl"), text.packed(text.jsonl), (*_TEXT, "column")),
     Kind(
         "parquet",
         ".parquet files with a column text or image",
         _files(".parquet"),
         _records(text.parquet, images.parquet),
+        _EITHER,
     ),
-    Kind("text", ".txt, .md or .rst files", _files(*text.SUFFIXES), text.packed(text.plain)),
-    Kind("images", "images (.jpg, .png, ...)", images.holds_images, images.prepared(images.folder)),
+    Kind("text", ".txt, .md or .rst files", _files(*text.SUFFIXES), text.packed(text.plain), _TEXT),
+    Kind(
+        "images",
+        "images (.jpg, .png, ...)",
+        images.holds_images,
+        images.prepared(images.folder),
+        ("images", "batch_size"),
+    ),
 )
 
 
@@ -113,6 +145,8 @@ class Source:
         """Every ``shards``-th batch, from number ``shard`` (from 1) on. Raises InvalidTarget for 0/4 or 5/4."""
         if not 1 <= shard <= shards:
             raise InvalidTarget(f"shard {shard}/{shards}: the first is 1/{max(shards, 1)}")
+        if shards > MOST_SHARDS:
+            raise InvalidTarget(f"shard {shard}/{shards}: no data has so many batches")
         assert self.shards == 1, "a shard of a shard"
         batches, guess = (None if n is None else len(range(shard - 1, n, shards)) for n in (self.batches, self._guess))
         return replace(self, batches=batches, _guess=guess, _all=self.batches, shard=shard, shards=shards)
@@ -176,6 +210,7 @@ def open_source(
     """
     if length < 1 or batch_size < 1 or (limit is not None and limit < 1):
         raise InvalidTarget(f"length {length}, batch size {batch_size} and limit {limit} have to be 1 or more")
+    limit = None if limit is None else min(limit, maxsize)  # what is beyond that limits nothing
     known = feeds.inputs(model)
     asked = Asked(
         model=model,
@@ -219,8 +254,13 @@ def _fixed(known: Mapping[str, feeds.Input], axis: int) -> int | None:
     return None
 
 
+def kind_of(spec: str) -> Kind | None:
+    """The kind of data that a spec names, where it names any."""
+    return next((kind for kind in KINDS if kind.fits(spec)), None)
+
+
 def _reading(spec: str, asked: Asked) -> Reading:
-    kind = next((kind for kind in KINDS if kind.fits(spec)), None)
+    kind = kind_of(spec)
     if kind is None:
         exists = "cannot be told from its name" if Path(spec).exists() else "there is no such file"
         raise BadData(f"{spec}: {exists}; data is {'; '.join(row.looks_like for row in KINDS)}")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from graphclone.errors import BadData, InvalidTarget
+from graphclone import outputs
+from graphclone.errors import BadData, GraphCloneError, InvalidTarget
 from graphclone.statistics.store import Statistics
 
 EVERY_SECONDS = 60.0
@@ -34,10 +36,9 @@ class Checkpoint:
     def beside(cls, output: Path, *, every: int | None = None, resume: bool = False) -> Checkpoint:
         """``<output>.partial``. Raises InvalidTarget where one is there that nobody asked to go on with.
 
-        Raises BadData where there is no such folder: before a long run, not after it.
+        Raises BadModel where the output cannot be written: before a long run, not after it.
         """
-        if not output.parent.is_dir():
-            raise BadData(f"{output.parent}: no such folder to write {output.name} into")
+        outputs.refuse_unwritable(output)
         made = cls(output.with_name(f"{output.name}.partial"), every, resume)
         if made.path.exists() and not resume:
             raise InvalidTarget(f"{made.path} is there, of a run that did not end: go on with --resume, or remove it")
@@ -71,6 +72,21 @@ class Checkpoint:
         held.save(self.path)
         self.batches, self._written = held.batches, time.monotonic()
         self._took = self._written - start
+
+    @contextmanager
+    def until_written(self, held: Statistics) -> Iterator[None]:
+        """While the result is written: where that fails (a full disk), it is kept here; else this is removed."""
+        try:
+            yield
+        except GraphCloneError as reason:
+            with suppress(GraphCloneError):  # why the result cannot be written is worth more
+                if self.batches < held.batches:
+                    self.write(held)
+            if not self.batches:
+                raise
+            kept = f"the first {self.batches} batches are kept in {self.path}, --resume goes on from there"
+            raise type(reason)(f"{reason} ({kept})") from None
+        self.remove()
 
     def remove(self) -> None:
         """The run is over and its result is where it belongs."""

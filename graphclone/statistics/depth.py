@@ -115,7 +115,7 @@ def influences(anatomy: Anatomy, stack: Stack, statistics: Statistics) -> list[f
 
 def _cosines(anatomy: Anatomy, stack: Stack, statistics: Statistics) -> Sequence[float]:
     """Mean cosine of entry and exit, block after block."""
-    statistics.refuse_other_parent(anatomy.fingerprint)
+    statistics.refuse_unfit(anatomy)
     alone = len(anatomy.stacks) == 1
     if absent := _absent(stack, statistics, alone):
         raise InvalidTarget(f"the statistics lack the block {absent[0]}: measure again, or choose blocks by place")

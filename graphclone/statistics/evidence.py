@@ -45,8 +45,11 @@ class Evidence:
         return self.statistics.mean(site.name, statistic)
 
     def has(self, site: Site, statistic: str) -> bool:
-        """Whether it was measured."""
-        return self.statistics is not None and statistic in self.statistics.sites.get(site.name, {})
+        """Whether it was measured, at one position at least."""
+        held = self.statistics
+        return (
+            held is not None and statistic in held.sites.get(site.name, {}) and held.positions(site.name, statistic) > 0
+        )
 
     def readers(self, site: Site) -> list[Linear]:
         """The products that read what the site measures, along one axis of their weight (Keras may use two)."""

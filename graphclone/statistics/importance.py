@@ -201,10 +201,13 @@ if len(TABLE) != len(ROWS) or not all(row.paper and row.formula for row in ROWS)
     raise ValueError("an importance is listed twice, or without formula or source")
 
 
+SEED_DIGITS = 100  # Python reads no number of thousands
+
+
 def find(name: str) -> tuple[Importance, int]:
     """The row of a name and its seed (``random:7``). Raises InvalidTarget, listing what there is."""
     base, separator, seed = name.partition(":")
-    if base not in TABLE or (separator and (base != "random" or not seed.isdecimal())):
+    if base not in TABLE or (separator and (base != "random" or not seed.isdecimal() or len(seed) > SEED_DIGITS)):
         raise InvalidTarget(f"importance {name!r} is not one of {', '.join(TABLE)} (or random:SEED)")
     return TABLE[base], int(seed or 0)
 
@@ -224,7 +227,7 @@ def score(
     if row.needs_weights and weights is None:
         raise InvalidTarget(f"importance {name} needs the parent's weights, which were not given")
     if statistics is not None:
-        statistics.refuse_other_parent(anatomy.fingerprint)
+        statistics.refuse_unfit(anatomy)
     evidence = Evidence(anatomy, statistics, weights, seed)
     cuttable = (anatomy.groups[key] for key in sorted(anatomy.groups) if anatomy.groups[key].pinned is None)
     scored = {group.name: row.score(evidence, group) for group in cuttable}

@@ -24,11 +24,10 @@ from graphclone.statistics.places import first_pass, lay_out
 from graphclone.statistics.reductions import Place
 from graphclone.statistics.runtime import PROVIDERS, Session
 from graphclone.statistics.runtime import provider as chosen_provider
-from graphclone.statistics.store import COUNT
+from graphclone.statistics.soundness import COUNT, UNSEEN
 
 Array = np.ndarray[Any, Any]
 Sums = dict[str, dict[str, Array]]
-UNSEEN = "unseen_"  # of batches that are set apart
 APART = (MOMENT, MOMENT_SUM, MOMENT_COUNT)
 
 

@@ -1,7 +1,8 @@
 """How an image becomes pixels: resize, crop, rescale, normalise, as a preprocessor_config.json says or as asked.
 
 Fields and their meaning: Hugging Face's image processors (transformers, image_processing_backends.py, and
-image_processing_convnext.py for ``crop_pct``). What a field would change and is not done here is refused by name.
+image_processing_convnext.py for ``crop_pct``, image_processing_levit.py for its edge). A field is understood, says
+nothing about pixels, or is refused by name; so are processors that do otherwise than their fields say.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -21,13 +22,29 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Array = np.ndarray[Any, Any]
+T = TypeVar("T")
 Size = tuple[int, int]  # height, width
 INTERPOLATIONS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}  # Pillow's numbers
 CHANNELS = ("rgb", "bgr")
 WARPED_FROM = 384  # shortest edge from which ConvNeXt's processor resizes without cropping
-DONE = {"do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_flip_channel_order", "do_convert_rgb"}
+DONE = {
+    *("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_flip_channel_order", "do_convert_rgb"),
+    *("size", "crop_size", "crop_pct", "resample", "rescale_factor", "image_mean", "image_std"),
+    *("image_processor_type", "feature_extractor_type", "default_to_square"),
+}
+NOT_OF_PIXELS = {  # who made or reads the file, how its arrays lie in memory, and what becomes of labels
+    *("processor_class", "auto_map", "_valid_processor_keys", "name_or_path", "transformers_version", "_commit_hash"),
+    *("data_format", "input_data_format", "return_tensors", "device", "disable_grouping", "model_input_names"),
+    *("do_reduce_labels", "reduce_labels", "do_convert_annotations", "num_labels", "format"),
+}
+NEUTRAL: Mapping[str, object] = {"ensure_multiple_of": 1}  # beside None, false and what is empty: these change nothing
 KEEPS_SHAPE = ("CLIP", "Bit", "ConvNext", "MobileNet", "PoolFormer", "Levit", "MobileViT")  # `size: 224`: shortest edge
 NOT_NORMALISED = ("MobileViT",)  # their configuration has a mean all the same
+EDGE_TIMES: Mapping[str, float] = {"Levit": 256 / 224}  # the shortest edge becomes so many times what is said
+OTHERWISE: Mapping[str, str] = {  # and no field says so
+    "Perceiver": "crops in proportion to the image",
+    "LayoutLMv2": "turns the channels round",
+}
 
 
 @dataclass(frozen=True)
@@ -116,14 +133,15 @@ def find(asked: str | None, model: Path | None) -> Recipe:
 
 
 def _configured(held: Mapping[str, Any], origin: str) -> Recipe:
-    strange = sorted(name for name, on in held.items() if name.startswith("do_") and on is True and name not in DONE)
-    if strange:
-        raise BadData(f"{origin}: {strange[0]} is not done here: preprocess the images into .npz batches")
     kind = str(held.get("image_processor_type", held.get("feature_extractor_type", "")))
+    _refuse_strange(held, kind, origin)
     resize: Size | int | None = None
     crop: Size | None = None
     if held.get("do_resize", "size" in held):
-        resize = _resize(held["size"], kind.startswith(KEEPS_SHAPE) or "crop_pct" in held)
+        square = held.get("default_to_square")
+        keeps_shape = kind.startswith(KEEPS_SHAPE) or "crop_pct" in held if square is None else not square
+        resize = _resize(held["size"], keeps_shape)
+        resize = int(_of_kind(EDGE_TIMES, kind, 1) * resize) if isinstance(resize, int) else resize
     if held.get("do_center_crop", False):
         crop = _pair(held["crop_size"])
     if isinstance(resize, int) and "crop_pct" in held:
@@ -141,6 +159,22 @@ def _configured(held: Mapping[str, Any], origin: str) -> Recipe:
         CHANNELS[bool(held.get("do_flip_channel_order", False))],
         origin,
     )
+
+
+def _refuse_strange(held: Mapping[str, Any], kind: str, origin: str) -> None:
+    """Raises BadData for what would change pixels and is not done here."""
+    instead = "preprocess the images into .npz batches, or say the recipe with --images"
+    otherwise = _of_kind(OTHERWISE, kind, "")
+    if otherwise:
+        raise BadData(f"{origin}: {kind} {otherwise}, which is not done here: {instead}")
+    for name in sorted(set(held) - DONE - NOT_OF_PIXELS):
+        if held[name] and held[name] != NEUTRAL.get(name):
+            raise BadData(f"{origin}: {name} is not done here: {instead}")
+
+
+def _of_kind(table: Mapping[str, T], kind: str, default: T) -> T:
+    """The row of a processor: names of the classes vary behind their model (Levit in LevitImageProcessorFast)."""
+    return next((row for name, row in table.items() if kind.startswith(name)), default)
 
 
 def _resize(size: Any, keeps_shape: bool) -> Size | int:

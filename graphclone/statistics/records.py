@@ -41,13 +41,14 @@ def _opened(name: str, split: str) -> Any:
 
 
 def parquet_column(file: Path, column: str) -> tuple[str, Any]:
-    """The type of a column, and pyarrow's metadata of the file. Raises BadData where it is not there."""
+    """The type of a column's values, and pyarrow's metadata of the file. Raises BadData where it is not there."""
     opened = _parquet(file)
     schema, metadata = opened.schema_arrow, opened.metadata
     opened.close()
     if column not in schema.names:
         raise BadData(f"{file}: no column {column!r}; it has {', '.join(schema.names)}: name it with --column")
-    return str(schema.field(column).type), metadata
+    kind = schema.field(column).type
+    return str(getattr(kind, "value_type", kind) if str(kind).startswith("dictionary") else kind), metadata
 
 
 def parquet_rows(file: Path, column: str) -> Iterator[tuple[str, object]]:

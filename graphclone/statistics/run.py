@@ -226,4 +226,6 @@ def accumulate(
         raise BadData(tally.nothing())
     if progress is not None and total not in (-1, tally.done):
         progress(tally.done, tally.done)  # the number of batches was a guess
-    return tally.statistics()
+    made = tally.statistics()
+    made.refuse_uncounted()
+    return made

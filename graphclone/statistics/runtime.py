@@ -29,6 +29,7 @@ HEAVY = frozenset(
     "MatMul Gemm FusedMatMul FusedGemm Conv Attention MultiHeadAttention GroupQueryAttention MatMulNBits MatMulInteger "
     "LayerNormalization SimplifiedLayerNormalization SkipLayerNormalization Softmax".split()
 )
+MOST_THREADS = 1024
 QUIET = 4  # ONNX Runtime's log level for what is fatal: errors are raised, and said in a line of ours
 OUT_OF_ROWS = "out of data bounds"  # what it says where a sequence is longer than the table of positions
 
@@ -104,6 +105,16 @@ def _starts(chosen: str) -> bool:
         return False
 
 
+def _options(threads: int | None) -> onnxruntime.SessionOptions:
+    """Raises InvalidTarget for more threads than any machine runs well: ONNX Runtime would start them all."""
+    if threads is not None and not 0 <= threads <= MOST_THREADS:
+        raise InvalidTarget(f"--threads {threads}: ONNX Runtime is given 1 to {MOST_THREADS}")
+    options = runtime().SessionOptions()
+    options.log_severity_level = QUIET
+    options.intra_op_num_threads = threads or 0
+    return options
+
+
 def open_session(model: Model, chosen: str, threads: int | None, *, optimise: bool = True) -> Session:
     """Load a model from memory: large weights are handed over where they lie.
 
@@ -112,9 +123,7 @@ def open_session(model: Model, chosen: str, threads: int | None, *, optimise: bo
     ort = runtime()
     model.graph.cleanup(remove_unused_graph_inputs=True)
     proto, arrays = to_proto(model)
-    options = ort.SessionOptions()
-    options.log_severity_level = QUIET
-    options.intra_op_num_threads = threads or 0
+    options = _options(threads)
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     # by the order of the nodes: the default leaves reductions to the end, and every activation waits for its own
     options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
@@ -146,9 +155,7 @@ def open_file(path: Path, chosen: str, threads: int | None) -> onnxruntime.Infer
     Raises UnsupportedGraph where ONNX Runtime refuses it, InvalidTarget where the provider does not start.
     """
     ort = runtime()
-    options = ort.SessionOptions()
-    options.log_severity_level = QUIET
-    options.intra_op_num_threads = threads or 0
+    options = _options(threads)
     options.add_session_config_entry("session.force_spinning_stop", "1")  # between runs the cores are another's
     try:
         opened = ort.InferenceSession(str(path), options, providers=[chosen])

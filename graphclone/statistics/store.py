@@ -13,12 +13,13 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialise
 
+from graphclone.anatomy.parts import Anatomy
 from graphclone.errors import BadData, InvalidTarget
 from graphclone.statistics.portion import Portion, joined
+from graphclone.statistics.soundness import COUNT, refuse_impossible, refuse_odd_fields, refuse_other_widths
 
 Array = np.ndarray[Any, Any]
 FORMAT = 2
-COUNT = "count"  # the statistic that says how many positions the others sum over
 _KEY = "graphclone"  # one metadata entry holds everything as sorted JSON: safetensors does not keep an order of several
 _FIELDS = {"format", "parent", "data", "batches", "providers", "settings"}
 
@@ -46,10 +47,22 @@ class Statistics:
 
     def mean(self, site: str, statistic: str) -> Array:
         """float64, of the sum's shape: the mean over the positions that were summed: those of the site, or fewer where
-        the statistic has a count of its own (``moment_count``)."""
+        the statistic has a count of its own (``moment_count``). Raises BadData where there was no position."""
+        count = self.positions(site, statistic)
+        if count < 1:
+            raise BadData(_nothing_counted(site))
+        return np.asarray(self.sites[site][statistic] / count, dtype=np.float64)
+
+    def positions(self, site: str, statistic: str) -> float:
+        """How many positions a statistic sums over."""
         held = self.sites[site]
-        count = held.get(f"{statistic}_{COUNT}", held[COUNT])
-        return np.asarray(held[statistic] / max(float(np.ravel(count)[0]), 1.0), dtype=np.float64)
+        return float(np.ravel(held.get(f"{statistic}_{COUNT}", held[COUNT]))[0])
+
+    def refuse_uncounted(self) -> None:
+        """Raises BadData where a site has no position: its sums are all 0, and say nothing."""
+        for site, held in self.sites.items():
+            if int(held[COUNT]) < 1:
+                raise BadData(_nothing_counted(site))
 
     def merge(self, other: Statistics) -> Statistics:
         """The statistics of both runs together. Raises BadData for what does not add up, or has data in common."""
@@ -80,6 +93,11 @@ class Statistics:
             raise BadData(
                 f"statistics of different settings do not add up ({_differing(self.settings, settings)}): measure again"
             )
+
+    def refuse_unfit(self, anatomy: Anatomy) -> None:
+        """Raises InvalidTarget for the statistics of another model, BadData for sums that are not of its sites."""
+        self.refuse_other_parent(anatomy.fingerprint)
+        refuse_other_widths(self.sites, anatomy)
 
     def refuse_other_parent(self, fingerprint: str) -> None:
         """Raises InvalidTarget where these are the statistics of another model."""
@@ -140,8 +158,17 @@ class Statistics:
             data = tuple(Portion.from_dict(held) for held in about["data"])
         except (ValueError, TypeError) as reason:
             raise BadData(f"{path}: statistics with unreadable {reason}") from None
-        sites, batches = _sites(tensors, path), int(about["batches"])
-        return cls(str(about["parent"]), sites, batches, data, tuple(about["providers"]), about["settings"])
+        refuse_odd_fields(about, path)
+        sites = _sites(tensors)
+        refuse_impossible(sites, path)
+        return cls(about["parent"], sites, about["batches"], data, tuple(about["providers"]), about["settings"])
+
+
+def _nothing_counted(site: str) -> str:
+    return (
+        f"nothing was counted at the site {site}: every position of the data is masked (the attention mask, or the "
+        "input that --mask names, is 0 everywhere)"
+    )
 
 
 def _layout(held: Statistics) -> dict[str, tuple[int, ...]]:
@@ -154,15 +181,9 @@ def _differing(one: Mapping[str, object], other: Mapping[str, object]) -> str:
     return f"{name}: {one.get(name, 'nothing')} and {other.get(name, 'nothing')}"
 
 
-def _sites(tensors: Mapping[str, Array], path: Path) -> dict[str, dict[str, Array]]:
+def _sites(tensors: Mapping[str, Array]) -> dict[str, dict[str, Array]]:
     sites: dict[str, dict[str, Array]] = {}
     for key, array in tensors.items():
         statistic, _, site = key.partition(":")
         sites.setdefault(site, {})[statistic] = array
-    for site, held in sites.items():
-        sums = [array for name, array in held.items() if name != COUNT]
-        if COUNT not in held or held[COUNT].dtype != np.int64 or held[COUNT].ndim or not sums:
-            raise BadData(f"{path}: site {site} holds {', '.join(sorted(held))}: no count, or nothing counted")
-        if any(array.dtype != np.float64 or array.ndim not in (1, 2) for array in sums):
-            raise BadData(f"{path}: site {site} holds sums that are not float64 vectors or matrices")
     return sites

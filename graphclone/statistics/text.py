@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -16,6 +17,8 @@ SUFFIXES = (".txt", ".md", ".rst")
 COLUMN = "text"  # of records, unless another is asked for
 CHUNK = 1 << 16  # characters encoded at once, so that a file of any size streams
 SAMPLE = 64  # records from which sizes are guessed
+MOST_DIGITS = 4000  # Python reads no whole number of many more, wherever it stands in a record
+_HALF = re.compile("[\ud800-\udfff]")  # one half of a surrogate pair, which JSON may spell and no encoding has
 
 
 def packed(texts: Callable[[str, str | None], Texts]) -> Callable[[str, Asked], Reading]:
@@ -76,7 +79,7 @@ def dataset(spec: str, column: str | None = None) -> Texts:
 def _text(value: object, where: str) -> str:
     if not isinstance(value, str):
         raise BadData(f"{where} holds {type(value).__name__}, not text: name the field with --column")
-    return value
+    return _HALF.sub("\N{REPLACEMENT CHARACTER}", value)
 
 
 def _bytes(files: Sequence[Path]) -> int:
@@ -97,7 +100,7 @@ def _parquet_size(file: Path, column: str) -> int:
 
 def _lines(file: Path) -> Iterator[str]:
     try:
-        with file.open(encoding="utf-8") as stream:
+        with file.open(encoding="utf-8-sig") as stream:  # a byte order mark is no text
             yield from stream
     except UnicodeDecodeError as reason:
         raise BadData(f"{file}: not UTF-8 text (byte {reason.start})") from None
@@ -124,13 +127,17 @@ def _records(file: Path, column: str) -> Iterator[str]:
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
+            record = json.loads(line, parse_int=_whole)
         except (json.JSONDecodeError, RecursionError) as reason:
             raise BadData(f"{file}: line {number} is not JSON ({getattr(reason, 'msg', 'nested too deep')})") from None
         if not isinstance(record, dict) or column not in record:
             has = f"; it has {', '.join(record)}" if isinstance(record, dict) else ""
             raise BadData(f"{file}: line {number} has no field {column}{has}")
         yield _text(record[column], f"{file}: line {number}, field {column}")
+
+
+def _whole(digits: str) -> int | float:
+    return int(digits) if len(digits) <= MOST_DIGITS else float(digits)
 
 
 def _share(file: Path, column: str) -> float:

@@ -14,7 +14,8 @@ import numpy as np
 
 from graphclone.anatomy.parts import Anatomy, Linear, Site
 from graphclone.statistics.evidence import HEADS, Array, Evidence
-from graphclone.statistics.store import COUNT, Statistics
+from graphclone.statistics.soundness import COUNT
+from graphclone.statistics.store import Statistics
 
 NAME = "written"
 

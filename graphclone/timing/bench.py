@@ -185,6 +185,8 @@ def _lengths(model: Model, asked: Sequence[int], batch: int) -> list[int | None]
     """Those asked for; [None] where the graph's inputs have the same size whatever the length."""
     sizes = [{n: a.shape for n, a in feeds.tiny_feeds(model, batch, length).items()} for length in (3, 5)]
     if sizes[0] == sizes[1]:
+        if asked:
+            raise InvalidTarget("lengths: the inputs of this model have the same size whatever the length: give none")
         return [None]
     return list(dict.fromkeys(asked)) or list(LENGTHS)
 

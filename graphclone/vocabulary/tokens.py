@@ -124,10 +124,11 @@ def _listed(spec: str) -> set[int] | None:
     if path.suffix != ".txt" or not path.is_file():
         return None
     try:
-        words = path.read_text(encoding="utf-8").split()
+        words = path.read_text(encoding="utf-8-sig").split()
     except (OSError, UnicodeDecodeError):
         return None  # the reader of texts says what is wrong
-    return {int(word) for word in words} if words and all(word.isdecimal() for word in words) else None
+    ids = bool(words) and all(word.isdecimal() and len(word) <= text.MOST_DIGITS for word in words)
+    return {int(word) for word in words} if ids else None
 
 
 def _texts(spec: str, column: str | None) -> Iterator[str]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from graphclone import outputs, pipeline, strict_json
 from graphclone.errors import InvalidTarget
+from graphclone.sizing.budget import shard_bytes
 from graphclone.sizing.judges import GREEDY, apart
 from graphclone.statistics import request
 from graphclone.workflow import planning
@@ -16,8 +17,6 @@ from graphclone.workflow.schema import Method, Target, Workflow
 if TYPE_CHECKING:
     from graphclone.anatomy.parts import Anatomy
     from graphclone.verification import Report
-
-UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
 def takes_moments(method: Method, target: Target) -> bool:
@@ -133,10 +132,7 @@ def clone(job: Job) -> Done:
 
 def _shard(job: Job) -> int | None:
     asked = job.recipe.held.outputs.shard_size
-    if asked is None:
-        return None
-    number = asked.upper().rstrip("BGMK ")
-    return int(float(number) * UNITS[asked.upper()[len(number) :].strip()])
+    return None if asked is None else shard_bytes(asked)
 
 
 def sizes(file: Path, anatomy: Anatomy) -> dict[str, Any]:

@@ -21,9 +21,27 @@ from graphclone.workflow.schema import Workflow
 LARGEST = 1 << 20  # characters
 MOST = 20_000  # values, aliases counted each time: a few lines of YAML can stand for billions
 PREFIX = "GRAPHCLONE__"
+# without those in base 60 and in base 8, which YAML 1.2 has not either: ``1:40`` is block 1 and its size
+NUMBERS = {
+    "tag:yaml.org,2002:int": r"[-+]?(?:0|[1-9][0-9_]*|0x[0-9a-fA-F_]+|0b[01_]+)$",
+    "tag:yaml.org,2002:float": r"[-+]?(?:(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?"
+    r"|\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$",
+}
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 Path_ = tuple[str | int, ...]
+
+
+class Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
+    """YAML as PyYAML reads it, but for its numbers: ``NUMBERS``."""
+
+
+Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in rows if tag not in NUMBERS]
+    for first, rows in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for kind_, pattern_ in NUMBERS.items():
+    Loader.add_implicit_resolver(kind_, re.compile(pattern_), list("-+.0123456789"))
 
 
 class BadRecipe(GraphCloneError):
@@ -116,8 +134,8 @@ class Recipe:
 def scalar(text: str) -> Any:
     """A plain word of YAML as a number, a truth value, a list, or itself."""
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
+        return Loader(text).get_single_data()
+    except (yaml.YAMLError, ValueError):  # what looks like a date, and is none
         return text
 
 
@@ -164,7 +182,7 @@ def _text(source: str, stdin: str | None) -> tuple[str, str]:
 
 def _parsed(reader: _Reader, text: str) -> dict[str, Any]:
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        node = yaml.compose(text, Loader=Loader)
     except yaml.MarkedYAMLError as reason:
         line = f", line {reason.problem_mark.line + 1}" if reason.problem_mark else ""
         raise BadRecipe(f"{reader.name}{line}: not YAML ({reason.problem})") from None

@@ -15,12 +15,16 @@ from pydantic import (
     model_validator,
 )
 
+from graphclone.errors import InvalidTarget
+from graphclone.sizing.budget import shard_bytes
+
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"  # of a target: it is a folder's
+AMOUNT = r"^[0-9]*[.]?[0-9]+ *[A-Za-z%]*$"
 ALONE = "clone"  # the name of the only target where the recipe says `target:`
 
 Size = StrictInt | Annotated[str, StringConstraints(pattern=r"^[0-9%:,. -]+$")]
-Blocks = Annotated[str, StringConstraints(pattern=r"^[0-9, -]+$")] | list[StrictInt]
-Amount = StrictInt | Annotated[str, StringConstraints(pattern=r"^[0-9.]+ *[A-Za-z%]*$")]
+Blocks = StrictInt | Annotated[str, StringConstraints(pattern=r"^[0-9, -]+$")] | list[StrictInt]
+Amount = StrictInt | Annotated[str, StringConstraints(pattern=AMOUNT)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -139,8 +143,16 @@ class Outputs(Section):
     """A checkpoint for AutoModel.from_pretrained; the folder of the parent's config.json and tokenizer."""
     side_files: StrictBool | str = False
     """config.json, genai_config.json and the like, brought up to date: true (beside the parent), or their folder."""
-    shard_size: Annotated[str, StringConstraints(pattern=r"^[0-9.]+ *([KMG]B)?$")] | None = None
+    shard_size: Annotated[str, StringConstraints(pattern=AMOUNT)] | None = None
     """Weights go to files beside the model, each of this size (2GB) at most."""
+
+    @field_validator("shard_size")
+    @classmethod
+    def _a_size(cls, held: str | None) -> str | None:
+        try:
+            return held if held is None or shard_bytes(held) else None
+        except InvalidTarget as reason:
+            raise ValueError(str(reason).removeprefix(f"{held!r} ")) from None
 
 
 class Bench(Section):
@@ -163,7 +175,7 @@ class Check(Section):
     """Most parameters: 50M, or a share of the parent's such as 40%."""
     max_size: Amount | None = None
     """Most bytes of all its files: 100MB, 25%."""
-    max_latency_ratio: Annotated[float, Field(gt=0)] | None = None
+    max_latency_ratio: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Most time, in units of the parent's, at the length where it gains least."""
     min_score: str | None = None
     """module:function=MINIMUM, called with the clone's path; a minimum such as 95% is of the parent's score."""
@@ -212,7 +224,9 @@ class Target(Section):
     @property
     def sizes(self) -> dict[str, Any]:
         """The sizes and blocks that are asked for."""
-        return {name: held for name in (*SIZES, *BLOCKS) if (held := getattr(self, name)) not in (None, False)}
+        return {
+            name: held for name in (*SIZES, *BLOCKS) if (held := getattr(self, name)) is not None and held is not False
+        }
 
     @property
     def budget(self) -> dict[str, str]:

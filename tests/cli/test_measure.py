@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +27,42 @@ def batches():
 @pytest.fixture(scope="module")
 def llama(parent_file: Callable[..., Path]) -> Path:
     return parent_file("llama", exporter="dynamo")
+
+
+PLACES = {
+    "folder": "a folder, not a file to write",
+    "none/stats": "no such folder",
+    "/proc/self/stats": "cannot be written",
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is a folder that nobody may write to")
+@pytest.mark.parametrize("place", PLACES)
+def test_a_place_that_cannot_be_written_to_is_said_before_anything_is_read(
+    place: str, llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "mine.py").write_text(COUNTED)
+    assert run(["measure", str(llama), "--data", f"{tmp_path}/mine.py:batches", "-o", str(tmp_path / place)]) == 5
+    assert PLACES[place] in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {"folder", "mine.py"}
+
+
+def test_sums_that_cannot_be_written_in_the_end_are_kept(
+    llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder takes the output's name while the run is on."""
+    out = tmp_path / "stats"
+    made = f"import pathlib\n{COUNTED}".replace("range(1000)", "range(3)")
+    (tmp_path / "mine.py").write_text(f"{made}    pathlib.Path({str(out)!r}).mkdir(exist_ok=True)\n")
+    line = ["measure", str(llama), "--data", f"{tmp_path}/mine.py:batches", "-o", str(out)]
+    assert run(line) == 5
+    assert f"the first 3 batches are kept in {out}.partial, --resume goes on from there" in capsys.readouterr().err
+    out.rmdir()
+    (tmp_path / "mine.py").write_text(made)
+    assert run([*line, "--resume"]) == 0
+    assert Statistics.read(out).batches == 3
+    assert not out.with_name("stats.partial").exists()
 
 
 def test_a_dry_run_says_what_and_how_much_and_writes_nothing(

@@ -13,6 +13,7 @@ from transformers import (
     CLIPImageProcessorPil,
     ConvNextImageProcessorPil,
     DeiTImageProcessorPil,
+    LevitImageProcessorPil,
     MobileViTImageProcessorPil,
     ViTImageProcessorPil,
 )
@@ -63,6 +64,7 @@ PROCESSORS = {
     "MobileViT, blue first": lambda: MobileViTImageProcessorPil(
         size={"shortest_edge": 35}, crop_size={"height": 32, "width": 32}
     ),
+    "LeViT": lambda: LevitImageProcessorPil(size={"shortest_edge": 34}, crop_size={"height": 32, "width": 32}),
     "not normalised": lambda: ViTImageProcessorPil(size={"height": 32, "width": 32}, do_normalize=False, resample=3),
     "not rescaled": lambda: ViTImageProcessorPil(size={"height": 32, "width": 32}, do_rescale=False),
 }
@@ -157,6 +159,14 @@ CONFIGURATIONS = {
     "no mean": ({"size": 32, "do_normalize": True}, "KeyError: 'image_mean'"),
     "interpolation": ({"size": 32, "resample": 9}, "not understood"),
     "a list": ([], "it holds list"),
+    "another crop": (
+        {"image_processor_type": "PerceiverImageProcessor", "size": 32},
+        "crops in proportion to the image",
+    ),
+    "normalised twice": ({"size": 32, "include_top": True}, "include_top is not done here"),
+    "an offset": ({"size": 32, "rescale_offset": True}, "rescale_offset is not done here"),
+    "a multiple": ({"size": 32, "size_divisor": 32}, "size_divisor is not done here"),
+    "another size": ({"size": 32, "size_divisibility": 32}, "size_divisibility is not done here"),
 }
 
 
@@ -167,6 +177,24 @@ def test_configurations_that_are_not_understood(folder, tmp_path, case):
     with pytest.raises(BadData, match=r"r\.json") as caught:
         open_source(folder, image_model(), images=str(tmp_path / "r.json"))
     assert said in str(caught.value)
+
+
+def test_fields_that_change_no_pixel_are_left_alone(folder, tmp_path):
+    held = {"size": {"height": 32, "width": 32}, "image_mean": [0.5], "image_std": [0.5]}
+    idle = {"rescale_offset": False, "size_divisor": None, "ensure_multiple_of": 1, "do_pad": False, "pad_size": {}}
+    said = {"processor_class": "ViTProcessor", "data_format": "channels_first", "reduce_labels": True}
+    batches = []
+    for fields in (held, {**held, **idle, **said}):
+        (tmp_path / "r.json").write_text(json.dumps(fields))
+        batches.append(next(iter(open_source(folder, image_model(), images=str(tmp_path / "r.json"))))["pixel_values"])
+    np.testing.assert_array_equal(*batches)
+
+
+@pytest.mark.parametrize(("square", "size"), [(True, (1, 3, 20, 20)), (False, (1, 3, 30, 20))])
+def test_one_number_is_a_square_or_the_shortest_edge_as_the_file_says(folder, tmp_path, square, size):
+    (tmp_path / "r.json").write_text(json.dumps({"size": 20, "default_to_square": square}))
+    options = {"images": str(tmp_path / "r.json"), "batch_size": 1}
+    assert next(iter(open_source(folder, image_model(), **options)))["pixel_values"].shape == size
 
 
 def test_images_of_another_size_or_kind_than_the_graph_wants(folder):

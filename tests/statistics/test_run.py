@@ -21,6 +21,7 @@ from graphclone.statistics import run
 from graphclone.statistics.calibration import open_source
 from graphclone.statistics.checkpoint import Checkpoint
 from graphclone.statistics.prefetch import AHEAD, prefetched
+from graphclone.statistics.runtime import MOST_THREADS, open_session
 from graphclone.statistics.store import Statistics
 
 EXACT = 1e-12  # merging: relative to the largest sum of its kind at the site
@@ -77,6 +78,19 @@ def test_the_same_batches_under_another_limit_count_twice(measure, model):
     short, long = (measure(open_source("random:9", model, length=6, limit=limit)) for limit in (2, 3))
     with pytest.raises(BadData, match="would count twice"):
         short.merge(long)
+
+
+def test_numbers_beyond_all_data_are_no_trouble(measure, model, tmp_path):
+    beyond = 10**23
+    source = open_source("random:2", model, length=6, batch_size=SEQUENCES, limit=beyond)
+    assert (len(source), measure(source).batches) == (2, 2)
+    with pytest.raises(InvalidTarget, match=rf"shard 1/{beyond}: no data has so many batches"):
+        source.part(1, beyond)
+    with pytest.raises(InvalidTarget, match="say how many batches, as in random:4"):
+        open_source(f"random:{beyond}", model)
+    for threads in (MOST_THREADS + 1, beyond):
+        with pytest.raises(InvalidTarget, match=rf"--threads {threads}: ONNX Runtime is given 1 to {MOST_THREADS}"):
+            open_session(model, "CPUExecutionProvider", threads)
 
 
 def test_a_shard_without_a_batch_is_said(measure, model):
@@ -235,3 +249,11 @@ def test_reading_ahead_keeps_the_order_is_bounded_and_hands_exceptions_on():
         assert list(islice(stream, 3)) == [0, 1, 2]
     assert threading.active_count() == before
     assert len(made) <= 3 + AHEAD + 1
+
+
+@pytest.mark.parametrize("moments", [False, True])
+def test_data_that_is_masked_everywhere_is_refused(measure, batches, moments):
+    masked = [{**batch, "attention_mask": np.zeros_like(batch["attention_mask"])} for batch in batches]
+    with pytest.raises(BadData, match="every position of the data is masked"):
+        measure(masked, moments=moments)
+    assert measure([*masked, *batches], moments=moments).count > 0

@@ -16,6 +16,7 @@ from tokenizers.processors import TemplateProcessing
 
 from graphclone.errors import BadData, GraphCloneError
 from graphclone.graph import Model
+from graphclone.statistics import text
 from graphclone.statistics.calibration import open_source
 
 datasets = pytest.importorskip("datasets", reason="datasets is not installed: its source is not tested")
@@ -84,6 +85,41 @@ def test_records_of_every_kind_give_the_same_windows(model, words, tmp_path):
     write(tmp_path / "body.parquet", column="body")
     (batch,) = open_source(tmp_path / "body.parquet", model, tokenizer=words, length=10, column="body", limit=1)
     np.testing.assert_array_equal(batch["input_ids"], IDS[:80].reshape(8, 10))
+
+
+SPELLED = {  # what stands before the text, and what else is in each record
+    "byte order marks": ("\ufeff", "3"),
+    "long numbers": ("", "1" * 5000),
+    "half a surrogate pair elsewhere": ("", r'"\ud800"'),
+}
+
+
+@pytest.mark.parametrize("case", SPELLED)
+def test_records_are_read_whatever_is_around_their_text(model, words, tmp_path, case):
+    before, other = SPELLED[case]
+    rows = [f'{{"text": "{row}", "other": {other}}}\n' for row in ROWS]
+    (tmp_path / "r.jsonl").write_text(before + "".join(rows), encoding="utf-8")
+    (tmp_path / "r.txt").write_text(before + " ".join(ROWS), encoding="utf-8")
+    for name in ("r.jsonl", "r.txt"):
+        source = open_source(tmp_path / name, model, tokenizer=words, length=10, batch_size=4)
+        np.testing.assert_array_equal(np.concatenate([b["input_ids"] for b in source]), IDS.reshape(20, 10))
+    assert not any("\ufeff" in piece for piece in text.plain(str(tmp_path / "r.txt")).pieces())
+
+
+def test_half_a_surrogate_pair_becomes_the_replacement_character(model, words, tmp_path):
+    (tmp_path / "r.jsonl").write_text('{"text": "w1 \\ud800 w2 \\ud83d\\ude00"}\n' * 20)
+    assert next(text.jsonl(str(tmp_path / "r.jsonl")).pieces()) == "w1 \ufffd w2 \N{GRINNING FACE}"
+    assert next(iter(open_source(tmp_path / "r.jsonl", model, tokenizer=words, length=4)))["input_ids"].shape[1] == 4
+
+
+def test_columns_of_categories_are_text(model, words, tmp_path):
+    column = pa.array(ROWS).dictionary_encode()
+    pq.write_table(pa.table({"text": column}), tmp_path / "r.parquet")
+    source = open_source(tmp_path / "r.parquet", model, tokenizer=words, length=10, batch_size=4)
+    np.testing.assert_array_equal(np.concatenate([b["input_ids"] for b in source]), IDS.reshape(20, 10))
+    pq.write_table(pa.table({"text": pa.array([1, 2]).dictionary_encode()}), tmp_path / "n.parquet")
+    with pytest.raises(BadData, match="column text holds int64, not text"):
+        open_source(tmp_path / "n.parquet", model, tokenizer=words)
 
 
 def test_the_number_of_batches_is_guessed_for_text_and_held_to_the_limit(model, words, tmp_path):
@@ -221,6 +257,7 @@ REFUSED = {
     "no dataset": (lambda f: f"datasets:{f}", "not a dataset that can be read"),
     "a field of numbers": (lambda f: lines(f, '{"text": 3}'), "field text holds int, not text"),
     "another field": (lambda f: lines(f, '{"body": "w1"}'), "line 1 has no field text; it has body"),
+    "a number of many digits": (lambda f: lines(f, f'{{"text": {"1" * 5000}}}'), "field text holds float, not text"),
     "deep JSON": (lambda f: lines(f, "[" * 100_000), "line 1 is not JSON"),
 }
 

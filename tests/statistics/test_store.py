@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from graphclone.errors import BadData, InvalidTarget
+from graphclone.statistics import importance
 from graphclone.statistics.portion import Portion, joined
 from graphclone.statistics.store import Statistics
 
@@ -144,3 +145,85 @@ def test_statistics_of_another_parent_are_refused(held):
     held.refuse_other_parent("ab" * 32)
     with pytest.raises(InvalidTarget, match=r"another parent \(sha256 abababababab, this one is 000000000000\)"):
         held.refuse_other_parent("00" * 32)
+
+
+def written_over(held: Statistics, file, change) -> None:
+    """The statistics saved, and what is in the file changed: ``change(fields, tensors)``."""
+    held.save(file)
+    with safe_open(file, framework="numpy") as opened:
+        about = json.loads(opened.metadata()["graphclone"])
+    tensors = load_file(file)
+    change(about, tensors)
+    save_file(tensors, file, {"graphclone": json.dumps(about)})
+
+
+FIELDS = [
+    ("batches", "x"),
+    ("batches", -3),
+    ("batches", None),
+    ("batches", True),
+    ("providers", 5),
+    ("providers", "cpu"),
+]
+FIELDS += [("settings", None), ("settings", [1]), ("settings", {"mask": []}), ("parent", None)]
+
+
+@pytest.mark.parametrize(("name", "value"), FIELDS)
+def test_fields_that_no_run_writes_are_refused(held, tmp_path, name, value):
+    file = tmp_path / "s.safetensors"
+    written_over(held, file, lambda about, tensors: about.update({name: value}))
+    with pytest.raises(BadData, match=rf"s\.safetensors: statistics with unreadable {name}: ") as caught:
+        Statistics.read(file)
+    assert "\n" not in str(caught.value)
+
+
+MOMENTS = {"moment": np.eye(3), "moment_sum": np.ones(3), "moment_count": np.ones(1)}
+IMPOSSIBLE = {
+    "counted below 0": ({"count": np.asarray(-5)}, "count -5"),
+    "nan": ({"square": np.full(3, np.nan)}, "square that is not finite"),
+    "inf": ({"abs": np.full(3, np.inf)}, "abs that is not finite"),
+    "squares below 0": ({"square": -np.ones(3)}, "square below 0"),
+    "short": ({"square": np.ones(2)}, r"square of the shape \[2\], beside sums over 3 positions"),
+    "a matrix of squares": ({"square": np.ones((3, 3))}, r"square of the shape \[3, 3\]"),
+    "empty": ({"square": np.ones(0)}, r"square of the shape \[0\]"),
+    "single precision": ({"square": np.ones(3, np.float32)}, "sums that are not float64"),
+    "no cosine": ({"cosine": np.ones(0)}, r"cosine of the shape \[0\]"),
+    "cosines above 1": ({"cosine": np.full(1, 7.1)}, "cosine 7.1 of 7 positions"),
+    "moments alone": ({"moment": np.eye(3)}, "second moments without moment_sum and moment_count"),
+    "moments not square": ({**MOMENTS, "moment": np.ones((2, 3))}, r"moment of the shape \[2, 3\]"),
+    "moments in a row": ({**MOMENTS, "moment": np.ones(3)}, r"moment of the shape \[3\]"),
+    "moments below 0": ({**MOMENTS, "moment": -np.eye(3)}, "moment below 0"),
+}
+
+
+@pytest.mark.parametrize("case", IMPOSSIBLE)
+def test_sums_that_no_run_makes_are_refused(held, tmp_path, case):
+    more, why = IMPOSSIBLE[case]
+    file = tmp_path / "s.safetensors"
+    written_over(
+        held, file, lambda about, tensors: tensors.update({f"{name}:a/b:c": np.asarray(a) for name, a in more.items()})
+    )
+    with pytest.raises(BadData, match=rf"s\.safetensors: site a/b:c holds {why}"):
+        Statistics.read(file)
+
+
+def test_second_moments_are_read_back(held, tmp_path):
+    file = tmp_path / "s.safetensors"
+    replace(held, sites={"a/b:c": {**held.sites["a/b:c"], **MOMENTS}}).save(file)
+    np.testing.assert_array_equal(Statistics.read(file).sites["a/b:c"]["moment"], np.eye(3))
+
+
+def test_sums_of_another_width_than_the_site_are_refused(hand, rng):
+    anatomy = hand.anatomy(hand.model())
+    sites = {"blocks.0.ffn.in": {"square": rng.random(3), "count": np.asarray(7, np.int64)}}
+    wide = Statistics(anatomy.fingerprint, sites, 2, (DATA,))
+    with pytest.raises(BadData, match=r"square of the shape \[3\] at the site blocks.0.ffn.in, which has 8 positions"):
+        importance.score("energy", anatomy, wide)
+
+
+def test_nothing_is_scored_by_sums_over_no_position(hand, rng):
+    anatomy = hand.anatomy(hand.model())
+    nothing = np.asarray(0, np.int64)
+    sites = {site.name: {"square": np.zeros(site.width), "count": nothing} for site in anatomy.sites}
+    with pytest.raises(BadData, match=r"nothing was counted at the site blocks.0.ffn.in: every position .* is masked"):
+        importance.score("energy", anatomy, Statistics(anatomy.fingerprint, sites, 2, (DATA,)))

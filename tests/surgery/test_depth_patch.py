@@ -11,6 +11,8 @@ import pytest
 from graphclone import pipeline
 from graphclone.anatomy.gaps import gaps
 from graphclone.errors import InvalidTarget
+from graphclone.plan import IDLE
+from graphclone.surgery.corrections.passes import NOTHING
 from graphclone.surgery.operate import clone
 from graphclone.verification import verify
 from tests.surgery.parents import feeds, parent, session
@@ -114,7 +116,8 @@ def test_nothing_is_patched_where_the_first_blocks_go_and_nothing_measured_is_re
     plan = found.plan({}, "depth-patch", (0,))
     assert not pipeline.takes_second_pass(found.anatomy, plan)
     made = clone(found.model, found.anatomy, plan)
-    assert "graphclone.corrections" not in made.metadata
+    (note,) = json.loads(made.metadata["graphclone.corrections"]).items()
+    assert note == ("depth-patch", {IDLE: NOTHING["depth-patch"]})
     with pytest.raises(InvalidTarget, match="method depth-patch measures once more"):
         clone(found.model, found.anatomy, found.plan({}, "depth-patch", (1,)))
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from itertools import combinations
 from types import SimpleNamespace
 
 import pytest
 
-from graphclone.plan import EXCLUSIVE, PASSES
+from graphclone.plan import EXCLUSIVE, IDLE, PASSES
 from graphclone.planner import Target
 from graphclone.planner import plan as make_plan
 from graphclone.statistics import run
+from graphclone.surgery.corrections.passes import NOTHING
 from graphclone.surgery.corrections.passes import PASSES as MADE
 from graphclone.surgery.operate import clone
 from graphclone.verification import verify
@@ -49,6 +51,29 @@ def bytes_of(model):
 
 
 CASES = [(recipe, method) for recipe in SECOND for method in largest() if recipe == "llama" or "pca" not in method]
+
+
+HALF, SHORT, THIN = Target(hidden=40), Target(keep_blocks=(0, 2)), Target(ffn=100)
+NOTHING_TO_DO = [
+    ("llama", THIN, "mean-bias"),  # none of its products has a bias
+    *(("llama", SHORT, name) for name in ("pca", "paper", "norm-gain", "least-squares", "read-in", "query-scale")),
+    *(("llama", HALF, name) for name in ("depth-patch", "query-scale", "least-squares")),
+]
+
+
+@pytest.mark.parametrize(("recipe", "target", "method"), NOTHING_TO_DO)
+def test_a_pass_that_finds_nothing_to_correct_says_so(recipe, target, method):
+    found, _, first, second = measured_parent(recipe)
+    plan = make_plan(found.anatomy, None, target, importance="uniform", method=method)
+    made = clone(found.model, found.anatomy, plan, first, second)
+    assert json.loads(made.metadata["graphclone.corrections"]) == {method: {IDLE: NOTHING[method]}}
+
+
+def test_a_pass_that_corrects_leaves_no_such_note():
+    found, plan, first, second = measured_parent("gpt2")
+    planned = found.plan(plan.keep, "norm-gain+mean-bias", drop=plan.drop_blocks["blocks"])
+    made = clone(found.model, found.anatomy, planned, first, second)
+    assert not any(IDLE in note for note in json.loads(made.metadata.get("graphclone.corrections", "{}")).values())
 
 
 @pytest.mark.parametrize(("recipe", "method"), CASES)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 
 from graphclone.cli.app import run
 from graphclone.errors import BadData
-from graphclone.workflow.reading import BadRecipe, read
+from graphclone.workflow.planning import shape_of
+from graphclone.workflow.reading import BadRecipe, read, scalar
 
 ROOT = Path(__file__).parents[2]
 GOOD = "parent: a.onnx\ntarget: {hidden: 32}\n"
@@ -85,6 +87,50 @@ def test_families_share_by_merging_and_leave_out_what_is_null() -> None:
         "x": {"hidden": 3, "ffn": 4},
         "y": {"hidden": 3, "ffn": 8},
     }
+
+
+NUMBERS = {
+    "0": 0,
+    "-3": -3,
+    "1_000": 1000,
+    "0x1F": 31,
+    "0b11": 3,
+    "1.5": 1.5,
+    ".5": 0.5,
+    "1.5e-3": 0.0015,
+    ".inf": math.inf,
+}
+TEXTS = ("1:40", "1:4", "0-3:8", "12:30:45", "1:40.5", "010", "-010", "0o17", "1,2", "50%", "2020-13-45")
+
+
+@pytest.mark.parametrize("word", [*NUMBERS, *TEXTS])
+def test_numbers_are_those_that_people_mean(word: str) -> None:
+    assert scalar(word) == NUMBERS.get(word, word)
+    assert type(scalar(word)) is type(NUMBERS.get(word, word))
+
+
+def test_sizes_by_block_are_read_as_the_command_line_reads_them() -> None:
+    text = "parent: a\ntarget: {ffn: 1:40, heads: '1:4', kv_heads: 010}\nseed: 010\n"
+    held = read("-", ["target.head_dim=1:8"], {"GRAPHCLONE__TARGET__HIDDEN": "1:2"}, text).held
+    sizes = {"ffn": "1:40", "heads": "1:4", "kv_heads": "010", "head_dim": "1:8", "hidden": "1:2"}
+    assert held.target
+    assert held.target.sizes == sizes
+    assert held.seed == 10
+
+
+def test_one_block_is_a_number_as_well() -> None:
+    text = "parent: a\ntarget: {keep_blocks: 0, drop_attention: 0, ffn: 0}\n"
+    held = read("-", ["target.drop_ffn=1"], {}, text).held
+    assert held.target
+    assert held.target.sizes == {"keep_blocks": 0, "drop_attention": 0, "drop_ffn": 1, "ffn": 0}
+    assert shape_of(held.target).blocks("keep_blocks") == (0,)
+
+
+@pytest.mark.parametrize("size", ["1.2.3MB", "...", "'0'", "0.5", "5TB", "9" * 400])
+def test_files_of_weights_of_no_size_are_said_at_once(size: str) -> None:
+    with pytest.raises(BadRecipe, match=r"line 3: outputs.shard_size: "):
+        read("-", (), {}, f"{GOOD}outputs: {{shard_size: {size}}}\n")
+    assert read("-", (), {}, f"{GOOD}outputs: {{shard_size: 1.5 GB}}\n").held.outputs.shard_size == "1.5 GB"
 
 
 def test_files_that_are_no_recipes(tmp_path: Path) -> None:

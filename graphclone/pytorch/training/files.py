@@ -63,7 +63,7 @@ def train_file(
     """
     read = (asked.data.data, asked.data.tokenizer, asked.data.images, asked.options.task)
     outputs.refuse_same_file(asked.output, asked.clone, asked.teacher, *read)
-    outputs.refuse_nowhere(asked.output)
+    outputs.refuse_unwritable(asked.output)
     model = graph.load(asked.clone)
     teacher = None if asked.teacher is None else graph.load(asked.teacher)
     for loaded in (model, teacher):

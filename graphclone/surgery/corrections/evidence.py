@@ -39,7 +39,7 @@ class Evidence:
         """The statistics. Raises InvalidTarget where there are none, or of another parent."""
         if self.statistics is None:
             raise InvalidTarget(f"method {method} corrects by what was measured: give --stats, or --data to measure")
-        self.statistics.refuse_other_parent(self.anatomy.fingerprint)
+        self.statistics.refuse_unfit(self.anatomy)
         return self.statistics
 
     def second_pass(self, method: str) -> Statistics:
@@ -48,7 +48,7 @@ class Evidence:
             raise InvalidTarget(
                 f"method {method} measures once more what the plan keeps: give --data (pipeline.measure_kept)"
             )
-        self.affine.refuse_other_parent(self.anatomy.fingerprint)
+        self.affine.refuse_unfit(self.anatomy)
         return self.affine
 
     @property

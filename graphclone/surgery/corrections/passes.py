@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from graphclone.anatomy.gaps import gaps
 from graphclone.anatomy.parts import Anatomy
-from graphclone.plan import Plan, passes_of
+from graphclone.plan import IDLE, Plan, passes_of
 from graphclone.surgery.corrections import pca
 from graphclone.surgery.corrections.depth_patch import depth_patch
 from graphclone.surgery.corrections.evidence import Evidence
@@ -32,9 +32,22 @@ PASSES: dict[str, Callable[[Evidence], dict[Use, Correction]]] = {
     "query-scale": query_scale,
 }
 
+# pass -> why it may find nothing to correct, which is no error
+NOTHING: dict[str, str] = {
+    "pca": "no residual stream is narrowed",
+    "paper": "no product reads fewer inputs",
+    "norm-gain": "no norm is over fewer neurons",
+    "least-squares": "no projection onto the stream reads fewer heads or feed-forward neurons",
+    "mean-bias": "no projection onto the stream that reads fewer inputs has a bias",
+    "depth-patch": "no block goes that a projection before it could make up for",
+    "read-in": "no residual stream is narrowed",
+    "query-scale": "no head is narrower whose scores are divided by a root of its width",
+}
+
 
 def corrections(method: str, evidence: Evidence) -> dict[Use, Correction]:
-    """What a method ("norm-gain+least-squares") makes of the weights, pass by pass in the table's order.
+    """What a method ("norm-gain+least-squares") makes of the weights, pass by pass in the table's order. A pass that
+    finds nothing to correct leaves a note.
 
     Raises InvalidTarget where it needs statistics that are not there, or where it is not for this parent.
     """
@@ -42,7 +55,11 @@ def corrections(method: str, evidence: Evidence) -> dict[Use, Correction]:
     if pca.NAME in named:
         evidence = replace(evidence, basis=pca.basis(evidence))
     for name in named:
-        evidence.made.update(PASSES[name](evidence))
+        before = len(evidence.notes)
+        found = PASSES[name](evidence)
+        evidence.made.update(found)
+        if not found and len(evidence.notes) == before and name in NOTHING:
+            evidence.notes[name] = {IDLE: NOTHING[name]}
     return evidence.made
 
 
