@@ -26,9 +26,9 @@ from graphclone.statistics.assembly import show_sums
 from graphclone.statistics.masks import Layout
 from graphclone.statistics.moments import STEP
 from graphclone.statistics.places import Keeping, first_pass, lay_out, second_pass
-from graphclone.statistics.probe import UNSEEN
 from graphclone.statistics.reductions import Place, is_sampled
 from graphclone.statistics.runtime import PROVIDERS, open_session
+from graphclone.statistics.soundness import UNSEEN
 from graphclone.statistics.widening import needed, widened
 
 Array = np.ndarray[Any, Any]
