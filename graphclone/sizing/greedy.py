@@ -31,8 +31,10 @@ def greedy(
     held_out: Iterable[Mapping[str, Array]],
     layers: int,
     say: Say = lambda text: None,
+    mask: str | None = None,
 ) -> tuple[int, ...]:
     """The blocks that stay, ascending; ``layers`` of them. (N - layers) x 8 clones are made and run on ``held_out``.
+    ``mask``: the input that says which positions count.
 
     Raises InvalidTarget for several stacks, no data, or a number of layers out of reach.
     """
@@ -44,7 +46,7 @@ def greedy(
     batches = list(held_out)
     if not batches:
         raise InvalidTarget("depth greedy judges on data that was not measured: give --data")
-    judge = Judge(model, batches)
+    judge = Judge(model, batches, mask)
     influence = influences(anatomy, stack, statistics)
     kept = [block.index for block in stack.blocks]
     while len(kept) > layers:

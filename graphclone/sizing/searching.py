@@ -89,18 +89,20 @@ def search(
     *,
     how: How | None = None,
     held_out: Iterable[Mapping[str, Array]] = (),
+    mask: str | None = None,
     clock: Clock | None = None,
     finalists: int = FINALISTS,
     say: Say = lambda text: None,
 ) -> Found:
     """The shape within the budget whose clone is best before training.
 
-    held_out: batches that judge the finalists; without any the prediction decides. clock: what latency is of.
+    held_out: batches that judge the finalists; without any the prediction decides. mask: the input that says which of
+    their positions count. clock: what latency is of.
     Raises InvalidTarget for a budget that no shape meets, and for models whose blocks or stacks differ.
     """
     found = _Search(model, anatomy, budget, statistics, how or How(), clock or Clock(), Census.of(model, anatomy))
     judged = list(held_out)
-    judge = Judge(model, judged) if judged else None
+    judge = Judge(model, judged, mask) if judged else None
     limits = found.limits()
     goals = dict(limits)
     for _ in range(ROUNDS):
