@@ -27,14 +27,16 @@ def predict(
     stats: Statistics | None = None,
     *,
     anatomy: Anatomy | None = None,
+    affine: Statistics | None = None,
     clock: Clock | None = None,
     name: str = "model.onnx",
 ) -> Prediction:
     """Parameters and bytes that the clone of a plan and these statistics has, to the last one; ``clock``: and how long
-    a run of it takes. ``name``: of its file. Nothing is written. Raises as ``clone`` does."""
+    a run of it takes. ``affine``: of the second pass; without it the bytes are but near where the plan's method needs
+    one. ``name``: of its file. Nothing is written. Raises as ``clone`` does."""
     from graphclone.sizing import prediction
 
-    return prediction.predict(model, anatomy or _inspect(model), plan, stats, clock=clock, name=name)
+    return prediction.predict(model, anatomy or _inspect(model), plan, stats, affine=affine, clock=clock, name=name)
 
 
 def parameters(model: Model, plan: Plan, *, anatomy: Anatomy | None = None) -> int | None:

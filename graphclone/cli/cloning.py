@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from graphclone import outputs, pipeline
 from graphclone.cli import describe, show
 from graphclone.sizing.judges import GREEDY, apart
@@ -46,10 +44,9 @@ class Wish:
     tournament: Training | None = None
     clock: Clock | None = None
 
-    def how(self, unless: str = "") -> dict[str, str]:
-        """As ``pipeline.plan`` takes it; a depth that only judging finds counts as the paper's until then."""
-        depth = "paper" if self.depth == unless else self.depth
-        return {"importance": self.importance, "method": self.method, "depth": depth}
+    def how(self) -> dict[str, str]:
+        """As ``pipeline.plan`` takes it."""
+        return {"importance": self.importance, "method": self.method, "depth": self.depth}
 
 
 @dataclass(frozen=True)
@@ -84,8 +81,8 @@ def choose(parent: Model, anatomy: Anatomy, wish: Wish, tokens: Tokens | None) -
     held = pipeline.read_statistics(wish.stats) if wish.stats else None
     judged: list[Batch] = []
     made = pipeline.read_plan(wish.plan) if wish.plan else None
-    if made is None and wish.budget is None and (tokens is None or not wish.target.empty):
-        pipeline.refuse_unreachable(anatomy, wish.target, **wish.how(GREEDY))
+    if made is None and (wish.budget or tokens is None or not wish.target.empty):
+        pipeline.refuse_unreachable(anatomy, wish.target.whole, **wish.how())
     calibration = with_moments(wish, made.method if made else None)
     if calibration:
         held, judged = _measure(parent, anatomy, wish, calibration)
@@ -115,8 +112,8 @@ def _measure(
 
 def _greedy(parent: Model, anatomy: Anatomy, wish: Wish, held: Statistics | None, judged: list[Batch]) -> Wish:
     """The wish with the blocks named that greedy depth keeps."""
-    if held is None or wish.budget or wish.target.layers is None:
-        raise typer.BadParameter("--depth greedy drops blocks one by one: give --layers and --data, and no budget")
+    assert held is not None  # wished() has seen to that
+    assert wish.target.layers is not None
     kept = pipeline.greedy_depth(parent, held, judged, wish.target.layers, anatomy=anatomy, say=show.say)
     target = replace(wish.target, layers=None, keep_blocks=kept)
     return replace(wish, target=target, depth="paper")
@@ -262,6 +259,10 @@ class Beside:
     warnings: list[str]
     left: list[str]
     tokens: Tokens | None
+
+    def as_dict(self) -> dict[str, list[str]]:
+        """For JSON."""
+        return {"beside": self.files, "not_updated": self.warnings, "left": self.left}
 
     def print(self) -> None:
         """What `clone` shows of it."""

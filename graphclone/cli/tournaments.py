@@ -82,8 +82,7 @@ def choose(parent: Model, anatomy: Anatomy, wish: cloning.Wish, tokens: Tokens |
             "--tournament trains clones on the data: give --data, and neither --plan, --stats nor --depth greedy"
         )
     assert wish.tournament is not None
-    if wish.budget is None:
-        pipeline.refuse_unreachable(anatomy, wish.target, **wish.how())
+    pipeline.refuse_unreachable(anatomy, wish.target.whole, **wish.how())
     calibration = cloning.with_moments(wish, None)
     assert calibration is not None
     source = request.open_data(parent, calibration)

@@ -83,8 +83,7 @@ def make(source: Path, out: Path, asked: Asked) -> Made:
     asked.refuse()
     parent = pipeline.load(source)
     anatomy = pipeline.inspect(parent)
-    if asked.budget.empty:
-        pipeline.refuse_unreachable(anatomy, asked.target, **asked.how)
+    pipeline.refuse_unreachable(anatomy, asked.target.whole, **asked.how)
     batches = _batches(parent, asked)
     judges, measured = _apart(batches, asked)
     statistics = _statistics(parent, anatomy, asked, measured)

@@ -79,10 +79,9 @@ def _refuse_unreachable(job: Job) -> None:
     faults = []
     for name, target in job.recipe.held.family.items():
         how = planning.how_of(target.method or job.recipe.held.method)
-        how["depth"] = "paper" if how["depth"] == GREEDY else how["depth"]
         try:
-            if target.sizes:
-                pipeline.refuse_unreachable(job.opened.anatomy, planning.shape_of(target), **how)
+            if target.sizes or target.budget:
+                pipeline.refuse_unreachable(job.opened.anatomy, planning.shape_of(target).whole, **how)
         except InvalidTarget as problem:
             faults.append(problem)
             job.say(f"{name}: will fail: {problem}")

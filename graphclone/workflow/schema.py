@@ -15,6 +15,8 @@ from pydantic import (
     model_validator,
 )
 
+from graphclone.sizing.judges import GREEDY
+
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"  # of a target: it is a folder's
 ALONE = "clone"  # the name of the only target where the recipe says `target:`
 
@@ -273,6 +275,13 @@ class Workflow(Section):
     def _some_target(self) -> Workflow:
         if (self.target is None) == (not self.targets):
             raise ValueError("give either `target` (one clone) or `targets` (several by name)")
+        return self
+
+    @model_validator(mode="after")
+    def _one_by_one(self) -> Workflow:
+        for name, target in self.family.items():
+            if (target.method or self.method).depth == GREEDY and (target.layers is None or self.data is None):
+                raise ValueError(f"{name}: depth: greedy drops blocks one by one: give layers, no budget, and data")
         return self
 
 
