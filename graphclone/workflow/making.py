@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from graphclone import outputs, pipeline, strict_json
 from graphclone.errors import InvalidTarget
-from graphclone.sizing.judges import GREEDY, apart
+from graphclone.sizing import judges
 from graphclone.statistics import request
 from graphclone.workflow import planning
 from graphclone.workflow.job import Done, Job
@@ -31,7 +31,7 @@ def takes_moments(method: Method, target: Target) -> bool:
 
 def judged(workflow: Workflow) -> bool:
     """Whether anything is chosen by trying it on data that was not measured."""
-    return any(t.budget or (t.method or workflow.method).depth == GREEDY for t in workflow.family.values())
+    return any(t.budget or (t.method or workflow.method).depth == judges.GREEDY for t in workflow.family.values())
 
 
 def measure_options(job: Job) -> dict[str, Any]:
@@ -53,20 +53,9 @@ def measure(job: Job) -> Done:
     for line in source.lines():
         job.say(line)
     checkpoint = request.checkpoint(out, resume=job.resume)
+    others = judges.measured(source) if settings["apart"] else source
     with job.progress("measuring") as tick:
-        if settings["apart"]:
-            held = pipeline.measure(
-                parent,
-                apart(source)[1],
-                anatomy=anatomy,
-                provider=asked.provider,
-                threads=asked.threads,
-                progress=tick,
-                mask=asked.mask,
-                moments=asked.moments,
-            )
-        else:
-            held = request.calibrate(parent, anatomy, asked, tick, source=source, checkpoint=checkpoint)
+        held = request.calibrate(parent, anatomy, asked, tick, source=others, checkpoint=checkpoint)
     with outputs.staged(out) as draft:
         held.save(draft)
     checkpoint.remove()
@@ -104,13 +93,12 @@ def clone(job: Job) -> Done:
     affine = None
     if held is not None and pipeline.takes_second_pass(anatomy, chosen):
         asked = job.calibration(planning.data_of(job))
-        batches: Any = request.open_data(parent, asked)
-        batches = apart(batches)[1] if judged(job.recipe.held) else batches
+        source = request.open_data(parent, asked)
         with job.progress("measuring what is kept") as tick:
             affine = pipeline.measure_kept(
                 parent,
                 chosen,
-                batches,
+                judges.measured(source) if judged(job.recipe.held) else source,
                 anatomy=anatomy,
                 provider=asked.provider,
                 threads=asked.threads,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from graphclone import folders, outputs, pipeline
 from graphclone.errors import InvalidTarget
-from graphclone.sizing.judges import GREEDY, apart
+from graphclone.sizing.judges import GREEDY, judging
 from graphclone.statistics import request
 from graphclone.workflow.job import Done, Job
 from graphclone.workflow.schema import Data, Method, Target
@@ -105,7 +105,7 @@ def data_of(job: Job) -> Data:
 
 
 def _judging(job: Job) -> list[Mapping[str, Any]]:
-    return apart(request.open_data(job.opened.model, job.calibration(data_of(job))))[0]
+    return judging(request.open_data(job.opened.model, job.calibration(data_of(job))))
 
 
 def _within(job: Job, held: Statistics | None, tokens: tuple[int, ...] | None) -> Plan:
