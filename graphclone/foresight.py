@@ -27,14 +27,16 @@ def predict(
     stats: Statistics | None = None,
     *,
     anatomy: Anatomy | None = None,
+    affine: Statistics | None = None,
     clock: Clock | None = None,
     name: str = "model.onnx",
 ) -> Prediction:
     """Parameters and bytes that the clone of a plan and these statistics has, to the last one; ``clock``: and how long
-    a run of it takes. ``name``: of its file. Nothing is written. Raises as ``clone`` does."""
+    a run of it takes. ``affine``: of the second pass; without it the bytes are but near where the plan's method needs
+    one. ``name``: of its file. Nothing is written. Raises as ``clone`` does."""
     from graphclone.sizing import prediction
 
-    return prediction.predict(model, anatomy or _inspect(model), plan, stats, clock=clock, name=name)
+    return prediction.predict(model, anatomy or _inspect(model), plan, stats, affine=affine, clock=clock, name=name)
 
 
 def parameters(model: Model, plan: Plan, *, anatomy: Anatomy | None = None) -> int | None:
@@ -55,18 +57,19 @@ def search(
     depth: str = "best",
     tokens: Sequence[int] | None = None,
     held_out: Iterable[Batch] = (),
+    mask: str | None = None,
     clock: Clock | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Found:
     """Of all shapes within a budget (parameters, bytes, latency) the one whose clone is best before training, judged on
-    ``held_out``. ``tokens``: ids of the vocabulary that stay; ``clock``: what latency is of. Raises InvalidTarget where
-    none meets it."""
+    ``held_out`` where the input ``mask`` is not 0 (default: the attention mask). ``tokens``: ids of the vocabulary that
+    stay; ``clock``: what latency is of. Raises InvalidTarget where none meets it."""
     from graphclone.sizing.searching import How
     from graphclone.sizing.searching import search as find
 
     how = How(importance, method, depth, tokens)
     found = anatomy or _inspect(model)
-    return find(model, found, budget, stats, how=how, held_out=held_out, clock=clock, say=say)
+    return find(model, found, budget, stats, how=how, held_out=held_out, mask=mask, clock=clock, say=say)
 
 
 def greedy_depth(
@@ -77,14 +80,16 @@ def greedy_depth(
     *,
     anatomy: Anatomy | None = None,
     say: Callable[[str], None] = lambda text: None,
+    mask: str | None = None,
 ) -> tuple[int, ...]:
-    """The blocks that stay (``Target.keep_blocks``) where the one that costs least on ``held_out`` goes each time."""
+    """The blocks that stay (``Target.keep_blocks``) where the one that costs least on ``held_out`` goes each time.
+    ``mask``: as for ``search``."""
     from graphclone.planner import Target, plan
     from graphclone.sizing.greedy import greedy
 
     anatomy = anatomy or _inspect(model)
     count = plan(anatomy, None, Target(layers=layers), importance="first").target["layers"]
-    return greedy(model, anatomy, stats, held_out, int(count), say)
+    return greedy(model, anatomy, stats, held_out, int(count), say, mask)
 
 
 def _inspect(model: Model) -> Anatomy:

@@ -119,6 +119,13 @@ def takes_second_pass(anatomy: Anatomy, plan: Plan) -> bool:
     return passes.takes_second_pass(anatomy, plan)
 
 
+def needs_second_pass(anatomy: Anatomy, plan: Plan) -> bool:
+    """Whether ``clone`` refuses the plan without ``measure_kept`` (read-in, pca, depth-patch)."""
+    from graphclone.surgery.corrections import passes
+
+    return passes.without_second_pass(anatomy, plan) is not plan
+
+
 def merge_statistics(paths: Sequence[Path]) -> Statistics:
     """Add up statistics of one parent. Raises BadData."""
     first, *others = [read_statistics(path) for path in paths]
@@ -164,10 +171,17 @@ def plan(
 
 
 def refuse_unreachable(anatomy: Anatomy, target: Target, *, importance: str, method: str, depth: str) -> None:
-    """What ``plan`` would refuse whatever is measured, before anything is. Raises InvalidTarget."""
+    """What ``plan`` and ``greedy_depth`` (``depth`` greedy) would refuse whatever is measured, before anything is.
+    Raises InvalidTarget."""
     from graphclone import best, planner
+    from graphclone.sizing.judges import GREEDY
     from graphclone.surgery.corrections.passes import refuse_unfit
 
+    if depth == GREEDY:
+        from graphclone.sizing import greedy
+
+        greedy.refuse(anatomy, target)
+        depth = "paper"
     planner.refuse_unreachable(anatomy, target, importance=importance, method=method, depth=depth)
     refuse_unfit(anatomy, best.settled(method, None, anatomy, target))
 
@@ -228,6 +242,7 @@ __all__ = [
     "measure",
     "measure_kept",
     "merge_statistics",
+    "needs_second_pass",
     "pack",
     "parameters",
     "plan",

@@ -67,6 +67,11 @@ class Target:
         """Whether nothing is asked for."""
         return not any(self._given(f.name) for f in fields(self))
 
+    @property
+    def whole(self) -> Target:
+        """This, or the parent's own shape where nothing is asked for, as beside a budget."""
+        return Target(layers="100%") if self.empty else self
+
     def _given(self, name: str) -> bool:
         value = getattr(self, name)
         return value is not None and value is not False  # 0 is given, and refused

@@ -8,11 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from graphclone import outputs, pipeline
 from graphclone.cli import describe, show
-from graphclone.sizing.judges import GREEDY, apart
+from graphclone.sizing.judges import GREEDY, judging, measured
 from graphclone.statistics import request
 
 if TYPE_CHECKING:
@@ -46,10 +44,14 @@ class Wish:
     tournament: Training | None = None
     clock: Clock | None = None
 
-    def how(self, unless: str = "") -> dict[str, str]:
-        """As ``pipeline.plan`` takes it; a depth that only judging finds counts as the paper's until then."""
-        depth = "paper" if self.depth == unless else self.depth
-        return {"importance": self.importance, "method": self.method, "depth": depth}
+    @property
+    def judges(self) -> bool:
+        """Whether something is chosen by trying it on data that was not measured."""
+        return self.budget is not None or self.depth == GREEDY
+
+    def how(self) -> dict[str, str]:
+        """As ``pipeline.plan`` takes it."""
+        return {"importance": self.importance, "method": self.method, "depth": self.depth}
 
 
 @dataclass(frozen=True)
@@ -83,9 +85,10 @@ def choose(parent: Model, anatomy: Anatomy, wish: Wish, tokens: Tokens | None) -
         return tournaments.choose(parent, anatomy, wish, tokens)
     held = pipeline.read_statistics(wish.stats) if wish.stats else None
     judged: list[Batch] = []
+    judges = wish.judges
     made = pipeline.read_plan(wish.plan) if wish.plan else None
-    if made is None and wish.budget is None and (tokens is None or not wish.target.empty):
-        pipeline.refuse_unreachable(anatomy, wish.target, **wish.how(GREEDY))
+    if made is None and (wish.budget or tokens is None or not wish.target.empty):
+        pipeline.refuse_unreachable(anatomy, wish.target.whole, **wish.how())
     calibration = with_moments(wish, made.method if made else None)
     if calibration:
         held, judged = _measure(parent, anatomy, wish, calibration)
@@ -96,7 +99,7 @@ def choose(parent: Model, anatomy: Anatomy, wish: Wish, tokens: Tokens | None) -
     if made is None:
         kept = tokens.kept if tokens else None
         made = pipeline.plan(anatomy, held, wish.target, **wish.how(), weights=parent.constants(), tokens=kept)
-    affine = _measured_kept(parent, anatomy, made, calibration) if calibration else None
+    affine = _measured_kept(parent, anatomy, made, calibration, judges=judges) if calibration else None
     return Chosen(made, held, affine, found=found)
 
 
@@ -106,17 +109,16 @@ def _measure(
     """Statistics, and the batches set apart where something is to be judged on data that was not measured."""
     source = request.open_data(parent, calibration)
     show.data("measuring", source)
+    others = measured(source) if wish.judges else source
     with show.progress("measuring") as tick:
-        if wish.budget is None and wish.depth != GREEDY:
-            return request.calibrate(parent, anatomy, calibration, progress=tick, source=source), []
-        judged, others = apart(source)
-        return measured(parent, anatomy, calibration, others, tick), judged
+        held = request.calibrate(parent, anatomy, calibration, progress=tick, source=others)
+    return held, judging(source) if wish.judges else []
 
 
 def _greedy(parent: Model, anatomy: Anatomy, wish: Wish, held: Statistics | None, judged: list[Batch]) -> Wish:
     """The wish with the blocks named that greedy depth keeps."""
-    if held is None or wish.budget or wish.target.layers is None:
-        raise typer.BadParameter("--depth greedy drops blocks one by one: give --layers and --data, and no budget")
+    assert held is not None  # wished() has seen to that
+    assert wish.target.layers is not None
     kept = pipeline.greedy_depth(parent, held, judged, wish.target.layers, anatomy=anatomy, say=show.say)
     target = replace(wish.target, layers=None, keep_blocks=kept)
     return replace(wish, target=target, depth="paper")
@@ -149,25 +151,6 @@ def searched(chosen: Chosen) -> dict[str, Any]:
     return held | ({"tournament": chosen.tournament.as_dict()} if chosen.tournament else {})
 
 
-def measured(
-    parent: Model,
-    anatomy: Anatomy,
-    asked: request.Calibration,
-    batches: list[Batch],
-    tick: request.Progress,
-) -> Statistics:
-    """Statistics of some batches, as calibration is asked for."""
-    return pipeline.measure(
-        parent,
-        batches,
-        anatomy=anatomy,
-        provider=asked.provider,
-        threads=asked.threads,
-        progress=tick,
-        moments=asked.moments,
-    )
-
-
 def with_moments(wish: Wish, method: str | None) -> request.Calibration | None:
     """What is measured on; with second moments where the wish, or the plan made before by ``method``, takes them."""
     if wish.calibration is None:
@@ -179,15 +162,18 @@ def with_moments(wish: Wish, method: str | None) -> request.Calibration | None:
     return replace(wish.calibration, moments=wanted)
 
 
-def _measured_kept(model: Model, anatomy: Anatomy, plan: Plan, calibration: request.Calibration) -> Statistics | None:
-    """The second pass over the data, where the plan's method has use for it."""
+def _measured_kept(
+    model: Model, anatomy: Anatomy, plan: Plan, calibration: request.Calibration, *, judges: bool
+) -> Statistics | None:
+    """The second pass over what was measured, where the plan's method has use for it."""
     if not pipeline.takes_second_pass(anatomy, plan):
         return None
+    source = request.open_data(model, calibration)
     with show.progress("measuring what is kept") as tick:
         return pipeline.measure_kept(
             model,
             plan,
-            request.open_data(model, calibration),
+            measured(source) if judges else source,
             anatomy=anatomy,
             provider=calibration.provider,
             threads=calibration.threads,
@@ -264,6 +250,10 @@ class Beside:
     warnings: list[str]
     left: list[str]
     tokens: Tokens | None
+
+    def as_dict(self) -> dict[str, list[str]]:
+        """For JSON."""
+        return {"beside": self.files, "not_updated": self.warnings, "left": self.left}
 
     def print(self) -> None:
         """What `clone` shows of it."""

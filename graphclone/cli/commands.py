@@ -12,6 +12,7 @@ from graphclone import outputs, pipeline
 from graphclone.cli import cloning, describe, idle, reporting, show, tournaments, typed
 from graphclone.cli import options as o
 from graphclone.cli.app import app
+from graphclone.sizing.judges import GREEDY
 from graphclone.statistics import request
 
 if TYPE_CHECKING:
@@ -117,9 +118,8 @@ def clone(
         after = pipeline.inspect(pipeline.load(draft.out))
         beside = draft.write(tokens, anatomy, after, chosen.plan)
     if json:
-        held = {"output": str(out), "beside": beside.files, "not_updated": beside.warnings, "left": beside.left}
-        met = cloning.searched(chosen)
-        return show.as_json({**held, **met, "verification": report.to_dict(), **describe.compared(anatomy, after)})
+        held = {"output": str(out), **beside.as_dict(), **cloning.searched(chosen)}
+        return show.as_json({**held, "verification": report.to_dict(), **describe.compared(anatomy, after)})
     tournaments.print_standings(chosen.tournament)
     cloning.print_result((str(model), anatomy), (str(out), after), beside, report.summary)
 
@@ -185,6 +185,8 @@ def wished(given: Mapping[str, Any]) -> cloning.Wish:
     budget = _budget(target, plan, given["params"], given["size"], given["latency"])
     training = tournaments.read(tournament) if tournament else None
     importance, method, depth = (given[name] for name in HOW)
+    if depth == GREEDY and not training and (budget or target.layers is None or not given["data"]):
+        raise typer.BadParameter("--depth greedy drops blocks one by one: give --layers and --data, and no budget")
     known = asked if given["data"] else None
     clock = Clock.of(given["timed"] or "1x128", given["provider"], given["threads"])
     return cloning.Wish(target, plan, given["stats"], known, importance, method, depth, budget, training, clock)

@@ -72,10 +72,10 @@ def plan(
     parent = commands.opened(model, output)
     anatomy = pipeline.inspect(parent)
     chosen = cloning.choose(parent, anatomy, wish, cloning.tokens(parent, anatomy, vocab, wish, tokenizer))
+    predicted = _predicted(parent, anatomy, chosen, wish.clock, asked=timed is not None)
     if output and str(output) != "-":
         with outputs.staged(output) as draft:
             draft.write_text(chosen.plan.to_json() + "\n")
-    predicted = _predicted(parent, anatomy, chosen, wish.clock, asked=timed is not None)
     if str(output) == "-":
         return show.line(chosen.plan.to_json())
     if json:
@@ -90,13 +90,17 @@ def _predicted(
     parent: Model, anatomy: Anatomy, chosen: cloning.Chosen, clock: Clock | None, *, asked: bool
 ) -> Prediction:
     """Of the plan. A batch that was not asked for and does not run leaves out the latency alone."""
+    if chosen.affine is None and pipeline.needs_second_pass(anatomy, chosen.plan):
+        once_more = f"{chosen.plan.method} measures once more what the plan keeps: `clone` needs --data"
+        show.say(f"graphclone: warning: the bytes lack what is noted of a second pass: {once_more}")
+    measured: dict[str, Any] = {"stats": chosen.statistics, "affine": chosen.affine, "anatomy": anatomy}
     try:
-        return pipeline.predict(parent, chosen.plan, chosen.statistics, anatomy=anatomy, clock=clock)
+        return pipeline.predict(parent, chosen.plan, **measured, clock=clock)
     except InvalidTarget as reason:
         if asked or not str(reason).startswith("timed"):
             raise
         show.say(f"graphclone: warning: latency is not predicted: {reason}")
-        return pipeline.predict(parent, chosen.plan, chosen.statistics, anatomy=anatomy)
+        return pipeline.predict(parent, chosen.plan, **measured)
 
 
 def _print(parent: Model, anatomy: Anatomy, predicted: Prediction, clock: Clock | None) -> None:

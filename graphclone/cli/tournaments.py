@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ import typer
 
 from graphclone import pipeline, tournament
 from graphclone.cli import cloning, show
-from graphclone.sizing.judges import GREEDY, apart
+from graphclone.sizing.judges import GREEDY, judging, measured
 from graphclone.statistics import request
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def field(
     statistics: Statistics | None,
     asked: Mapping[str, str],
     calibration: request.Calibration,
-    batches: Sequence[Batch],
+    batches: Iterable[Batch],
 ) -> tournament.Field:
     """Clones of a parent that was measured on ``batches``; the second pass is over the same."""
 
@@ -82,15 +82,15 @@ def choose(parent: Model, anatomy: Anatomy, wish: cloning.Wish, tokens: Tokens |
             "--tournament trains clones on the data: give --data, and neither --plan, --stats nor --depth greedy"
         )
     assert wish.tournament is not None
-    if wish.budget is None:
-        pipeline.refuse_unreachable(anatomy, wish.target, **wish.how())
+    pipeline.refuse_unreachable(anatomy, wish.target.whole, **wish.how())
     calibration = cloning.with_moments(wish, None)
     assert calibration is not None
     source = request.open_data(parent, calibration)
     show.data("measuring", source)
-    judged, others = apart(source)
+    others = measured(source)
     with show.progress("measuring") as tick:
-        held = cloning.measured(parent, anatomy, calibration, others, tick)
+        held = request.calibrate(parent, anatomy, calibration, progress=tick, source=others)
+    judged = judging(source)
     found = None
     if wish.budget is not None:
         found = cloning.within(parent, anatomy, wish, held, judged, tokens)

@@ -17,9 +17,9 @@ from graphclone.plan import Plan
 from graphclone.side_files.sizes import changes
 from graphclone.side_files.update import Update
 from graphclone.sizing.budget import Budget
-from graphclone.sizing.judges import apart
+from graphclone.sizing.judges import judging, measured
 from graphclone.statistics import request
-from graphclone.statistics.calibration import open_source
+from graphclone.statistics.calibration import Source, open_source
 from graphclone.statistics.store import Statistics
 from graphclone.target import Target
 
@@ -83,15 +83,15 @@ def make(source: Path, out: Path, asked: Asked) -> Made:
     asked.refuse()
     parent = pipeline.load(source)
     anatomy = pipeline.inspect(parent)
-    if asked.budget.empty:
-        pipeline.refuse_unreachable(anatomy, asked.target, **asked.how)
+    pipeline.refuse_unreachable(anatomy, asked.target.whole, **asked.how)
     batches = _batches(parent, asked)
-    judges, measured = _apart(batches, asked)
-    statistics = _statistics(parent, anatomy, asked, measured)
-    plan = _plan(parent, anatomy, asked, statistics, judges)
+    judged = batches is not None and not asked.budget.empty
+    others = measured(batches) if batches is not None and judged else batches
+    statistics = _statistics(parent, anatomy, asked, others)
+    plan = _plan(parent, anatomy, asked, statistics, judging(batches) if batches is not None and judged else [])
     affine = None
-    if measured is not None and pipeline.takes_second_pass(anatomy, plan):
-        affine = pipeline.measure_kept(parent, plan, measured, anatomy=anatomy, provider=asked.provider)
+    if others is not None and pipeline.takes_second_pass(anatomy, plan):
+        affine = pipeline.measure_kept(parent, plan, others, anatomy=anatomy, provider=asked.provider)
     made = pipeline.clone(parent, plan, statistics, anatomy=anatomy, affine=affine)
     report = pipeline.save_verified(parent, made, out, plan)
     asked.say(f"{out.name}: {report.summary}")
@@ -102,7 +102,7 @@ def make(source: Path, out: Path, asked: Asked) -> Made:
     return Made(anatomy, after, plan, beside)
 
 
-def _batches(parent: Model, asked: Asked) -> Batches | None:
+def _batches(parent: Model, asked: Asked) -> Source | None:
     if asked.batches is not None:
         wanted = frozenset(given.name for given in parent.graph.inputs)
         return open_source(_Fed(asked.batches, wanted), parent, limit=asked.options["limit"])
@@ -121,13 +121,6 @@ class _Fed:
 
     def __iter__(self) -> Iterator[Mapping[str, Any]]:
         return ({k: v for k, v in batch.items() if k in self.inputs} for batch in self.batches())
-
-
-def _apart(batches: Batches | None, asked: Asked) -> tuple[list[Any], Batches | None]:
-    """(those that judge shapes within a budget, those that are measured)."""
-    if batches is None or asked.budget.empty:
-        return [], batches
-    return apart(batches)
 
 
 def _statistics(parent: Model, anatomy: Anatomy, asked: Asked, batches: Batches | None) -> Statistics | None:

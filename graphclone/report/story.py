@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from graphclone.report.curves import curves
 from graphclone.report.facts import CloneFacts, Facts, Sheet, Timing
@@ -15,9 +15,6 @@ from graphclone.statistics import request
 from graphclone.statistics.store import Statistics
 from graphclone.timing.bench import RUNS, bench
 from graphclone.verification import verify
-
-if TYPE_CHECKING:
-    from graphclone.sizing.scoring import Judge
 
 Say = Callable[[str], None]
 
@@ -91,11 +88,11 @@ def timed_on(setting: Mapping[str, Any]) -> str:
 
 
 def _judged(sheets: Sequence[Sheet], subjects: Sequence[Subject], data: request.Calibration) -> list[Sheet]:
-    from graphclone.sizing.scoring import Judge
+    from graphclone.sizing.scoring import scores
 
-    judge: Judge = Judge(subjects[0].model, request.open_data(subjects[0].model, data))
-    found = [judge.parent(), *(judge.score(subject.model) for subject in subjects[1:])]
-    return [replace(sheet, loss=loss, unit=judge.unit) for sheet, loss in zip(sheets, found, strict=True)]
+    parent, *others = (subject.model for subject in subjects)
+    unit, found = scores(parent, others, request.open_data(parent, data), data.mask)
+    return [replace(sheet, loss=loss, unit=unit) for sheet, loss in zip(sheets, found, strict=True)]
 
 
 def _commands(given: Given, told: CloneFacts) -> tuple[str, ...]:

@@ -114,8 +114,9 @@ def enumerate_shapes(anatomy: Anatomy) -> Shapes:
     return Shapes(*(axis.reshape(-1) for axis in grid))
 
 
-def parameters(census: Census, shapes: Shapes, tokens: int | None = None) -> Array:
-    """Of each shape, int64 [n]. Blocks are equal, so one stands for all. tokens: how many stay, None for all."""
+def parameters(census: Census, shapes: Shapes, tokens: int | None = None, *, untied: bool = False) -> Array:
+    """Of each shape, int64 [n]. Blocks are equal, so one stands for all. tokens: how many stay, None for all.
+    untied: heads that are the embedding are weights of their own where the stream is narrower."""
     anatomy, full = census.anatomy, whole(census.anatomy)
     rows = next((g.size for g in anatomy.groups.values() if g.kind == VOCABULARY), 0)
     shares: dict[str, Array | float] = {
@@ -124,21 +125,24 @@ def parameters(census: Census, shapes: Shapes, tokens: int | None = None) -> Arr
         "kv_heads": shapes.kv_heads / full.kv_heads,
         "ffn": shapes.ffn / full.ffn,
     }
+    twice = 1.0 + (untied & (shapes.hidden < full.hidden))
     alike: dict[tuple[Any, ...], tuple[Weight, int, int]] = {}
     for weight in census.weights:
         kinds = tuple(
             tuple((count, tuple(anatomy.groups[g].kind for g in names)) for count, names in axis)
             for axis in weight.parts
         )
-        _, inside, outside = alike.get((kinds, weight.shape), (weight, 0, 0))
+        key = (kinds, weight.shape, weight.tied)
+        _, inside, outside = alike.get(key, (weight, 0, 0))
         alone = weight.homes is not None and len(weight.homes) == 1
-        alike[kinds, weight.shape] = (weight, inside + alone, outside + (not alone))
+        alike[key] = (weight, inside + alone, outside + (not alone))
     total = np.zeros(len(shapes))
     for weight, inside, outside in alike.values():
         size = np.ones(len(shapes))
         for axis in weight.parts:
             size = size * sum(n * _share(anatomy, names, shares) for n, names in axis)
-        total += np.round(size) * (outside + inside * shapes.layers / full.layers)
+        size = np.round(size) * (twice if weight.tied else 1.0)
+        total += size * (outside + inside * shapes.layers / full.layers)
     return np.round(total).astype(np.int64)
 
 

@@ -18,7 +18,7 @@ from graphclone.anatomy.parameters import trained
 from graphclone.anatomy.parts import Anatomy, AxisRef
 from graphclone.anatomy.trace import node_key
 from graphclone.graph import Model
-from graphclone.plan import Plan, passes_of
+from graphclone.plan import Plan
 
 Array = np.ndarray[Any, Any]
 Part = tuple[int, tuple[str, ...]]  # positions of an axis, and the groups that each of them is a neuron of
@@ -75,10 +75,16 @@ class Census:
         """Of the clone that a plan makes; None where it takes blocks apart, or puts some in twice."""
         if any(getattr(plan, name, None) for name in ("drop_attention", "drop_feed_forward", "repeat_blocks")):
             return None
-        untied = "pca" in passes_of(plan.method) and any(
-            len(plan.keep.get(stack.residual, range(stack.hidden))) < stack.hidden for stack in self.anatomy.stacks
-        )  # it turns the table and the head by different gains
-        return sum(self._size(weight, plan) * (2 if weight.tied and untied else 1) for weight in self.weights)
+        return sum(self._size(weight, plan) for weight in self.weights) + self.untied(plan)[0]
+
+    def untied(self, plan: Plan) -> tuple[int, int]:
+        """Numbers, and their bytes, that a clone holds once more than its parent: of heads that are no longer the
+        embedding, as pca turns the two by different gains."""
+        narrower = any(len(plan.keep.get(s.residual, range(s.hidden))) < s.hidden for s in self.anatomy.stacks)
+        if not narrower or not unties(plan.method):
+            return 0, 0
+        sizes = [(self._size(weight, plan), weight.itemsize) for weight in self.weights if weight.tied]
+        return sum(size for size, _ in sizes), sum(size * itemsize for size, itemsize in sizes)
 
     def _size(self, weight: Weight, plan: Plan) -> int:
         if not weight.lives(plan.drop_blocks):
@@ -86,6 +92,11 @@ class Census:
         kept = {name: len(neurons) for name, neurons in plan.keep.items()}
         sizes = [_kept(self.anatomy, parts, kept) for parts in weight.parts]
         return math.prod(round(size) for size in sizes)
+
+
+def unties(method: str) -> bool:
+    """Whether a method makes heads tied to the embedding weights of their own, where the stream gets narrower."""
+    return "pca" in method.split("+")
 
 
 def _kept(anatomy: Anatomy, parts: tuple[Part, ...], kept: Mapping[str, int]) -> float:

@@ -12,8 +12,10 @@ from graphclone.anatomy import inspect
 from graphclone.anatomy.parts import Anatomy
 from graphclone.graph import Model
 from graphclone.plan import Plan
+from graphclone.sizing.census import Census, unties
 from graphclone.sizing.clock import Clock
 from graphclone.statistics.store import Statistics
+from graphclone.surgery.corrections import passes
 from graphclone.surgery.operate import clone
 
 
@@ -32,19 +34,25 @@ def predict(
     plan: Plan,
     statistics: Statistics | None = None,
     *,
+    affine: Statistics | None = None,
     clock: Clock | None = None,
     name: str = "model.onnx",
     shard_size: int | None = None,
 ) -> Prediction:
-    """Of the clone that ``clone`` makes of a plan and these statistics. name: of its file, which the model holds where
-    weights lie beside it. clock: how a run is timed; without one none is.
+    """Of the clone that ``clone`` makes of a plan and these statistics. affine: of the second pass; where the method
+    needs one and there is none, what that would write into weights is left out: the bytes lack its notes. name: of its
+    file, which the model holds where weights lie beside it. clock: how a run is timed; without one none is.
 
     Raises InvalidTarget where the plan's method lacks statistics, UnsupportedGraph for what cannot be cut so.
     """
-    made = clone(model, anatomy, plan, statistics)
+    passes.refuse_unfit(anatomy, plan.method)
+    known = plan if affine is not None else passes.without_second_pass(anatomy, plan)
+    made = clone(model, anatomy, known, statistics, affine)
+    lacks_heads = known is not plan and unties(plan.method)
+    numbers, size = Census.of(model, anatomy).untied(plan) if lacks_heads else (0, 0)
     return Prediction(
-        inspect(made).parameters,
-        saving.size(made, name, shard_size),
+        inspect(made).parameters + numbers,
+        saving.size(made, name, shard_size) + size,
         None if clock is None else clock.clone(model, anatomy, plan, made),
     )
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from graphclone import saving
 from graphclone.anatomy.parts import Anatomy
-from graphclone.best import depth_beside
+from graphclone.best import depth_beside, settled
 from graphclone.errors import InvalidTarget
 from graphclone.graph import Model
 from graphclone.plan import Plan
@@ -18,18 +18,21 @@ from graphclone.planner import plan as make_plan
 from graphclone.sizing import candidates
 from graphclone.sizing.budget import Budget
 from graphclone.sizing.candidates import Shape, Shapes
-from graphclone.sizing.census import Census
+from graphclone.sizing.census import Census, unties
 from graphclone.sizing.clock import Clock
+from graphclone.sizing.judges import GREEDY
 from graphclone.sizing.prediction import size_of
 from graphclone.sizing.scoring import Judge
 from graphclone.statistics.importance import score
 from graphclone.statistics.store import Statistics
+from graphclone.surgery.corrections import passes
 from graphclone.surgery.operate import clone as cut
 from graphclone.target import Target
 from graphclone.vocabulary import keep
 
 Array = np.ndarray[Any, Any]
 FINALISTS = 8
+NOTE = 256  # bytes in the clone's metadata, at most, of what a second pass did to a weight
 ROUNDS = 3  # of looking again at smaller shapes, where a prediction of bytes or latency was too kind
 Say = Callable[[str], None]
 
@@ -89,18 +92,24 @@ def search(
     *,
     how: How | None = None,
     held_out: Iterable[Mapping[str, Array]] = (),
+    mask: str | None = None,
     clock: Clock | None = None,
     finalists: int = FINALISTS,
     say: Say = lambda text: None,
 ) -> Found:
     """The shape within the budget whose clone is best before training.
 
-    held_out: batches that judge the finalists; without any the prediction decides. clock: what latency is of.
+    held_out: batches that judge the finalists; without any the prediction decides. mask: the input that says which of
+    their positions count. clock: what latency is of.
     Raises InvalidTarget for a budget that no shape meets, and for models whose blocks or stacks differ.
     """
-    found = _Search(model, anatomy, budget, statistics, how or How(), clock or Clock(), Census.of(model, anatomy))
+    how = how or How()
+    if how.depth == GREEDY:
+        raise InvalidTarget("depth greedy drops blocks to a number of layers: beside a budget choose another")
+    passes.refuse_unfit(anatomy, settled(how.method, statistics, anatomy, Target().whole))
+    found = _Search(model, anatomy, budget, statistics, how, clock or Clock(), Census.of(model, anatomy))
     judged = list(held_out)
-    judge = Judge(model, judged) if judged else None
+    judge = Judge(model, judged, mask) if judged else None
     limits = found.limits()
     goals = dict(limits)
     for _ in range(ROUNDS):
@@ -110,8 +119,10 @@ def search(
             best = meeting[0]
             others = [f for f in chosen if f is not best]
             parent = None if judge is None else judge.parent()
-            unit = judge.unit if judge else "predicted"
-            return Found(found.target(best.shape), found.plan(best.shape), (best, *others), unit, parent)
+            unit, plan = judge.unit if judge else "predicted", found.plan(best.shape)
+            if passes.without_second_pass(anatomy, plan) is not plan:
+                say(f"shapes are looked at without what {plan.method} measures once more: that is for the chosen one")
+            return Found(found.target(best.shape), plan, (best, *others), unit, parent)
         for name in goals.keys() - {"params"}:
             goals[name] *= min(1.0, limits[name] / min(getattr(f, name) or limits[name] for f in chosen))
     near = sorted(chosen, key=lambda f: (f.latency or 0.0, f.size or 0))[: candidates.NEAREST]
@@ -152,7 +163,7 @@ class _Search:
     def looked_at(self, goals: Mapping[str, float], judge: Judge | None, count: int, say: Say) -> list[Finalist]:
         """The finalists, best first. goals: what predictions are held against."""
         shapes = candidates.enumerate_shapes(self.anatomy)
-        parameters = candidates.parameters(self.census, shapes, self._tokens)
+        parameters = self._parameters(shapes)
         scores = score(self.how.importance, self.anatomy, self.statistics, self.model.constants())
         depth = depth_beside(self.how.method, self.how.depth)
         predicted = candidates.predicted_loss(self.anatomy, scores, self.statistics, shapes, depth)
@@ -169,21 +180,31 @@ class _Search:
             say(f"looked at {len(found)} of {count}: {shape.words(self.anatomy)}")
         return sorted(found, key=lambda f: (0.0 if f.score is None else f.score, f.predicted))
 
-    @property
-    def _tokens(self) -> int | None:
-        return None if self.how.tokens is None else len(self.how.tokens)
+    def _parameters(self, shapes: Shapes) -> Array:
+        tokens = None if self.how.tokens is None else len(self.how.tokens)
+        return candidates.parameters(self.census, shapes, tokens, untied=unties(self.how.method))
 
     def _examined(self, one: Finalist, goals: Mapping[str, float], judge: Judge | None) -> Finalist:
         """Cut, as far as that tells more. With fewer tokens than the parent it is judged with all."""
         if judge is None and not goals.keys() - {"params"}:
             return one
         plan = self.plan(one.shape)
-        clone = cut(self.model, self.anatomy, plan, self.statistics)
+        clone = self._cut(plan)
         seconds = self.clock.clone(self.model, self.anatomy, plan, clone) if "latency" in goals else None
-        size = saving.size(clone)
+        size = saving.size(clone) + self._left_out(plan)
         if judge is not None and self.how.tokens is not None:
-            clone = cut(self.model, self.anatomy, self.plan(one.shape, tokens=False), self.statistics)
+            clone = self._cut(self.plan(one.shape, tokens=False))
         return replace(one, size=size, score=None if judge is None else judge.score(clone), latency=seconds)
+
+    def _cut(self, plan: Plan) -> Model:
+        """The clone of a plan; a second pass over the data is for the one that is chosen."""
+        return cut(self.model, self.anatomy, passes.without_second_pass(self.anatomy, plan), self.statistics)
+
+    def _left_out(self, plan: Plan) -> int:
+        """The most bytes that a second pass adds: heads that are untied, and what is noted of each weight."""
+        if passes.without_second_pass(self.anatomy, plan) is plan:
+            return 0
+        return self.census.untied(plan)[1] + NOTE * len(self.census.weights)
 
     def _bytes(self, shapes: Shapes, parameters: Array) -> Array:
         """Predicted bytes of the files: every clone stores its numbers as the parent does, beside a graph that is much
@@ -216,8 +237,7 @@ class _Search:
         scale = np.abs(system).max(axis=0)
         cost = np.maximum(np.linalg.lstsq(system / scale, np.array(times), rcond=None)[0], 0.0) / scale
         single = Shapes(shapes.hidden, shapes.kv_heads, shapes.ffn, np.ones_like(shapes.layers))
-        one = candidates.parameters(self.census, single, self._tokens)
-        two = candidates.parameters(self.census, replace(single, layers=2 * single.layers), self._tokens)
+        one, two = self._parameters(single), self._parameters(replace(single, layers=2 * single.layers))
         columns = [np.ones(len(shapes)), 2 * one - two, shapes.layers, shapes.layers * (two - one)]
         return np.asarray(np.stack(columns, axis=1) @ cost)
 
@@ -225,7 +245,7 @@ class _Search:
         """Parameters of the ends, and of a block."""
         hidden, kv_heads, ffn = (np.array([size] * 2) for size in (shape.hidden, shape.kv_heads, shape.ffn))
         pair = Shapes(hidden, kv_heads, ffn, np.array([1, 2]))
-        one, two = candidates.parameters(self.census, pair, self._tokens)
+        one, two = self._parameters(pair)
         return float(2 * one - two), float(two - one)
 
     def _tried(self, shapes: Shapes) -> list[Shape]:

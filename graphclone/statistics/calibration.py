@@ -6,6 +6,7 @@ counting are the same for all.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
@@ -151,6 +152,13 @@ class Source:
         batches, guess = (None if n is None else len(range(shard - 1, n, shards)) for n in (self.batches, self._guess))
         return replace(self, batches=batches, _guess=guess, _all=self.batches, shard=shard, shards=shards)
 
+    def but_last(self, count: int) -> Source:
+        """Without its last ``count`` batches, of which so many are held while it is read."""
+        assert self.shards == 1, "of a shard, the last batches are others than those of the whole"
+        fewer = (None if n is None else max(n - count, 0) for n in (self.batches, self._guess, self._all))
+        batches, guess, whole = fewer
+        return replace(self, batches=batches, _guess=guess, _all=whole, _read=lambda: _but_last(self._read(), count))
+
     def after(self, count: int) -> Iterator[dict[str, Array]]:
         """Its batches without the first ``count``."""
         first = self.shard - 1 + count * self.shards
@@ -184,6 +192,14 @@ class Source:
     def __length_hint__(self) -> int:
         guess = self._guess if self.batches is None else self.batches
         return NotImplemented if guess is None else guess
+
+
+def _but_last(stream: Iterator[Batch], count: int) -> Iterator[Batch]:
+    ahead: deque[Batch] = deque()
+    for batch in stream:
+        ahead.append(batch)
+        if len(ahead) > count:
+            yield ahead.popleft()
 
 
 def open_source(

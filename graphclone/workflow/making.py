@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from graphclone import outputs, pipeline, strict_json
 from graphclone.errors import InvalidTarget
+from graphclone.sizing import judges
 from graphclone.sizing.budget import shard_bytes
-from graphclone.sizing.judges import GREEDY, apart
 from graphclone.statistics import request
 from graphclone.workflow import planning
 from graphclone.workflow.job import Done, Job
@@ -30,7 +30,7 @@ def takes_moments(method: Method, target: Target) -> bool:
 
 def judged(workflow: Workflow) -> bool:
     """Whether anything is chosen by trying it on data that was not measured."""
-    return any(t.budget or (t.method or workflow.method).depth == GREEDY for t in workflow.family.values())
+    return any(t.budget or (t.method or workflow.method).depth == judges.GREEDY for t in workflow.family.values())
 
 
 def measure_options(job: Job) -> dict[str, Any]:
@@ -52,20 +52,9 @@ def measure(job: Job) -> Done:
     for line in source.lines():
         job.say(line)
     checkpoint = request.checkpoint(out, resume=job.resume)
+    others = judges.measured(source) if settings["apart"] else source
     with job.progress("measuring") as tick:
-        if settings["apart"]:
-            held = pipeline.measure(
-                parent,
-                apart(source)[1],
-                anatomy=anatomy,
-                provider=asked.provider,
-                threads=asked.threads,
-                progress=tick,
-                mask=asked.mask,
-                moments=asked.moments,
-            )
-        else:
-            held = request.calibrate(parent, anatomy, asked, tick, source=source, checkpoint=checkpoint)
+        held = request.calibrate(parent, anatomy, asked, tick, source=others, checkpoint=checkpoint)
     with outputs.staged(out) as draft:
         held.save(draft)
     checkpoint.remove()
@@ -78,10 +67,9 @@ def _refuse_unreachable(job: Job) -> None:
     faults = []
     for name, target in job.recipe.held.family.items():
         how = planning.how_of(target.method or job.recipe.held.method)
-        how["depth"] = "paper" if how["depth"] == GREEDY else how["depth"]
         try:
-            if target.sizes:
-                pipeline.refuse_unreachable(job.opened.anatomy, planning.shape_of(target), **how)
+            if target.sizes or target.budget:
+                pipeline.refuse_unreachable(job.opened.anatomy, planning.shape_of(target).whole, **how)
         except InvalidTarget as problem:
             faults.append(problem)
             job.say(f"{name}: will fail: {problem}")
@@ -104,13 +92,12 @@ def clone(job: Job) -> Done:
     affine = None
     if held is not None and pipeline.takes_second_pass(anatomy, chosen):
         asked = job.calibration(planning.data_of(job))
-        batches: Any = request.open_data(parent, asked)
-        batches = apart(batches)[1] if judged(job.recipe.held) else batches
+        source = request.open_data(parent, asked)
         with job.progress("measuring what is kept") as tick:
             affine = pipeline.measure_kept(
                 parent,
                 chosen,
-                batches,
+                judges.measured(source) if judged(job.recipe.held) else source,
                 anatomy=anatomy,
                 provider=asked.provider,
                 threads=asked.threads,

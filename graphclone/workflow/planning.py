@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from graphclone import folders, outputs, pipeline
 from graphclone.errors import InvalidTarget
-from graphclone.sizing.judges import GREEDY, apart
+from graphclone.sizing.judges import GREEDY, judging
 from graphclone.statistics import request
 from graphclone.workflow.job import Done, Job
 from graphclone.workflow.schema import Data, Method, Target
@@ -105,7 +105,7 @@ def data_of(job: Job) -> Data:
 
 
 def _judging(job: Job) -> list[Mapping[str, Any]]:
-    return apart(request.open_data(job.opened.model, job.calibration(data_of(job))))[0]
+    return judging(request.open_data(job.opened.model, job.calibration(data_of(job))))
 
 
 def _within(job: Job, held: Statistics | None, tokens: tuple[int, ...] | None) -> Plan:
@@ -118,6 +118,7 @@ def _within(job: Job, held: Statistics | None, tokens: tuple[int, ...] | None) -
         Budget(**job.wanted.budget),
         anatomy=job.opened.anatomy,
         held_out=judges,
+        mask=job.recipe.held.data.mask if job.recipe.held.data else None,
         tokens=tokens,
         clock=_clock(job),
         say=job.say,
@@ -137,8 +138,8 @@ def _greedy(job: Job, held: Statistics | None, shape: Shape) -> Shape:
     judges = _judging(job)
     if held is None or shape.layers is None:
         raise InvalidTarget("depth: greedy drops blocks one by one: give layers, and the recipe data")
-    parent, anatomy = job.opened.model, job.opened.anatomy
-    kept = pipeline.greedy_depth(parent, held, judges, shape.layers, anatomy=anatomy, say=job.say)
+    parent, anatomy, mask = job.opened.model, job.opened.anatomy, data_of(job).mask
+    kept = pipeline.greedy_depth(parent, held, judges, shape.layers, anatomy=anatomy, say=job.say, mask=mask)
     return replace(shape, layers=None, keep_blocks=kept)
 
 

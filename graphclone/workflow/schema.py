@@ -17,6 +17,7 @@ from pydantic import (
 
 from graphclone.errors import InvalidTarget
 from graphclone.sizing.budget import shard_bytes
+from graphclone.sizing.judges import GREEDY
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"  # of a target: it is a folder's
 AMOUNT = r"^[0-9]*[.]?[0-9]+ *[A-Za-z%]*$"
@@ -287,6 +288,13 @@ class Workflow(Section):
     def _some_target(self) -> Workflow:
         if (self.target is None) == (not self.targets):
             raise ValueError("give either `target` (one clone) or `targets` (several by name)")
+        return self
+
+    @model_validator(mode="after")
+    def _one_by_one(self) -> Workflow:
+        for name, target in self.family.items():
+            if (target.method or self.method).depth == GREEDY and (target.layers is None or self.data is None):
+                raise ValueError(f"{name}: depth: greedy drops blocks one by one: give layers, no budget, and data")
         return self
 
 

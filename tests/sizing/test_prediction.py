@@ -11,6 +11,8 @@ from graphclone import feeds, graph, pipeline, saving
 from graphclone.anatomy import inspect
 from graphclone.errors import InvalidTarget
 from graphclone.planner import Target, plan
+from graphclone.sizing import candidates
+from graphclone.sizing.census import Census, unties
 from graphclone.sizing.clock import Clock, by_blocks
 from graphclone.sizing.prediction import predict, size_of
 from graphclone.surgery.operate import clone
@@ -18,6 +20,7 @@ from graphclone.verification.sessions import latencies
 from graphclone.vocabulary import keep
 from tests.conftest import SEEDED_EXPORTS
 from tests.surgery.parents import parent
+from tests.surgery.test_pca import tied_llama
 
 TARGETS = (
     Target(hidden="50%", ffn=44, layers=2),
@@ -53,6 +56,28 @@ def test_so_it_is_where_weights_are_corrected(method, tmp_path):
     assert (predicted.parameters, predicted.size) == (inspect(written).parameters, size_of(written))
     with pytest.raises(InvalidTarget, match="give --stats"):
         predict(found.model, found.anatomy, made)
+
+
+@pytest.mark.parametrize("method", ["pca", "norm-gain+read-in", "norm-gain+depth-patch"])
+def test_so_it_is_after_a_second_pass_and_nearly_without(method, tmp_path):
+    """A head tied to the embedding is a weight of its own behind pca: the prediction, and a search, count it."""
+    found = tied_llama()
+    fed = [feeds.tiny_feeds(found.model, 8, 64, seed=k) for k in range(8)]
+    statistics = pipeline.measure(found.model, fed, anatomy=found.anatomy, threads=1)
+    made = plan(found.anatomy, statistics, Target(hidden="50%", layers=2), method=method)
+    affine = pipeline.measure_kept(found.model, made, fed, anatomy=found.anatomy, threads=1)
+    predicted = predict(found.model, found.anatomy, made, statistics, affine=affine)
+    written = saved(clone(found.model, found.anatomy, made, statistics, affine), tmp_path / "a.onnx")
+    assert (predicted.parameters, predicted.size) == (inspect(written).parameters, size_of(written))
+    without = predict(found.model, found.anatomy, made, statistics)
+    assert without.parameters == predicted.parameters
+    assert 0 <= predicted.size - without.size < 0.05 * predicted.size
+    shapes = candidates.enumerate_shapes(found.anatomy)
+    census = Census.of(found.model, found.anatomy)
+    (index,) = [k for k in range(len(shapes)) if shapes[k] == candidates.Shape(32, 4, 160, 2)]
+    counted = candidates.parameters(census, shapes, untied=unties(method))
+    assert counted[index] == predicted.parameters
+    assert counted.max() == found.anatomy.parameters
 
 
 @pytest.mark.parametrize("shard_size", [None, 20_000])

@@ -249,3 +249,34 @@ def test_weights_trained_elsewhere_come_back_and_folders_for_others_are_written(
     changed = [key for key in before if not np.array_equal(before[key], after[key])]
     assert len(changed) == 1
     assert np.allclose(after[changed[0]], before[changed[0]] + 1)
+
+
+def test_a_recipe_sets_apart_what_clone_does(recipe: Path, tmp_path: Path) -> None:
+    """Both passes over the data leave out the batches that judge: the same request gives the same clone."""
+    np.savez(recipe.with_name("data.npz"), input_ids=np.random.default_rng(0).integers(0, 97, (64, 32)))
+    recipe.write_text(
+        "parent: parent.onnx\ndata: {source: data.npz}\ntarget: {params: 50%}\nmethod: {correction: best+read-in}\n"
+    )
+    out = tmp_path / "c.onnx"
+    given = ("--params", "50%", "--method", "best+read-in", "--data", str(recipe.with_name("data.npz")))
+    assert run(["clone", str(recipe.with_name("parent.onnx")), str(out), *given]) == 0
+    assert do(recipe) == 0
+    made = recipe.with_suffix("") / "clone" / "clone.onnx"
+    one, other = (gc.load(file).constants() for file in (out, made))
+    assert one.keys() == other.keys()
+    assert all(np.array_equal(one[name], other[name]) for name in one)
+    measured = gc.Statistics.read(next(recipe.with_suffix("").rglob("statistics.safetensors")))
+    assert measured.batches == 64 // 8 - 2
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["target: {params: 50%}\ndata: {source: data.npz}", "target: {hidden: 32}\ndata: {source: data.npz}",
+     "target: {layers: 2}"],
+)  # fmt: skip
+def test_greedy_depth_says_what_it_lacks_before_it_measures(
+    said: str, recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe.write_text(f"parent: parent.onnx\n{said}\nmethod: {{depth: greedy}}\n")
+    assert do(recipe, "--dry-run") == 2
+    assert "greedy drops blocks one by one: give layers, no budget, and data" in capsys.readouterr().err

@@ -21,7 +21,7 @@ from graphclone.anatomy.projections import Projection
 from graphclone.errors import InvalidTarget
 from graphclone.surgery.corrections.evidence import Array, Evidence
 from graphclone.surgery.corrections.fitting import ENOUGH, Moments, Wanted, repaired
-from graphclone.surgery.corrections.least_squares import bias_of, matrix_of, placed, unlike_a_matrix
+from graphclone.surgery.corrections.least_squares import bias_of, held_bias, matrix_of, placed, unlike_a_matrix
 from graphclone.surgery.slice_weights import Correction, Use
 
 NAME = "depth-patch"
@@ -83,7 +83,7 @@ def _patched(
         evidence.notes[gap.name] = {"kept the slice": few}
         return {}
     targets = gap.inner.width + np.arange(matrix.shape[1])
-    base = None if bias is None else moments.mean[targets] - evidence.corrected(bias).reshape(-1)
+    base = None if bias is None else moments.mean[targets] - held_bias(evidence, p, bias)
     fit = repaired(Wanted(kept, targets, None, matrix[kept]), moments, base)
     evidence.notes[gap.name] = fit.note
     return placed(evidence, p, bias, fit)

@@ -19,6 +19,7 @@ from graphclone.anatomy.projections import Projection
 from graphclone.anatomy.trace import node_key
 from graphclone.errors import InvalidTarget
 from graphclone.statistics.store import Statistics
+from graphclone.surgery.corrections import factors
 from graphclone.surgery.corrections.evidence import Array, Evidence
 from graphclone.surgery.corrections.fitting import ENOUGH, Fit, Moments, Wanted, repaired
 from graphclone.surgery.corrections.paper import uses_of
@@ -63,13 +64,16 @@ def unlike_a_matrix(evidence: Evidence, p: Projection) -> str | None:
     weight = evidence.weights[p.weight]
     if weight.ndim != 2 or weight.dtype.kind not in "fV":
         return f"its weight is {weight.dtype}{list(weight.shape)}, no matrix of floats"
-    return None if len(uses_of(p)) == 1 else "its weight is not found beside the product"
+    if len(uses_of(p)) != 1:
+        return "its weight is not found beside the product"
+    return None if factors.of_weight(p) else "its weight is multiplied by more than a number, or by 0"
 
 
 def matrix_of(evidence: Evidence, p: Projection) -> Array:
-    """A projection's weight as float64 [inputs, outputs], all inputs and the outputs that stay."""
+    """A projection's weight as float64 [inputs, outputs], all inputs and the outputs that stay, with the number that
+    the product multiplies it by."""
     (use,) = uses_of(p)
-    weight = evidence.weights[p.weight].astype(np.float64)
+    weight = evidence.weights[p.weight].astype(np.float64) * (factors.of_weight(p) or 1.0)
     matrix = weight if p.in_axis == 0 else weight.T
     if evidence.basis is not None and p.output in evidence.onto_the_stream:
         return np.asarray(matrix @ evidence.basis)
@@ -92,17 +96,32 @@ def placed(evidence: Evidence, p: Projection, bias: Use | None, fit: Fit) -> dic
     (use,) = uses_of(p)
     found = {}
     if fit.values is not None:
-        found[use] = Correction(values=fit.values if p.in_axis == 0 else fit.values.T)
+        values = fit.values / (factors.of_weight(p) or 1.0)
+        found[use] = Correction(values=values if p.in_axis == 0 else values.T)
     if bias is not None and fit.added is not None:
-        held = evidence.corrected(bias)
-        found[bias] = Correction(values=held + fit.added.reshape(held.shape))
+        found[bias] = raised(evidence, p, bias, fit.added)
     return found
+
+
+def held_bias(evidence: Evidence, p: Projection, bias: Use) -> Array:
+    """What a product adds of its bias, as corrected so far."""
+    return np.asarray(evidence.corrected(bias).reshape(-1) * factors.of_bias(p, bias))
+
+
+def raised(evidence: Evidence, p: Projection, bias: Use, added: Array) -> Correction:
+    """A bias, for the product to add so much more."""
+    held = evidence.corrected(bias)
+    return Correction(values=held + added.reshape(held.shape) / factors.of_bias(p, bias))
 
 
 def bias_of(p: Projection) -> Use | None:
     """Where the projection's own bias enters: Gemm's third input, or an Add right behind the product."""
-    if p.node.op == "Gemm" and len(p.node.inputs) > 2 and isinstance(p.node.inputs[2], gs.Constant):
-        return (node_key(p.node), 2)
+    if p.node.op in factors.GEMMS and len(p.node.inputs) > 2 and isinstance(p.node.inputs[2], gs.Constant):
+        own = (node_key(p.node), 2)
+        if factors.of_bias(p, own):
+            return own
+    if p.node.op == "FusedGemm":
+        return None  # an activation stands between it and what is behind
     readers = [n for n in p.node.outputs[0].outputs if n.op != "Shape"]
     if len(readers) != 1 or readers[0].op != "Add":
         return None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from graphclone.surgery.corrections.evidence import Evidence
-from graphclone.surgery.corrections.least_squares import bias_of, matrix_of, unlike_a_matrix
+from graphclone.surgery.corrections.least_squares import bias_of, matrix_of, raised, unlike_a_matrix
 from graphclone.surgery.slice_weights import Correction, Use
 
 NAME = "mean-bias"
@@ -28,5 +28,5 @@ def mean_bias(evidence: Evidence) -> dict[Use, Correction]:
         matrix = matrix_of(evidence, p)
         dropped = np.setdiff1d(np.arange(site.width), kept)
         lost = statistics.mean(site.name, "sum")[dropped] @ matrix[dropped]
-        found[bias] = Correction(values=evidence.corrected(bias) + lost)
+        found[bias] = raised(evidence, p, bias, lost)
     return found

@@ -83,6 +83,16 @@ SECOND_PASS: dict[str, Callable[[Anatomy, Plan], bool]] = {
 }
 
 
+NEEDED = ("pca", "depth-patch", "read-in")  # that do nothing without it
+
+
+def without_second_pass(anatomy: Anatomy, plan: Plan) -> Plan:
+    """The plan without the passes of its method that need a second pass over the data, where that was not made."""
+    named = passes_of(plan.method)
+    kept = [name for name in named if name not in NEEDED or not SECOND_PASS[name](anatomy, plan)]
+    return plan if len(kept) == len(named) else replace(plan, method="+".join(kept) or "none")
+
+
 def takes_second_pass(anatomy: Anatomy, plan: Plan) -> bool:
     """Whether a plan's method corrects by a second pass over the data."""
     refuse_unfit(anatomy, plan.method)

@@ -16,6 +16,7 @@ import numpy as np
 
 from graphclone.anatomy.projections import Projection
 from graphclone.errors import InvalidTarget
+from graphclone.surgery.corrections import factors
 from graphclone.surgery.corrections.evidence import Array, Evidence
 from graphclone.surgery.corrections.fitting import ENOUGH, Moments, Wanted, repaired
 from graphclone.surgery.corrections.least_squares import bias_of, matrix_of, placed, unlike_a_matrix
@@ -58,7 +59,7 @@ def _repaired(evidence: Evidence, p: Projection, width: int, kept: int, moments:
         evidence.notes[name] = {"kept the slice": reason}
         return {}
     (use,), bias = uses_of(p), bias_of(p)
-    plain: Array = evidence.corrected(use)
+    plain: Array = evidence.corrected(use) * (factors.of_weight(p) or 1.0)
     matrix = matrix_of(evidence, p)
     sources, inputs = np.arange(width), width + np.arange(kept)
     base = None if bias is None else moments.mean[sources] @ matrix
