@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from graphclone import outputs, pipeline
 from graphclone.cli import describe, show
 from graphclone.sizing.judges import GREEDY, judging, measured

@@ -9,27 +9,14 @@ from pydantic import (
     ConfigDict,
     Field,
     StrictBool,
-    StrictInt,
-    StringConstraints,
     field_validator,
     model_validator,
 )
 
-from graphclone.errors import InvalidTarget
-from graphclone.sizing.budget import shard_bytes
 from graphclone.sizing.judges import GREEDY
+from graphclone.workflow.values import Amount, Blocks, Count, Name, Seed, ShardSize, Share, Size
 
-NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"  # of a target: it is a folder's
-AMOUNT = r"^[0-9]*[.]?[0-9]+ *[A-Za-z%]*$"
 ALONE = "clone"  # the name of the only target where the recipe says `target:`
-
-Size = StrictInt | Annotated[str, StringConstraints(pattern=r"^[0-9%:,. -]+$")]
-Blocks = StrictInt | Annotated[str, StringConstraints(pattern=r"^[0-9, -]+$")] | list[StrictInt]
-Amount = StrictInt | Annotated[str, StringConstraints(pattern=AMOUNT)]
-Count = Annotated[int, Field(ge=1)]
-Seed = Annotated[int, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-
 SIZES = ("hidden", "heads", "kv_heads", "head_dim", "ffn", "layers")
 BLOCKS = ("keep_blocks", "drop_attention", "drop_ffn", "deeper")
 BUDGET = ("params", "size", "latency")
@@ -144,16 +131,8 @@ class Outputs(Section):
     """A checkpoint for AutoModel.from_pretrained; the folder of the parent's config.json and tokenizer."""
     side_files: StrictBool | str = False
     """config.json, genai_config.json and the like, brought up to date: true (beside the parent), or their folder."""
-    shard_size: Annotated[str, StringConstraints(pattern=AMOUNT)] | None = None
+    shard_size: ShardSize | None = None
     """Weights go to files beside the model, each of this size (2GB) at most."""
-
-    @field_validator("shard_size")
-    @classmethod
-    def _a_size(cls, held: str | None) -> str | None:
-        try:
-            return held if held is None or shard_bytes(held) else None
-        except InvalidTarget as reason:
-            raise ValueError(str(reason).removeprefix(f"{held!r} ")) from None
 
 
 class Bench(Section):
@@ -255,7 +234,7 @@ class Workflow(Section):
     """What is measured on, once for all targets. Without data neurons are chosen by their weights or by place."""
     target: Target | None = None
     """One clone."""
-    targets: dict[Annotated[str, StringConstraints(pattern=NAME)], Target] = {}
+    targets: dict[Name, Target] = {}
     """Several clones by name: a family of sizes from one parent. One that is null is left out."""
     method: Method = Method()
     """How neurons and blocks are chosen and corrected."""
