@@ -29,6 +29,7 @@ from graphclone.fingerprint import Fingerprint
 from graphclone.normal_form import normalise
 from graphclone.recipes import held, pieces
 
+STANDARD = "ai.onnx"
 PLACEHOLDER_ABOVE = 1024  # bytes from which a tensor is streamed or handed over instead of copied into the protobuf
 PACKED = {  # bits of a number that shares its byte with others in a file (onnx.proto, raw_data); in memory none does
     getattr(onnx.TensorProto, name): bits
@@ -134,12 +135,19 @@ def from_proto(
         _absorb_constant_nodes(part, reader)
         part.inputs = [t for t in part.inputs if isinstance(t, gs.Variable)]  # before IR 4 initializers were inputs too
         for node in part.nodes:
-            node.domain = "" if node.domain in (None, "ai.onnx") else node.domain
+            node.domain = "" if node.domain in (None, STANDARD) else node.domain
+    graph.import_domains = _domains(proto)
     reading = normalise(graph)
     metadata = {p.key: p.value for p in proto.metadata_props}
     data = tuple(sorted(reader.files))
     fingerprint = Fingerprint(path, data) if path and path.is_file() else None
     return Model(graph, path, metadata, data, reading.notes, reading.rewritten, fingerprint)
+
+
+def _domains(proto: onnx.ModelProto) -> list[onnx.OperatorSetIdProto]:
+    """What is imported, the standard operators by one name: "ai.onnx" is another for "" (onnx.proto)."""
+    versions = {"" if each.domain == STANDARD else each.domain: each.version for each in proto.opset_import}
+    return [onnx.helper.make_opsetid(domain, version) for domain, version in versions.items()]
 
 
 def _with_subgraphs(graph: gs.Graph) -> Iterator[gs.Graph]:
