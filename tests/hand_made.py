@@ -80,7 +80,7 @@ def transformer(
     tail: Callable[[Maker, str], list[onnx.ValueInfoProto]] | None = None,
     opset: int = 17,
 ) -> onnx.ModelProto:
-    """Embedding, pre-norm blocks, norm, head; ``tail`` writes what else stands behind the norm, and says the outputs."""
+    """Embedding, pre-norm blocks, norm, head; ``tail`` writes what stands there instead, and says the outputs."""
     made = Maker()
     x = made.op("Gather", made.weight("words", VOCAB, HIDDEN, scale=1.0), "input_ids")
     for layer in range(LAYERS):

@@ -295,13 +295,3 @@ def test_where_the_digest_is_noted_the_beginning_of_the_weights_is_read_ahead(tm
     again.prepare()
     assert again.result() == digest
     assert not again._workers
-
-
-def test_standard_operators_by_their_long_name():
-    """onnx.proto has two names for one domain, in the list of operator sets and at each node."""
-    proto = tiny()
-    proto.opset_import[0].domain = "ai.onnx"
-    proto.graph.node[0].domain = "ai.onnx"
-    written_again, _ = graph.to_proto(graph.from_proto(proto))
-    assert [(each.domain, each.version) for each in written_again.opset_import] == [("", 17)]
-    assert [node.domain for node in written_again.graph.node] == [""]

@@ -12,6 +12,7 @@ import onnx.shape_inference
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
+from graphclone.attributes import exported
 from graphclone.errors import UnsupportedGraph
 from graphclone.graph import Model
 
@@ -67,18 +68,19 @@ class Evaluator:
         names = ["" if v is None else f"i{k}" for k, v in enumerate(inputs)]
         outputs = [f"o{k}" if t.name else "" for k, t in enumerate(node.outputs)]
         key = (node.op, tuple(names), tuple(outputs), _frozen(node.attrs))
-        if key not in self._cache:
-            self._cache[key] = onnx.reference.ReferenceEvaluator(_proto(node, names, outputs), opsets=self.opsets)
-        feeds = {n: v.data for n, v in zip(names, inputs, strict=True) if v is not None}
+        feeds = {n: _fed(v.data) for n, v in zip(names, inputs, strict=True) if v is not None}
         try:
+            if key not in self._cache:
+                proto = _proto(node, names, outputs)
+                self._cache[key] = onnx.reference.ReferenceEvaluator(proto, opsets=self.opsets)
             with np.errstate(all="ignore"):  # log(0) of a relative position is minus infinity in every runtime
                 found = self._cache[key].run(None, feeds)
+            return [_kept(made) for made in found]
         except Exception as reason:  # noqa: BLE001  onnx.reference raises whatever NumPy raised
             raise UnsupportedGraph(
                 f"{node.op} node {node.name!r} cannot be evaluated on "
                 f"{[list(v.shape) for v in inputs if v is not None]}: {reason}"
             ) from None
-        return [np.asarray(array) for array in found]
 
     def shapes(
         self, node: gs.Node, inputs: Sequence[Known | None], around: Mapping[str, Known]
@@ -91,12 +93,12 @@ class Evaluator:
         names = ["" if v is None else f"i{k}" for k, v in enumerate(inputs)]
         outputs = [f"o{k}" for k, _ in enumerate(node.outputs)]
         types, data = {}, {}
-        for name, value in zip(names, inputs, strict=True):
-            if value is not None:
-                types[name] = _type(value)
-                if value.data is not None:
-                    data[name] = onnx.numpy_helper.from_array(np.ascontiguousarray(value.data))
         try:
+            for name, value in zip(names, inputs, strict=True):
+                if value is not None:
+                    types[name] = _type(value)
+                    if value.data is not None:
+                        data[name] = onnx.numpy_helper.from_array(np.ascontiguousarray(value.data))
             schema = onnx.defs.get_schema(node.op, self.opsets.get(node.domain or "", 1), node.domain or "")
             found = onnx.shape_inference.infer_node_outputs(
                 schema, _proto(node, names, outputs), types, data, opset_imports=_imports(self.opsets)
@@ -126,6 +128,21 @@ class Evaluator:
                 f"{node.op} node {node.name!r}: the output shapes of the branch {body.name!r} cannot be inferred "
                 f"({reason})"
             ) from None
+
+
+def _kept(made: Any) -> Array:
+    """A sequence is an array of the arrays in it, which may differ in length."""
+    if not isinstance(made, list):
+        return np.asarray(made)
+    held = np.empty(len(made), object)
+    for place, each in enumerate(made):
+        held[place] = np.asarray(each)
+    return held
+
+
+def _fed(data: Array | None) -> Any:
+    sequence = data is not None and data.dtype == object and all(isinstance(each, np.ndarray) for each in data.flat)
+    return list(data) if data is not None and sequence else data
 
 
 def _chosen(node: gs.Node, inputs: Sequence[Known | None]) -> gs.Graph | None:
@@ -164,7 +181,7 @@ def _imports(opsets: dict[str, int]) -> list[onnx.OperatorSetIdProto]:
 
 def _proto(node: gs.Node, inputs: Sequence[str], outputs: Sequence[str]) -> onnx.NodeProto:
     proto = onnx.helper.make_node(node.op, list(inputs), list(outputs), domain=node.domain or "")
-    proto.attribute.extend(OnnxExporter.export_attributes(node.attrs))
+    proto.attribute.extend(exported(node))
     return proto
 
 

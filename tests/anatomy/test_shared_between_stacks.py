@@ -1,4 +1,4 @@
-"""Two stacks that share matrices inside their feed-forwards, each in another block: an exporter merges equal weights."""
+"""Two stacks that share matrices in their feed-forwards, each in another block: exporters merge equal weights."""
 
 from __future__ import annotations
 
