@@ -8,7 +8,6 @@ their zero point.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -32,7 +31,7 @@ class Ambiguous(Exception):
 def zeroed(parent: Model, clone: Model, claims: Claims) -> Model:
     """A copy of the parent; its own arrays stay as they are. Raises Ambiguous."""
     copy = parent.copy()
-    builder = _Builder(clone, claims)
+    builder = _Builder(parent, clone, claims)
     made: dict[tuple[str, tuple[str, ...], str], gs.Constant] = {}
     for node in copy.graph.nodes:
         twin = builder.twin(node)
@@ -41,7 +40,7 @@ def zeroed(parent: Model, clone: Model, claims: Claims) -> Model:
             zero = _zero(node, place, tensor) if isinstance(tensor, gs.Constant) else None
             if zero is None:
                 continue
-            names = builder.slices_of(tensor, twin, place)
+            names = () if builder.is_gone(node) else builder.slices_of(tensor, twin, place)
             key = (tensor.name, names, zero.said_by)
             if key not in made:
                 values = builder.values(tensor, names, zero.values)
@@ -93,7 +92,8 @@ def _factors(node: gs.Node, twin: gs.Node | None) -> dict[str, float]:
 
 
 class _Builder:
-    def __init__(self, clone: Model, claims: Claims) -> None:
+    def __init__(self, parent: Model, clone: Model, claims: Claims) -> None:
+        self.outputs = {t.name for t in parent.graph.outputs}
         self.claims, self.after = claims, clone.constants()
         self.twins = {t.name: node for node in clone.graph.nodes for t in node.outputs if t.name}
         self.uses: dict[str, list[str]] = {}
@@ -105,6 +105,14 @@ class _Builder:
         """The clone's node that does the same, by the names of what it makes."""
         found = next((self.twins[t.name] for t in node.outputs if t.name in self.twins), None)
         return found if found is not None and found.op == node.op else None
+
+    def is_gone(self, node: gs.Node) -> bool:
+        """Was it dropped with its block or its part? What others read too is zero for it then. Caches are renumbered,
+        and their makers not known by name."""
+        plan = self.claims.plan
+        drops = (plan.drop_blocks, plan.drop_attention, plan.drop_feed_forward)
+        names = {t.name for t in node.outputs}
+        return any(map(bool, drops)) and names.isdisjoint(self.twins) and names.isdisjoint(self.outputs)
 
     def slices_of(self, tensor: gs.Constant, twin: gs.Node | None, place: int) -> tuple[str, ...]:
         """The clone's initializers that a use of the parent's may be: the one in its place, or else all its slices."""
@@ -152,21 +160,6 @@ def _cleared(array: Array, claims: list[Slice], zero: Array) -> Array:
             gone = (slice(None),) * axis + (~kept,)
             values[gone] = zero[gone]
     return recompute(values, Slice(claims[0].parent, (None,) * values.ndim, claims[0].scale))
-
-
-def read_less_often(parent: Model, clone: Model, claims: Claims) -> str | None:
-    """A weight of the parent that fewer nodes of the clone read, if not none at all."""
-    before, after = _reads(parent), Counter[str]()
-    for name, count in _reads(clone).items():
-        claim = claims.slices.get(name)
-        if claim is not None and claim.parent is not None:
-            after[claim.parent] += count
-    return next((name for name, count in sorted(after.items()) if count != before[name]), None)
-
-
-def _reads(model: Model) -> Counter[str]:
-    floats = {n for n, a in model.constants().items() if str(a.dtype) in FLOATS and a.size > 1}
-    return Counter(t.name for node in model.graph.nodes for t in node.inputs if t.name in floats)
 
 
 def difference(expected: Mapping[str, Array], actual: Mapping[str, Array]) -> tuple[float, str]:
