@@ -8,7 +8,7 @@ import pytest
 
 from graphclone import graph, pipeline
 from tests import hand_made
-from tests.hand_made import FFN, HIDDEN, transformer, verified
+from tests.hand_made import DIM, FFN, HEADS, HIDDEN, transformer, verified
 from tests.tiny_models import info
 
 
@@ -109,3 +109,22 @@ def test_what_an_old_softmax_normalises_stays(monkeypatch, axis):
     assert {g.kind for g in groups if not g.pinned} == {"head", "qk_dim", "v_dim", "residual"}
     assert any("normalised by Softmax" in g.pinned for g in groups if g.pinned)
     verified(proto, heads=2)
+
+
+@pytest.mark.parametrize("axes", [(HEADS, 1, 1), (1, HEADS, 1, 1)], ids=str)
+def test_what_is_added_to_the_scores_of_each_head(axes):
+    """A slope a head (ALiBi), with or without an axis for the batch."""
+
+    def sloped(made, x, stem):
+        q, k, v = (made.linear(x, f"{stem}.{part}", HIDDEN, HEADS * DIM) for part in "qkv")
+        length = made.op("Squeeze", made.op("Shape", x, start=1, end=2))
+        places = made.op("Cast", made.op("Range", made.constant(0), length, made.constant(1)), to=1)
+        apart = [made.op("Unsqueeze", places, made.constant([axis])) for axis in (0, 1)]
+        bias = made.op("Mul", made.weight(f"{stem}.slope", *axes), made.op("Sub", *apart))
+        context = made.op("Attention", q, k, v, bias, q_num_heads=HEADS, kv_num_heads=HEADS)
+        return made.linear(context, f"{stem}.o", HEADS * DIM, HIDDEN)
+
+    proto = transformer(sloped, opset=23)
+    proto.ir_version = 10
+    verified(proto, heads=2)
+    verified(proto, hidden=8, ffn=12)

@@ -87,3 +87,16 @@ def test_a_clone_with_another_zero_point_is_found(quantised):
     point = next(p for p in points if p.values.dtype.itemsize == 1)
     point.values = np.asarray(point.values ^ 64, point.values.dtype)
     assert examined(quantised, clone).verdict is Verdict.FAILED
+
+
+def test_weights_of_16_bits_count_as_the_numbers_they_are(tmp_path):
+    file = models.cached("bert", exporter="torchscript")
+    whole = {"UseQDQContribOps": True}
+    wide = {"activation_type": QuantType.QUInt16, "weight_type": QuantType.QInt16, "extra_options": whole}
+    quantize_static(file, tmp_path / "wide.onnx", TwoBatches(file), **wide)
+    model = graph.load(tmp_path / "wide.onnx")
+    anatomy = pipeline.inspect(model)
+    assert set(anatomy.stored) == {"int16", "uint16", "int32"}  # tables are rounded as activations, a bias is wider
+    assert anatomy.parameters == pipeline.inspect(graph.load(file)).parameters
+    check = examined((model, anatomy), made((model, anatomy), ffn="50%", heads="50%"))
+    assert check.verdict is Verdict.PASSED, check
