@@ -81,7 +81,10 @@ class TensorReader:
         file = self.model.parent / relative
         steps = [self.model.parent.joinpath(*relative.parts[: i + 1]) for i in range(len(relative.parts))]
         if any(step.is_symlink() for step in steps):
-            raise BadModel(f"{self.model}: external data {location} is a symbolic link, which is not followed")
+            raise BadModel(
+                f"{self.model}: external data {location} is a symbolic link, which is not followed: copy the files "
+                f"(cp -rL), or have them downloaded as such (hf download --local-dir)"
+            )
         if not file.is_file():
             raise BadModel(f"{self.model}: its external data {file.name} is missing: put it beside the model")
         return file
