@@ -8,8 +8,9 @@ GatherBlockQuantized), onnx/docs/Operators.md (DequantizeLinear-23).
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +24,7 @@ Array = np.ndarray[Any, Any]
 MICROSOFT = "com.microsoft"
 GATHERED = 128  # numbers of a block where GatherBlockQuantized does not say (onnxruntime/docs/ContribOperators.md)
 NARROW = ("int4", "int2", "float4")  # in the names of types narrower than a byte
+AT_ONCE = 1 << 20  # numbers of a weight that are made at a time
 HANDED_ON = ("Identity", "Reshape")  # through which a packed weight may come: a tied embedding of onnxruntime-genai
 
 
@@ -159,10 +161,21 @@ def _columns(node: gs.Node, bits: int) -> Array:
     assert held is not None
     assert scales is not None
     blocks = -(-rows // block)
-    numbers = unpacked(held.reshape(columns, blocks, -1), bits).astype(np.float32)
-    zeros = _zero_points(zero, columns, blocks, bits)
-    wide = (numbers - zeros) * scales.astype(np.float32).reshape(columns, blocks, 1)
-    return np.ascontiguousarray(wide.reshape(columns, -1)[:, :rows].T).astype(scales.dtype)
+    packed, by_block = held.reshape(columns, blocks, -1), scales.reshape(columns, blocks, 1)
+    zeros = np.broadcast_to(_zero_points(zero, columns, blocks, bits), by_block.shape)
+    made = np.empty((rows, columns), scales.dtype)
+    for some in _runs(columns, blocks * block):
+        numbers = unpacked(packed[some], bits).astype(np.float32)
+        numbers -= zeros[some]
+        numbers *= by_block[some].astype(np.float32)
+        made[:, some] = numbers.reshape(len(numbers), -1)[:, :rows].T
+    return made
+
+
+def _runs(count: int, size: int) -> Iterator[slice]:
+    """Ranges of columns or rows, each of a few megabytes in float32: what is made on the way is no larger."""
+    step = max(1, AT_ONCE // max(size, 1))
+    yield from (slice(start, min(start + step, count)) for start in range(0, count, step))
 
 
 def _zero_points(zero: Array | None, columns: int, blocks: int, bits: int) -> Array:
@@ -193,12 +206,27 @@ def _rows(node: gs.Node) -> Array:
     packed = held.dtype == np.uint8
     if packed and axis not in (-1, held.ndim - 1):
         raise UnsupportedGraph(f"GatherBlockQuantized node {node.name!r}: packed along another axis than the last")
-    numbers = unpacked(held, bits) if packed else held
-    zeros: Array | float = (1 << (bits - 1)) if packed else 0
-    if zero is not None:
-        held_zeros = (unpacked(zero, bits) if packed else zero)[..., : scales.shape[-1]]
-        zeros = _spread(node, held_zeros, numbers.shape, axis, block)
-    return _read(numbers, zeros, _spread(node, scales, numbers.shape, axis, block))
+
+    def some(rows: slice) -> Array:
+        numbers = unpacked(held[rows], bits) if packed else held[rows]
+        zeros: Array | float = (1 << (bits - 1)) if packed else 0
+        if zero is not None:
+            held_zeros = (unpacked(zero[rows], bits) if packed else zero[rows])[..., : scales.shape[-1]]
+            zeros = _spread(node, held_zeros, numbers.shape, axis, block)
+        return _read(numbers, zeros, _spread(node, scales[rows], numbers.shape, axis, block))
+
+    parts = [part for part in (held, scales, zero) if part is not None]
+    if not all(part.ndim for part in parts):
+        raise UnsupportedGraph(f"GatherBlockQuantized node {node.name!r}: a single number is no table")
+    count = len(held)
+    if axis in (0, -held.ndim) or any(len(part) != count for part in parts):
+        return some(slice(None))
+    width = math.prod(held.shape[1:]) * (8 // bits if packed else 1)
+    first = some(slice(0, 1))
+    made = np.empty((count, *first.shape[1:]), first.dtype)
+    for rows in _runs(count, width):
+        made[rows] = some(rows)
+    return made
 
 
 def _read(numbers: Array, zeros: Array | float, scales: Array, kind: Any = None) -> Array:

@@ -8,14 +8,12 @@ way in, so that every room behind this one meets a single form.
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes  # noqa: F401  (teaches NumPy bfloat16, as onnx's own helpers return it)
 import numpy as np
 import onnx
 import onnx.inliner
@@ -23,19 +21,43 @@ import onnx_graphsurgeon as gs
 from google.protobuf.message import DecodeError
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
-from graphclone import folders, garbage, inside, pages
+from graphclone import folders, garbage, inside
+from graphclone.attributes import put_back, without_empty
 from graphclone.errors import BadModel
 from graphclone.fingerprint import Fingerprint
 from graphclone.normal_form import normalise
 from graphclone.recipes import held, pieces
+from graphclone.tensors import NARROW, TensorReader, absorb_constant_nodes, dense
 
+STANDARD = "ai.onnx"
 PLACEHOLDER_ABOVE = 1024  # bytes from which a tensor is streamed or handed over instead of copied into the protobuf
-PACKED = {  # bits of a number that shares its byte with others in a file (onnx.proto, raw_data); in memory none does
-    getattr(onnx.TensorProto, name): bits
-    for name, bits in (("INT4", 4), ("UINT4", 4), ("FLOAT4E2M1", 4), ("INT2", 2), ("UINT2", 2))
-    if hasattr(onnx.TensorProto, name)
-}
-NARROW = frozenset(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind)) for kind in PACKED)
+COUNTS, COUNTS_BELOW = (np.dtype(np.int64), np.dtype(np.int32)), 1 << 24
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says of itself, and of tensors by name, that onnx-graphsurgeon has no place for."""
+
+    version: int
+    domain: str
+    said: str
+    annotations: tuple[onnx.TensorAnnotation, ...] = ()
+
+    @classmethod
+    def of(cls, proto: onnx.ModelProto) -> Header:
+        """A file's own."""
+        annotations = tuple(proto.graph.quantization_annotation)
+        return cls(proto.model_version, proto.domain, proto.doc_string, annotations)
+
+    def write(self, proto: onnx.ModelProto, names: Collection[str]) -> None:
+        """Say it again, of the tensors that are there."""
+        if self.version:
+            proto.model_version = self.version
+        if self.domain:
+            proto.domain = self.domain
+        if self.said:
+            proto.doc_string = self.said
+        proto.graph.quantization_annotation.extend(a for a in self.annotations if a.tensor_name in names)
 
 
 @dataclass
@@ -55,6 +77,7 @@ class Model:
     rewritten: tuple[str, ...] = ()
 
     fingerprint: Fingerprint | None = field(default=None, repr=False, compare=False)
+    header: Header | None = field(default=None, repr=False, compare=False)
 
     @cached_property
     def sha256(self) -> str:
@@ -119,7 +142,8 @@ def from_proto(
     if proto.functions:
         proto = onnx.inliner.inline_local_functions(proto)
     where = path or Path("<memory>")
-    reader = _TensorReader(where, mapped or {})
+    proto = dense(proto, where)
+    reader = TensorReader(where, mapped or {})
     try:
         graph = gs.import_onnx(proto)
     except BadModel:
@@ -131,113 +155,27 @@ def from_proto(
             if isinstance(tensor, gs.Constant) and isinstance(tensor._values, LazyValues):
                 tensor._values = reader.array(tensor._values.tensor, tensor.name, of_model=part is graph)
                 tensor.data_location = None
-        _absorb_constant_nodes(part, reader)
+        absorb_constant_nodes(part, reader)
         part.inputs = [t for t in part.inputs if isinstance(t, gs.Variable)]  # before IR 4 initializers were inputs too
         for node in part.nodes:
-            node.domain = "" if node.domain in (None, "ai.onnx") else node.domain
+            node.domain = "" if node.domain in (None, STANDARD) else node.domain
+    graph.import_domains = _domains(proto)
     reading = normalise(graph)
     metadata = {p.key: p.value for p in proto.metadata_props}
     data = tuple(sorted(reader.files))
     fingerprint = Fingerprint(path, data) if path and path.is_file() else None
-    return Model(graph, path, metadata, data, reading.notes, reading.rewritten, fingerprint)
+    return Model(graph, path, metadata, data, reading.notes, reading.rewritten, fingerprint, Header.of(proto))
+
+
+def _domains(proto: onnx.ModelProto) -> list[onnx.OperatorSetIdProto]:
+    """What is imported, the standard operators by one name: "ai.onnx" is another for "" (onnx.proto)."""
+    versions = {"" if each.domain == STANDARD else each.domain: each.version for each in proto.opset_import}
+    return [onnx.helper.make_opsetid(domain, version) for domain, version in versions.items()]
 
 
 def _with_subgraphs(graph: gs.Graph) -> Iterator[gs.Graph]:
     yield graph
     yield from graph.subgraphs(recursive=True)
-
-
-_CONSTANT_ATTRIBUTES = {
-    "value_float": np.float32,
-    "value_floats": np.float32,
-    "value_int": np.int64,
-    "value_ints": np.int64,
-}
-
-
-def _absorb_constant_nodes(graph: gs.Graph, reader: _TensorReader) -> None:
-    """Turn Constant nodes into initializers: some exporters have nothing else."""
-    outputs = {t.name for t in graph.outputs}
-    kept = []
-    for node in graph.nodes:
-        if node.op != "Constant" or node.outputs[0].name in outputs:
-            kept.append(node)
-            continue
-        name, value = next(iter(node.attrs.items()))
-        if isinstance(value, gs.Constant):
-            held = value._values
-            values = reader.array(held.tensor, value.name) if isinstance(held, LazyValues) else value.values
-        elif name in _CONSTANT_ATTRIBUTES:
-            values = np.asarray(value, dtype=_CONSTANT_ATTRIBUTES[name])
-        else:
-            kept.append(node)
-            continue
-        output = node.outputs[0]
-        node.outputs.clear()
-        output.to_constant(values)
-    graph.nodes[:] = kept
-
-
-class _TensorReader:
-    """TensorProto -> array, mapping external data after checking that it may be read."""
-
-    def __init__(self, model: Path, mapped: Mapping[str, np.ndarray[Any, Any]]) -> None:
-        self.model = model
-        self.mapped = mapped
-        self.files: set[Path] = set()
-        self._maps: dict[Path, np.ndarray[Any, Any]] = {}
-
-    def array(self, tensor: onnx.TensorProto, name: str, of_model: bool = False) -> np.ndarray[Any, Any]:
-        if of_model and name in self.mapped:
-            return self.mapped[name]
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            return self._external(tensor, name)
-        try:
-            return onnx.numpy_helper.to_array(tensor)
-        except (ValueError, TypeError, KeyError) as reason:
-            raise BadModel(f"{self.model}: initializer {name} {list(tensor.dims)}: {reason}") from None
-
-    def _external(self, tensor: onnx.TensorProto, name: str) -> np.ndarray[Any, Any]:
-        keys = {entry.key: entry.value for entry in tensor.external_data}
-        file = self._checked(keys.get("location", ""), name)
-        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
-        bits = PACKED.get(tensor.data_type, 8 * dtype.itemsize)
-        size = -(-math.prod(tensor.dims) * bits // 8)  # Python's integers: a product of sizes may not wrap around
-        try:
-            offset, length = int(keys.get("offset", 0)), int(keys.get("length", size))
-        except ValueError as reason:
-            raise BadModel(f"{self.model}: initializer {name}: offset or length is no number ({reason})") from None
-        data = self._maps.get(file)
-        if data is None:
-            try:
-                data = pages.mapped(file) if file.stat().st_size else np.empty(0, np.uint8)
-            except OSError as reason:  # no right to read it, or more files than a process may open (ulimit -n)
-                raise BadModel(f"{file}: external data of {name} cannot be read ({reason.strerror})") from None
-            self._maps[file] = data
-            self.files.add(file)
-        if length != size or offset < 0 or offset + size > data.size:
-            raise BadModel(
-                f"{file}: initializer {name} needs {size} bytes at {offset}, the file has {data.size}: "
-                f"truncated, or of another model"
-            )
-        held = data[offset : offset + size]
-        if tensor.data_type in PACKED:
-            whole = onnx.TensorProto(dims=tensor.dims, data_type=tensor.data_type, raw_data=held.tobytes())
-            return onnx.numpy_helper.to_array(whole)
-        return held.view(dtype).reshape(tuple(tensor.dims))
-
-    def _checked(self, location: str, name: str) -> Path:
-        """A model is untrusted: its external data may not leave its folder."""
-        relative = Path(location)
-        if not location or relative.is_absolute() or ".." in relative.parts:
-            raise BadModel(f"{self.model}: initializer {name} points outside the model's folder ({location!r})")
-        file = self.model.parent / relative
-        steps = [self.model.parent.joinpath(*relative.parts[: i + 1]) for i in range(len(relative.parts))]
-        if any(step.is_symlink() for step in steps):
-            raise BadModel(f"{self.model}: external data {location} is a symbolic link, which is not followed")
-        if not file.is_file():
-            raise BadModel(f"{self.model}: its external data {file.name} is missing: put it beside the model")
-        return file
 
 
 def to_proto(model: Model, location: str = "weights") -> tuple[onnx.ModelProto, dict[str, np.ndarray[Any, Any]]]:
@@ -254,31 +192,45 @@ def to_proto(model: Model, location: str = "weights") -> tuple[onnx.ModelProto, 
 def skeleton(model: Model, location: str = "weights") -> tuple[onnx.ModelProto, dict[str, gs.Constant]]:
     """``to_proto``, with the initializers themselves, so that recipes stay recipes."""
     graph = model.graph
-    swapped: dict[str, tuple[gs.Constant, Any]] = {}
-    packed: set[str] = set()
-    for tensor in graph.tensors().values():
-        if isinstance(tensor, gs.Constant):
-            values = held(tensor)
-            if values.dtype in NARROW:
-                packed.add(tensor.name)
-            if tensor.name in packed or values.nbytes >= PLACEHOLDER_ABOVE:
-                swapped[tensor.name] = (tensor, values)
+    swapped: list[tuple[gs.Constant, Any]] = []
+    apart: dict[str, gs.Constant] = {}
+    seen: set[int] = set()
     try:
-        for name, (tensor, values) in swapped.items():
-            whole = name in packed  # of several in a byte no piece is written alone: they stay in the protobuf
-            tensor._values = LazyValues(_packed(name, values) if whole else _reference(name, values, location))
-        proto = gs.export_onnx(graph)
+        for part in _with_subgraphs(graph):
+            for tensor in part.tensors().values():
+                if not isinstance(tensor, gs.Constant) or id(tensor) in seen:
+                    continue  # bodies read what lies around them too
+                seen.add(id(tensor))
+                values = held(tensor)
+                if values.dtype in NARROW:
+                    swapped.append((tensor, values))
+                    tensor._values = LazyValues(_packed(tensor.name, values))
+                elif part is graph and _stays_apart(values):
+                    swapped.append((tensor, values))
+                    apart[tensor.name] = tensor
+                    tensor._values = LazyValues(_reference(tensor.name, values, location))
+        with without_empty(_with_subgraphs(graph)) as empty:
+            proto = gs.export_onnx(graph)
+        put_back(proto.graph, empty)
     finally:
-        for tensor, values in swapped.values():
+        for tensor, values in swapped:
             tensor._values = values
     del proto.metadata_props[:]
     for key in sorted(model.metadata):
         proto.metadata_props.add(key=key, value=model.metadata[key])
-    return proto, {name: tensor for name, (tensor, _) in swapped.items() if name not in packed}
+    if model.header is not None:
+        model.header.write(proto, graph.tensors())
+    return proto, apart
+
+
+def _stays_apart(values: Any) -> bool:
+    """Large, and no list of numbers that sizes may be computed from: those whoever infers shapes reads."""
+    counts = values.dtype in COUNTS and values.nbytes < COUNTS_BELOW
+    return bool(values.nbytes >= PLACEHOLDER_ABOVE) and not counts
 
 
 def _packed(name: str, values: Any) -> onnx.TensorProto:
-    """Numbers narrower than a byte, several in one."""
+    """Numbers narrower than a byte, several in one, and words: of neither is a piece written alone."""
     return onnx.numpy_helper.from_array(values if isinstance(values, np.ndarray) else values.load(), name)
 
 

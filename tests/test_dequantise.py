@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import ml_dtypes
 import numpy as np
 import onnx
@@ -9,6 +11,7 @@ import onnxruntime as ort
 import pytest
 import torch
 
+from graphclone import dequantise
 from graphclone.errors import UnsupportedGraph
 from graphclone.graph import from_proto
 from graphclone.pytorch.module import to_torch
@@ -182,3 +185,40 @@ def test_a_packed_weight_that_is_fed_is_refused() -> None:
     proto.graph.input.append(info("w", onnx.TensorProto.UINT8, (ROWS, 2, 16)))
     with pytest.raises(UnsupportedGraph, match=r"GatherBlockQuantized node .* operand 0 .* is computed, no weight"):
         from_proto(proto)
+
+
+def matrix(rows: int, columns: int, block: int, kind=np.float32) -> onnx.ModelProto:
+    """A product with four bits a number."""
+    rng = np.random.default_rng(0)
+    blocks = -(-rows // block)
+    weights = {
+        "w": rng.integers(0, 256, (columns, blocks, block // 2)).astype(np.uint8),
+        "s": (rng.random((columns, blocks)) + 0.1).astype(kind),
+        "z": rng.integers(0, 256, (columns, -(-blocks // 2))).astype(np.uint8),
+    }
+    options = {"domain": "com.microsoft", "bits": 4, "block_size": block, "K": rows, "N": columns}
+    shapes = {"inputs": [info("x", shape=(2, rows))], "outputs": [info("y", shape=(2, columns))]}
+    return assemble([make("MatMulNBits", ["x", *weights], ["y"], **options)], weights, opsets=[MICROSOFT], **shapes)
+
+
+@pytest.mark.parametrize("zero", [False, True])
+@pytest.mark.parametrize("at_once", [1, 100, 200])
+def test_a_weight_is_read_some_columns_or_rows_at_a_time(monkeypatch, at_once: int, zero: bool) -> None:
+    protos = [table(80, 32, zero), matrix(80, 7, 32)]
+    whole = [from_proto(proto).constants() for proto in protos]
+    monkeypatch.setattr(dequantise, "AT_ONCE", at_once)
+    for proto, wanted in zip(protos, whole, strict=True):
+        assert {n: a.tobytes() for n, a in from_proto(proto).constants().items()} == {
+            n: a.tobytes() for n, a in wanted.items()
+        }
+
+
+def test_reading_takes_little_more_than_what_is_read() -> None:
+    proto = matrix(1024, 8192, 32, np.float16)
+    tracemalloc.start()
+    model = from_proto(proto)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    (held,) = (a for a in model.constants().values() if a.ndim == 2)
+    assert held.dtype == np.float16
+    assert peak < 2.5 * held.nbytes

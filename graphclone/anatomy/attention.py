@@ -122,13 +122,16 @@ def _held(found: Grouping, factors: Factors, groups: Sequence[Group]) -> tuple[t
 
 def _of_keys(found: Grouping, heads: Sequence[Group], dims: Sequence[Group], weights: set[str]) -> list[Group]:
     """The head groups that the keys have too. Packed with the queries' columns, theirs are in the same weight, where
-    the queries of one KV head number fewer columns than the KV heads; columns of no head at all are the one KV head's.
+    the queries of one KV head number fewer columns than the KV heads; columns of no head at all are the one KV head's,
+    unless heads are another axis of that weight.
     """
     slots = {slot for g in (*heads, *dims) for slot in g.slots if slot.tensor in weights}
     belongs = [{id(g): _columns(found, g, slot) for g in (*heads, *dims)} for slot in slots]
-    for held in belongs:
+    by_head = {slot.tensor for slot, held in zip(slots, belongs, strict=True) if any(held[id(g)].any() for g in heads)}
+    for slot, held in zip(slots, belongs, strict=True):
         of_dims, of_heads = (np.any([held[id(g)] for g in groups], axis=0) for groups in (dims, heads))
-        if np.any(of_dims & ~of_heads):
+        apart = slot.tensor in by_head and not np.any(of_heads)
+        if np.any(of_dims & ~of_heads) and not apart:
             return []
     columns = [sum(int(np.count_nonzero(held[id(g)])) for held in belongs) for g in heads]
     most = max(columns, default=0)

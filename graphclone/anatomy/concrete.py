@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,6 +12,7 @@ import onnx.shape_inference
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
+from graphclone.attributes import exported
 from graphclone.errors import UnsupportedGraph
 from graphclone.graph import Model
 
@@ -67,35 +68,37 @@ class Evaluator:
         names = ["" if v is None else f"i{k}" for k, v in enumerate(inputs)]
         outputs = [f"o{k}" if t.name else "" for k, t in enumerate(node.outputs)]
         key = (node.op, tuple(names), tuple(outputs), _frozen(node.attrs))
-        if key not in self._cache:
-            self._cache[key] = onnx.reference.ReferenceEvaluator(_proto(node, names, outputs), opsets=self.opsets)
-        feeds = {n: v.data for n, v in zip(names, inputs, strict=True) if v is not None}
+        feeds = {n: _fed(v.data) for n, v in zip(names, inputs, strict=True) if v is not None}
         try:
+            if key not in self._cache:
+                proto = _proto(node, names, outputs)
+                self._cache[key] = onnx.reference.ReferenceEvaluator(proto, opsets=self.opsets)
             with np.errstate(all="ignore"):  # log(0) of a relative position is minus infinity in every runtime
                 found = self._cache[key].run(None, feeds)
+            return [_kept(made) for made in found]
         except Exception as reason:  # noqa: BLE001  onnx.reference raises whatever NumPy raised
             raise UnsupportedGraph(
                 f"{node.op} node {node.name!r} cannot be evaluated on "
                 f"{[list(v.shape) for v in inputs if v is not None]}: {reason}"
             ) from None
-        return [np.asarray(array) for array in found]
 
-    def shapes(self, node: gs.Node, inputs: Sequence[Known | None]) -> list[tuple[int, ...]]:
-        """Output shapes of an operator that no neuron meets, by onnx's shape inference."""
+    def shapes(
+        self, node: gs.Node, inputs: Sequence[Known | None], around: Mapping[str, Known]
+    ) -> list[tuple[int, ...]]:
+        """Output shapes of an operator that no neuron meets, by onnx's shape inference; of an If whose condition is
+        known, those of the branch that it chooses, which reads the values ``around`` it."""
+        chosen = _chosen(node, inputs)
+        if chosen is not None:
+            return self._of_branch(node, chosen, around)
         names = ["" if v is None else f"i{k}" for k, v in enumerate(inputs)]
         outputs = [f"o{k}" for k, _ in enumerate(node.outputs)]
         types, data = {}, {}
-        for name, value in zip(names, inputs, strict=True):
-            if value is not None:
-                element = (
-                    onnx.TensorProto.FLOAT
-                    if value.data is None
-                    else onnx.helper.np_dtype_to_tensor_dtype(value.data.dtype)
-                )
-                types[name] = onnx.helper.make_tensor_type_proto(element, value.shape)
-                if value.data is not None:
-                    data[name] = onnx.numpy_helper.from_array(np.ascontiguousarray(value.data))
         try:
+            for name, value in zip(names, inputs, strict=True):
+                if value is not None:
+                    types[name] = _type(value)
+                    if value.data is not None:
+                        data[name] = onnx.numpy_helper.from_array(np.ascontiguousarray(value.data))
             schema = onnx.defs.get_schema(node.op, self.opsets.get(node.domain or "", 1), node.domain or "")
             found = onnx.shape_inference.infer_node_outputs(
                 schema, _proto(node, names, outputs), types, data, opset_imports=_imports(self.opsets)
@@ -106,6 +109,55 @@ class Evaluator:
                 f"{node.op} node {node.name!r} (domain {node.domain or 'ai.onnx'!r}): its output shape cannot be "
                 f"inferred and it has no row in graphclone/anatomy/flows ({reason})"
             ) from None
+
+    def _of_branch(self, node: gs.Node, body: gs.Graph, around: Mapping[str, Known]) -> list[tuple[int, ...]]:
+        """Branches may differ (LongRoPE's tables for short and long texts), so that the If has no shape of its own."""
+        read = [name for name in captured(node) if name in around]
+        inputs = [onnx.ValueInfoProto(name=name, type=_type(around[name])) for name in read]
+        try:
+            inner = OnnxExporter.export_graph(body, do_type_check=False)
+            held = {tensor.name: tuple(tensor.dims) for tensor in inner.initializer}
+            if not all(output.name in held for output in inner.output):
+                inner.input.extend(inputs)
+                kinds = {"opset_imports": _imports(self.opsets)}
+                whole = onnx.helper.make_model(inner, **kinds)  # noqa: TID251  onnx-graphsurgeon has no bodies alone
+                inner = onnx.shape_inference.infer_shapes(whole, data_prop=True).graph
+            return [held[o.name] if o.name in held else _sizes(o.type.tensor_type) for o in inner.output]
+        except Exception as reason:  # noqa: BLE001  as below
+            raise UnsupportedGraph(
+                f"{node.op} node {node.name!r}: the output shapes of the branch {body.name!r} cannot be inferred "
+                f"({reason})"
+            ) from None
+
+
+def _kept(made: Any) -> Array:
+    """A sequence is an array of the arrays in it, which may differ in length."""
+    if not isinstance(made, list):
+        return np.asarray(made)
+    held = np.empty(len(made), object)
+    for place, each in enumerate(made):
+        held[place] = np.asarray(each)
+    return held
+
+
+def _fed(data: Array | None) -> Any:
+    sequence = data is not None and data.dtype == object and all(isinstance(each, np.ndarray) for each in data.flat)
+    return list(data) if data is not None and sequence else data
+
+
+def _chosen(node: gs.Node, inputs: Sequence[Known | None]) -> gs.Graph | None:
+    """The branch that is taken, where that is known."""
+    condition = inputs[0].data if node.op == "If" and inputs and inputs[0] is not None else None
+    if condition is None or condition.size != 1:
+        return None
+    body: gs.Graph = node.attrs["then_branch" if bool(condition.reshape(-1)[0]) else "else_branch"]
+    return body
+
+
+def _type(value: Known) -> onnx.TypeProto:
+    """Numbers that are not known are taken for floats."""
+    element = onnx.TensorProto.FLOAT if value.data is None else onnx.helper.np_dtype_to_tensor_dtype(value.data.dtype)
+    return onnx.helper.make_tensor_type_proto(element, value.shape)
 
 
 def _sizes(inferred: onnx.TypeProto.Tensor) -> tuple[int, ...]:
@@ -129,7 +181,7 @@ def _imports(opsets: dict[str, int]) -> list[onnx.OperatorSetIdProto]:
 
 def _proto(node: gs.Node, inputs: Sequence[str], outputs: Sequence[str]) -> onnx.NodeProto:
     proto = onnx.helper.make_node(node.op, list(inputs), list(outputs), domain=node.domain or "")
-    proto.attribute.extend(OnnxExporter.export_attributes(node.attrs))
+    proto.attribute.extend(exported(node))
     return proto
 
 

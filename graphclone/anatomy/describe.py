@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -69,11 +69,11 @@ def describe(found: Grouping, model: Model) -> Anatomy:
     stacks, sites = [], []
     prefixes = ["" if len(stacks_raw) == 1 else f"stack{number}." for number in range(len(stacks_raw))]
     outside = outer_norms(found, stacks_raw, prefixes)
+    renamed: dict[str, str] = {}  # of every stack: a group of one may be met again in another
     for number, raw in enumerate(stacks_raw):
         prefix = prefixes[number]
-        Names(prefix, None, taken).give(raw.residual, "residual")
+        Names(prefix, None, taken, renamed).give(raw.residual, "residual")
         blocks: list[Block] = []
-        renamed: dict[str, str] = {}
         for index, segments in enumerate(raw.blocks):
             names = Names(prefix, index, taken, renamed)
             block, block_sites = _block(found, raw, index, segments, made, names)
@@ -84,7 +84,7 @@ def describe(found: Grouping, model: Model) -> Anatomy:
                 prefix.rstrip(".") or "blocks",
                 raw.residual.size,
                 raw.residual.name,
-                _renamed(blocks, renamed),
+                tuple(blocks),
                 tuple(outside[number][0]),
             )
         )
@@ -94,7 +94,7 @@ def describe(found: Grouping, model: Model) -> Anatomy:
     _name_the_rest(found, [r.residual for r in stacks_raw], made, taken)
     return Anatomy(
         parent=lambda: model.sha256,
-        stacks=tuple(stacks),
+        stacks=tuple(replace(stack, blocks=_renamed(stack.blocks, renamed)) for stack in stacks),
         groups={g.name: _finished(g) for g in found.groups},
         sites=tuple(with_names(found, s) for s in sites),
         linears=tuple(_linear(p) for p in made),
@@ -141,7 +141,7 @@ def _block(
     return block, sites
 
 
-def _renamed(blocks: Sequence[Block], names: dict[str, str]) -> tuple[Block, ...]:
+def _renamed(blocks: Sequence[Block], names: Mapping[str, str]) -> tuple[Block, ...]:
     """Parts name their groups as they are called in the end."""
     return tuple(
         replace(

@@ -35,11 +35,12 @@ def trained(found: Grouping) -> dict[str, Any]:
     """The initializers that are trained, by name: arrays, or recipes of such."""
     trace = found.trace
     left_out = set(_tables(trace)) | set(_scales(trace))
+    stand_for_numbers = {n.inputs[0].name for n in trace.model.graph.nodes if n.op == "DequantizeLinear"}
     held_by = {t.name: held(t) for n in trace.model.graph.nodes for t in n.inputs if isinstance(t, gs.Constant)}
     return {
         name: array
         for name, array in sorted(held_by.items())
-        if array.size > 1 and is_weight(array) and name not in left_out
+        if array.size > 1 and (is_weight(array) or name in stand_for_numbers) and name not in left_out
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from dataclasses import dataclass
 
@@ -56,37 +57,77 @@ def _projection(found: Grouping, index: SlotIndex, note: Note) -> Projection | N
         return None
     a, b = note.inputs
     weight, activation, operand = (b, a, 0) if b.static else (a, b, 1)
-    conv = note.node.op.startswith("Conv")
     if len(weight.shape) < 2:
         return None
-    inner, outer = _weight_axes(note.node, conv, operand)
+    axes = _axes(note.node, activation, operand)
+    if axes is None:
+        return None
+    inner, outer = axes.read[0], axes.written[-1]
     read, written = index.of(weight.axis(inner)), index.of(weight.axis(outer))
     slot = read or written
     if slot is None:
         return None
-    input_axis = 1 - len(activation.shape) if conv else (-1 if operand == 0 else -2)
-    output = node_key(note.node)
     return Projection(
         node=note.node,
         weight=slot.tensor,
         in_axis=read.axis if read else -1,
         out_axis=written.axis if written else -1,
-        reads=tuple(found.on(weight.axis(inner))),
-        writes=tuple(found.on(weight.axis(outer))),
+        reads=_groups(found, weight, axes.read),
+        writes=_groups(found, weight, axes.written),
         input=note.node.inputs[operand].name,
-        input_factors=activation.axis(input_axis),
-        input_axis=input_axis,
-        output=output,
-        output_axis=1 - len(activation.shape) if conv else (-1 if operand == 0 else -2),
-        width_out=weight.shape[outer],
+        input_factors=activation.axis(axes.input),
+        input_axis=axes.input,
+        output=node_key(note.node),
+        output_axis=axes.output,
+        width_out=math.prod(weight.shape[axis] for axis in axes.written),
     )
 
 
-def _weight_axes(node: gs.Node, conv: bool, operand: int) -> tuple[int, int]:
-    """(read, written) axes of the weight as the product sees it (Gemm's transpositions are undone in the note)."""
-    if conv:
-        return (0, 1) if node.op == "ConvTranspose" else (1, 0)
-    return (-2, -1) if operand == 0 else (-1, -2)
+@dataclass(frozen=True)
+class _Axes:
+    """Axes of the weight as the product sees it (Gemm's transpositions are undone in the note); of the activation that
+    which meets the first axis read, of the output that which the last axis written becomes, both negative."""
+
+    read: tuple[int, ...]
+    written: tuple[int, ...]
+    input: int
+    output: int
+
+
+def _axes(node: gs.Node, activation: Value, operand: int) -> _Axes | None:
+    """``operand``: the activation's place. None where nothing is contracted, or nothing written."""
+    if node.op == "Einsum":
+        return _letters(str(node.attrs["equation"]), operand)
+    if node.op.startswith("Conv"):
+        channels = 1 - len(activation.shape)
+        read, written = (0, 1) if node.op == "ConvTranspose" else (1, 0)
+        return _Axes((read,), (written,), channels, channels)
+    return _Axes((-2,), (-1,), -1, -1) if operand == 0 else _Axes((-1,), (-2,), -2, -2)
+
+
+def _letters(equation: str, operand: int) -> _Axes | None:
+    """Heads and their dimensions may be two axes of a weight (Keras, JAX): heads come first in what is read.
+
+    >>> _letters("bthk,hkd->btd", 0)
+    _Axes(read=(0, 1), written=(2,), input=-2, output=-1)
+    """
+    left, _, out = equation.replace(" ", "").partition("->")
+    terms = left.split(",")
+    given, weight = terms[operand], terms[1 - operand]
+    read = [letter for letter in given if letter in weight and letter not in out]
+    written = [letter for letter in weight if letter in out and letter not in given]
+    if not read or not written:
+        return None
+    return _Axes(
+        tuple(weight.index(letter) for letter in read),
+        tuple(weight.index(letter) for letter in written),
+        given.index(read[0]) - len(given),
+        out.index(written[-1]) - len(out),
+    )
+
+
+def _groups(found: Grouping, weight: Value, axes: tuple[int, ...]) -> tuple[Group, ...]:
+    return tuple(dict.fromkeys(group for axis in axes for group in found.on(weight.axis(axis))))
 
 
 def axis_of(value: Value, found: Grouping, group: Group) -> int | None:

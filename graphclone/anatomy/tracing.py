@@ -98,7 +98,7 @@ def _outputs(
             f"{describe(node)} (inputs {_shapes(inputs)}) meets traced neurons and has no row in "
             f"graphclone/anatomy/flows: add one (docs/extending.md) or export without it"
         )
-    return [plain(shape) for shape in evaluator.shapes(node, inputs)]
+    return [plain(shape) for shape in evaluator.shapes(node, inputs, trace.values)]
 
 
 def _shapes(inputs: Sequence[Value | None]) -> str:

@@ -120,11 +120,18 @@ def _clean(made: Model, cut: Cut, parent: Model) -> None:
 
 
 def _declared(cut: Cut, name: str, shape: list[int | str | None]) -> list[int | str | None]:
-    """Fixed sizes that a value declares follow the plan."""
+    """Fixed sizes that a value declares follow the plan. A symbol says that values agree in a size, by which ONNX
+    Runtime shares their memory: of a size that was cut it says so no more."""
     value, expected = cut.trace.values.get(name), cut.expected(name)
     if value is None or expected is None or len(expected) != len(shape):
         return shape
-    return [e if isinstance(d, int) and d == v else d for d, v, e in zip(shape, value.shape, expected, strict=True)]
+    return [_size(d, v, e) for d, v, e in zip(shape, value.shape, expected, strict=True)]
+
+
+def _size(declared: int | str | None, before: int, after: int) -> int | str | None:
+    if isinstance(declared, int):
+        return after if declared == before else declared
+    return declared if before == after else None
 
 
 def _record(made: Model, plan: Plan, slices: Slices, sizes: list[str], found: dict[str, int]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,10 +30,8 @@ def reshape(edit: Edit) -> None:
 def expand(edit: Edit) -> None:
     """Elements of 1 follow the input."""
     expected, asked = edit.expected(), [int(d) for d in edit.operand(1).reshape(-1)]
-    lead = len(expected) - len(asked)
-    _target(
-        edit, 1, [d if d != 1 else e for d, e in zip(asked, expected[lead:], strict=True)], expected[lead:], lead=lead
-    )
+    axes = range(len(expected) - len(asked), len(expected))
+    _target(edit, 1, [d if d != 1 else expected[a] for d, a in zip(asked, axes, strict=True)], expected, axes=axes)
 
 
 def constant_of_shape(edit: Edit) -> None:
@@ -41,28 +40,37 @@ def constant_of_shape(edit: Edit) -> None:
 
 
 def resize(edit: Edit) -> None:
-    """The sizes of an image spell out its channels too."""
+    """The sizes of an image spell out its channels too, where they are not those of some axes alone."""
     if len(edit.node.inputs) > 3 and not edit.node.inputs[3].is_empty():
-        _target(edit, 3, [int(d) for d in edit.operand(3)], edit.expected())
+        expected = edit.expected()
+        axes = [int(axis) % len(expected) for axis in edit.node.attrs.get("axes") or range(len(expected))]
+        _target(edit, 3, [int(d) for d in edit.operand(3)], expected, axes=axes)
 
 
 def _target(
-    edit: Edit, index: int, resolved: list[int], expected: tuple[int, ...], inferred: int | None = None, lead: int = 0
+    edit: Edit,
+    index: int,
+    resolved: list[int],
+    expected: tuple[int, ...],
+    inferred: int | None = None,
+    axes: Sequence[int] | None = None,
 ) -> None:
-    """Override the elements of a target shape that miss the expected one."""
+    """Override the elements of a target shape that miss the expected one. axes: of which they are, if not of all."""
+    axes = range(len(expected)) if axes is None else axes
     output = edit.node.outputs[0].name
     wrong: dict[int, int] = {}
     dynamic: dict[int, tuple[int, int]] = {}
-    for k, (have, want) in enumerate(zip(resolved, expected, strict=True)):
+    for k, (have, axis) in enumerate(zip(resolved, axes, strict=True)):
+        want = expected[axis]
         if have in (want, inferred):
             continue
-        if not isinstance(edit.node.inputs[index], gs.Constant) and edit.cut.varies(output, k + lead):
+        if not isinstance(edit.node.inputs[index], gs.Constant) and edit.cut.varies(output, axis):
             dynamic[k] = (want, have)
         else:
             wrong[k] = want
     if isinstance(edit.node.inputs[index], gs.Constant) and inferred is not None and inferred not in resolved:
         # a constant that spells out a size which follows the batch is right only for that batch: let it be inferred
-        wrong = {k: (inferred if edit.cut.varies(output, k + lead) else v) for k, v in wrong.items()}
+        wrong = {k: (inferred if edit.cut.varies(output, axes[k]) else v) for k, v in wrong.items()}
     if inferred is not None and inferred not in resolved and len(dynamic) == 1:
         # a division by the parent's number of heads has rounded already: infer the element instead of scaling it
         wrong, dynamic = wrong | {next(iter(dynamic)): inferred}, {}
@@ -72,30 +80,53 @@ def _target(
 
 def slice_(edit: Edit) -> None:
     """Starts and ends count neurons: recount them among those that stay."""
-    starts, ends = edit.operand(1).reshape(-1), edit.operand(2).reshape(-1)
-    old_starts, old_ends = edit.before(1).data, edit.before(2).data
-    assert old_starts is not None
-    assert old_ends is not None
+    starts, ends = _listed(edit, "starts", 1), _listed(edit, "ends", 2)
+    old_starts, old_ends = _listed_before(edit, "starts", 1), _listed_before(edit, "ends", 2)
+    assert starts is not None
+    assert ends is not None
     count = starts.size
-    has_axes = len(edit.node.inputs) > 3 and not edit.node.inputs[3].is_empty()
-    has_steps = len(edit.node.inputs) > 4 and not edit.node.inputs[4].is_empty()
-    axes = edit.operand(3).reshape(-1) if has_axes else np.arange(count)
-    steps = edit.operand(4).reshape(-1) if has_steps else np.ones(count, np.int64)
+    axes, steps = _listed(edit, "axes", 3), _listed(edit, "steps", 4)
+    axes = np.arange(count) if axes is None else axes
+    steps = np.ones(count, np.int64) if steps is None else steps
     source, given = edit.before(0), edit.after(0)
     assert given is not None
     wrong_starts, wrong_ends = {}, {}
     for k in range(count):
         axis = int(axes[k]) % len(source.shape)
         full, step = source.shape[axis], int(steps[k])
-        chosen = np.arange(full)[int(old_starts.reshape(-1)[k]) : int(old_ends.reshape(-1)[k]) : step]
+        chosen = np.arange(full)[int(old_starts[k]) : int(old_ends[k]) : step]
         wanted = _recount(edit, source, axis, chosen)
         if np.array_equal(np.arange(given.shape[axis])[int(starts[k]) : int(ends[k]) : step], wanted):
             continue
         start, end = _as_range(edit, wanted, step)
         wrong_starts[k], wrong_ends[k] = start, end
     if wrong_starts:
-        edit.override(1, wrong_starts)
-        edit.override(2, wrong_ends)
+        _override_listed(edit, "starts", 1, wrong_starts)
+        _override_listed(edit, "ends", 2, wrong_ends)
+
+
+def _listed(edit: Edit, name: str, place: int) -> Ids | None:
+    """Numbers that older operator sets hold in an attribute, newer ones in an operand."""
+    if name in edit.node.attrs:
+        return np.asarray(edit.node.attrs[name], np.int64)
+    given = place < len(edit.node.inputs) and not edit.node.inputs[place].is_empty()
+    return edit.operand(place).reshape(-1) if given else None
+
+
+def _listed_before(edit: Edit, name: str, place: int) -> Ids:
+    """The parent's."""
+    if name in edit.parent.attrs:
+        return np.asarray(edit.parent.attrs[name], np.int64)
+    data = edit.before(place).data
+    assert data is not None
+    return data.reshape(-1)
+
+
+def _override_listed(edit: Edit, name: str, place: int, wrong: dict[int, int]) -> None:
+    if name in edit.node.attrs:
+        edit.node.attrs[name] = [wrong.get(k, int(held)) for k, held in enumerate(edit.node.attrs[name])]
+    else:
+        edit.override(place, wrong)
 
 
 def _recount(edit: Edit, source: Value, axis: int, chosen: Ids) -> Ids:

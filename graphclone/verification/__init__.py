@@ -23,7 +23,7 @@ def verify(parent: Model, clone: Model, plan: Plan | None = None) -> Report:
     Raises nothing about the clone itself: every fault is a failed check of the report (``raise_if_failed``).
     """
     checks = structure.examine(to_proto(parent)[0], to_proto(clone)[0])
-    checks += runtime.examine(clone)
+    checks += runtime.examine(clone, parent)
     checks += reading.examine(parent)
     try:
         claimed = claims.read(clone)

@@ -24,7 +24,7 @@ from graphclone.verification.norms import leave_out
 from graphclone.verification.report import Check
 from graphclone.verification.sessions import open_session
 from graphclone.verification.slices import shows
-from graphclone.verification.zeroed import Ambiguous, difference, read_less_often, zeroed
+from graphclone.verification.zeroed import Ambiguous, difference, zeroed
 
 Array = np.ndarray[Any, Any]
 
@@ -123,9 +123,6 @@ def _not_applicable(parent: Model, clone: Model, claims: Claims) -> str | None:
         return "blocks were repeated"
     if any(claims.plan.drop_blocks.values()) and (node := _stops_the_stream(parent, clone)):
         return f"a block that was dropped hands the stream on changed, whatever its weights ({node})"
-    parts = any(claims.plan.drop_attention.values()) or any(claims.plan.drop_feed_forward.values())
-    if parts and (shared := read_less_often(parent, clone, claims)):
-        return f"{shared} is read by what was dropped and by what was kept"
     for group in claims.plan.keep:
         if NUMBERED.sub("", group).endswith(DIVISOR) and _is_cut(parent, claims, group):
             return f"{group} is cut, which changes what attention divides by"

@@ -21,8 +21,11 @@ Array = np.ndarray[Any, Any]
 SIZES = ((1, 3), (2, 7), (3, 13))  # batch, length: odd and prime, so that no size is mistaken for another
 
 
-def examine(clone: Model) -> list[Check]:
-    """Load it, run it at each of SIZES (fixed axes stay as declared), and step it with its cache."""
+def examine(clone: Model, parent: Model | None = None) -> list[Check]:
+    """Load it, run it at each of SIZES (fixed axes stay as declared), and step it with its cache.
+
+    parent: what it was made of, which may run at fewer sizes: an export can hold those of the batch it was traced on.
+    """
     if reason := too_large(clone):
         return [Check.skipped("loads in ONNX Runtime", reason)]
     try:
@@ -30,19 +33,32 @@ def examine(clone: Model) -> list[Check]:
     except UnsupportedGraph as problem:
         return [Check.of("loads in ONNX Runtime", [str(problem)], "")]
     checks = [Check.of("loads in ONNX Runtime", [], "on the CPU")]
-    checks += [_run(clone, session, batch, length) for batch, length in SIZES]
+    checks += [_run(clone, session, batch, length, parent) for batch, length in SIZES]
     return checks + stepping.examine(clone, session)
 
 
-def _run(clone: Model, session: Session, batch: int, length: int) -> Check:
+def _run(clone: Model, session: Session, batch: int, length: int, parent: Model | None) -> Check:
     name = f"runs at batch {batch}, length {length}"
     fed = tiny.tiny_feeds(clone, batch=batch, length=length)
     try:
         results = session.run(fed)
     except UnsupportedGraph as problem:
+        if reason := _not_even(parent, batch, length):
+            return Check.skipped(name, reason)
         return Check.of(name, [str(problem)], "")
     shapes = ", ".join(f"{key}{list(array.shape)}" for key, array in list(results.items())[:2])
     return Check.of(name, _implausible(clone, fed, results), f"finite outputs of the declared shapes: {shapes}")
+
+
+def _not_even(parent: Model | None, batch: int, length: int) -> str | None:
+    """Why the parent does not run at a size, where it does not."""
+    if parent is None or too_large(parent):
+        return None
+    try:
+        open_session(parent).run(tiny.tiny_feeds(parent, batch=batch, length=length))
+    except UnsupportedGraph as problem:
+        return f"the parent does not run there either: its export holds sizes of the batch it was traced on ({problem})"
+    return None
 
 
 def _implausible(clone: Model, fed: Mapping[str, Array], results: Mapping[str, Array]) -> Iterator[str]:

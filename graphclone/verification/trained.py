@@ -21,7 +21,7 @@ def verify_trained(before: Model, after: Model) -> Report:
     checks.append(
         Check.of("only weights changed", _changes(old.graph, new.graph), f"{len(new.graph.node)} nodes alike")
     )
-    return Report((*checks, *runtime.examine(after)))
+    return Report((*checks, *runtime.examine(after, before)))
 
 
 def _changes(old: onnx.GraphProto, new: onnx.GraphProto) -> Iterator[str]:

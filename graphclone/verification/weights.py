@@ -79,7 +79,7 @@ def _compared(array: Array, source: Array, claim: Slice) -> int:
     """Bytes that differ."""
     count = 0
     for rows in _runs(array):
-        count += int(np.count_nonzero(_raw(recompute(source, claim, rows)) != _raw(array[rows])))
+        count += int(np.count_nonzero(_raw(recompute(source, claim, rows)) != _raw(array[rows])))  # words: how many
         release(array[rows])
         release(source)
     return count
@@ -95,6 +95,8 @@ def _runs(array: Array) -> Iterator[Any]:
 
 
 def _raw(array: Array) -> Array:
+    if array.dtype == object:
+        return array.reshape(-1)
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
 

@@ -46,12 +46,15 @@ def attend(trace: Trace, node: gs.Node, q: Value, k: Value, v: Value) -> Value:
 
 
 def biased(trace: Trace, node: gs.Node, q: Value, bias: Value | None) -> None:
-    """What is added to scores [batch, head, query, key] may differ from head to head; tokens it tells apart stay."""
-    if bias is None or len(bias.shape) != 4:
+    """What is added to scores [batch, head, query, key] is aligned with them from the last axis on, and may differ from
+    head to head; tokens it tells apart stay."""
+    if bias is None:
         return
-    if bias.shape[1] == q.shape[2]:
-        trace.tie(node, q.axis(2), bias.axis(1))
-    trace.pin(bias.axis(2) + bias.axis(3), f"attended to by {describe(node)}")
+    rank = len(bias.shape)
+    if rank > 2 and bias.shape[-3] == q.shape[2]:
+        trace.tie(node, q.axis(2), bias.axis(-3))
+    for axis in range(max(rank - 2, 0), rank):
+        trace.pin(bias.axis(axis), f"attended to by {describe(node)}")
 
 
 def merged(trace: Trace, context: Value) -> Value:

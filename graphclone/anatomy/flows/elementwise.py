@@ -7,7 +7,7 @@ import onnx_graphsurgeon as gs
 
 from graphclone.anatomy.flows.table import first, row
 from graphclone.anatomy.ids import Factors
-from graphclone.anatomy.trace import Trace, Value, describe
+from graphclone.anatomy.trace import Trace, Value, describe, opset
 
 UNARY = (
     "Abs Acos Asin Atan Ceil Celu Clip Cos Cosh Elu Erf Exp Floor Gelu HardSigmoid HardSwish Identity IsInf IsNaN "
@@ -18,6 +18,7 @@ NARY = (
     "Add And BitwiseAnd BitwiseOr Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod Mul Or Pow PRelu "
     "Sub Sum Where Xor CastLike"
 ).split()
+SOFTMAX_OF_ONE_AXIS = 13  # the operator set from which on; before, all axes from that one on are one (Changelog.md)
 
 
 @row(*UNARY)
@@ -75,10 +76,12 @@ def aligned_axis(trace: Trace, node: gs.Node, participants: list[Factors]) -> Fa
 @row("Softmax", "LogSoftmax", "Hardmax")
 def softmax(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
     """Neurons that compete in a softmax cannot be dropped without changing the others."""
-    value = first(inputs)
-    axis = int(node.attrs.get("axis", -1)) % len(value.shape)
+    value, rank = first(inputs), len(first(inputs).shape)
+    flat = opset(trace.model) < SOFTMAX_OF_ONE_AXIS
+    axis = int(node.attrs.get("axis", 1 if flat else -1)) % rank
     trace.note("softmax", node, [value], axis)
-    trace.pin(value.axis(axis), f"normalised by {describe(node)}")
+    for each in range(axis, rank) if flat else (axis,):
+        trace.pin(value.axis(each), f"normalised by {describe(node)}")
     return [Value(value.shape, value.factors)]
 
 

@@ -8,8 +8,10 @@ import onnx_graphsurgeon as gs
 from graphclone.anatomy.flows.elementwise import aligned, aligned_axis
 from graphclone.anatomy.flows.table import first, row
 from graphclone.anatomy.ids import Factors
-from graphclone.anatomy.trace import Trace, Value, describe
+from graphclone.anatomy.trace import Trace, Value, describe, opset
 from graphclone.errors import UnsupportedGraph
+
+RESIZE_TO_SIZES = 11  # the operator set from which Resize takes a region, scales and sizes; before, scales alone
 
 
 def pair(node: gs.Node, inputs: list[Value | None]) -> tuple[Value, Value]:
@@ -149,7 +151,7 @@ def _window(node: gs.Node, size: int, kernel: int, k: int, rank: int) -> int:
 def spatial(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
     """Channels pass through; only their images change size."""
     value = first(inputs)
-    outputs = _spatial_shape(node, inputs, value)
+    outputs = _spatial_shape(trace, node, inputs, value)
     factors = tuple(f if k < 2 else () for k, f in enumerate(value.factors))
     for k in range(2, len(value.shape)):
         trace.pin(value.axis(k), f"resampled by {describe(node)}")
@@ -163,23 +165,24 @@ def spatial(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Val
     return [Value(outputs, factors)]
 
 
-def _spatial_shape(node: gs.Node, inputs: list[Value | None], value: Value) -> tuple[int, ...]:
+def _spatial_shape(trace: Trace, node: gs.Node, inputs: list[Value | None], value: Value) -> tuple[int, ...]:
     lead, images = value.shape[:2], value.shape[2:]
     if node.op == "InstanceNormalization":
         return value.shape
     if node.op == "Resize":
-        return _resized(node, inputs, value)
+        return _resized(trace, node, inputs, value)
     kernel = node.attrs["kernel_shape"]
     return lead + tuple(_window(node, d, kernel[k], k, len(images)) for k, d in enumerate(images))
 
 
-def _resized(node: gs.Node, inputs: list[Value | None], value: Value) -> tuple[int, ...]:
+def _resized(trace: Trace, node: gs.Node, inputs: list[Value | None], value: Value) -> tuple[int, ...]:
     """Resize names sizes or scales, of all axes or of some."""
     if node.attrs.get("keep_aspect_ratio_policy", "stretch") != "stretch":
         raise UnsupportedGraph(f"{describe(node)}: keeping the aspect ratio is not understood: export fixed sizes")
     shape = list(value.shape)
     axes = node.attrs.get("axes") or range(len(shape))
-    scales, sizes = (inputs[i] if len(inputs) > i else None for i in (2, 3))
+    places = (2, 3) if opset(trace.model) >= RESIZE_TO_SIZES else (1, 2)
+    scales, sizes = (inputs[i] if len(inputs) > i else None for i in places)
     if sizes is not None and sizes.data is not None:
         for axis, size in zip(axes, sizes.data, strict=True):
             shape[axis] = int(size)

@@ -106,6 +106,22 @@ CASES = [
         kv_num_heads=KV_HEADS,
     ),
     case(
+        "with a mask of every head, for all of a batch",
+        "Attention",
+        {"q": floats(1, LENGTH, HIDDEN), "k": floats(1, 5, KV), "v": floats(1, 5, KV), "s": floats(HEADS, LENGTH, 5)},
+        QK | tokens("k", "v") | {("s", 1): "pinned", ("s", 2): "pinned"},
+        q_num_heads=HEADS,
+        kv_num_heads=KV_HEADS,
+    ),
+    case(
+        "with a mask of tokens alone",
+        "Attention",
+        {"q": floats(1, LENGTH, HIDDEN), "k": floats(1, 5, KV), "v": floats(1, 5, KV), "s": floats(LENGTH, 5)},
+        QK | tokens("k", "v") | {("s", 0): "pinned", ("s", 1): "pinned"},
+        q_num_heads=HEADS,
+        kv_num_heads=KV_HEADS,
+    ),
+    case(
         "by head",
         "Attention",
         {"q": floats(1, HEADS, LENGTH, DIM), "k": floats(1, KV_HEADS, 5, DIM), "v": floats(1, KV_HEADS, 5, DIM)},
