@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from graphclone.causality import tells_next
 from graphclone.errors import BadData, InvalidTarget
 
 if TYPE_CHECKING:
@@ -196,11 +197,15 @@ def _key(plan: Plan) -> str:
 
 
 def task_of(model: Model) -> str:
-    """The task that a model looks made for: the next token where it gives a logit a token, else its own embedding."""
+    """The task that a model looks made for: the next token where it gives a logit a token, hidden ones where those
+    logits look ahead, else its own embedding."""
     from graphclone.pytorch.training.tasks import LOGITS
 
     tokens = "input_ids" in {tensor.name for tensor in model.graph.inputs}
-    return "causal-lm" if tokens and any(t.name in LOGITS for t in model.graph.outputs) else "embedding"
+    found = next((t.name for t in model.graph.outputs if t.name in LOGITS), None)
+    if not tokens or found is None:
+        return "embedding"
+    return "masked-lm" if tells_next(model, found) is False else "causal-lm"
 
 
 def _trained(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx.shape_inference
 import onnx_graphsurgeon as gs
@@ -221,7 +222,7 @@ class _Builder:
 
 def _input_example(tensor: gs.Variable) -> torch.Tensor:
     known = isinstance(tensor.dtype, int) or tensor.dtype is None  # an ONNX code, where NumPy has no such type
-    code = tensor.dtype or 0 if known else onnx.helper.np_dtype_to_tensor_dtype(tensor.dtype)
+    code = tensor.dtype or 0 if known else onnx.helper.np_dtype_to_tensor_dtype(np.dtype(tensor.dtype))
     if code not in TYPES or tensor.shape is None:
         raise UnsupportedGraph(
             f"input {tensor.name}: type {tensor.dtype}, shape {tensor.shape}: not a tensor PyTorch takes"

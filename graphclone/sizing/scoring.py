@@ -15,9 +15,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from graphclone import feeds
+from graphclone.causality import is_causal
 from graphclone.errors import BadData
 from graphclone.graph import Model
-from graphclone.sizing.causality import is_causal
 from graphclone.sizing.positions import Under, under_masks
 from graphclone.statistics.masks import owners
 from graphclone.verification.sessions import open_session

@@ -10,11 +10,11 @@ import onnx_graphsurgeon as gs
 import pytest
 
 from graphclone import feeds
+from graphclone.causality import is_causal
 from graphclone.errors import BadData, InvalidTarget
 from graphclone.graph import Model
 from graphclone.planner import Target, plan
 from graphclone.sizing import scoring
-from graphclone.sizing.causality import is_causal
 from graphclone.sizing.scoring import Judge, alikeness, scores
 from graphclone.surgery.operate import clone
 from tests.sizing.test_sizing import measured

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from graphclone.errors import BadData, InvalidTarget, UnsupportedGraph
+from graphclone.errors import BadData, InvalidTarget
 from graphclone.graph import Model
 from graphclone.pytorch.module import to_torch, weights
-from graphclone.pytorch.training.batches import Array, Batch, rows_of
+from graphclone.pytorch.training.batches import Array, Batch
 from graphclone.pytorch.training.cache import Cache
 from graphclone.pytorch.training.checkpoint import Checkpoints, gather, scatter
 from graphclone.pytorch.training.examples import Example, Setting
@@ -24,6 +24,7 @@ from graphclone.pytorch.training.logs import Logs
 from graphclone.pytorch.training.loop import Run, mean_loss, train
 from graphclone.pytorch.training.options import TrainingOptions
 from graphclone.pytorch.training.processes import Processes
+from graphclone.pytorch.training.rehearsal import rehearse
 from graphclone.pytorch.training.tasks import Task, find_task
 from graphclone.pytorch.training.teacher import Teacher, refuse_other_vocabulary, refuse_other_width
 from graphclone.pytorch.training.vocabulary import digest, rows, teachers_ids
@@ -33,7 +34,6 @@ from graphclone.verification.sessions import open_session
 
 Progress = Callable[[int, int, float], None]
 ROUNDED = 5e-2  # relative difference of losses that half precision may make
-RANDOM = np.random.default_rng  # of the one example that shapes are learnt from
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def run(
     processes = Processes.start(options.precision)
     setting = _setting(model, task, beside)
     first, batches = _with_first(batches)
-    setting, shape, sample = _rehearse(model, beside.teacher, first, task, setting)
+    setting, shape, sample = rehearse(model, beside.teacher, first, task, setting)
     kin = _kinship(model, beside.teacher, options, task)
     setting = _with_kept(setting, kin)
     ids = None if beside.teacher is None else teachers_ids(model, beside.teacher)
@@ -172,47 +172,6 @@ def _with_first(batches: Iterable[Batch]) -> tuple[Batch, Iterable[Batch]]:
     if first is None:
         raise BadData("no batch to train on: more is held out than there is")
     return first, chain([first], stream) if stream is batches else batches
-
-
-def _fixed_rows(models: Iterable[Model | None], example: Example) -> int | None:
-    """Rows of the only batches that one of the graphs takes, where that are several."""
-    taken = (t.shape[0] for m in models if m for t in m.graph.inputs if t.name in example.feeds and t.shape)
-    return next((rows for rows in taken if isinstance(rows, int) and rows > 1), None)
-
-
-def _rehearse(
-    model: Model, teacher: Model | None, first: Batch, task: Task, setting: Setting
-) -> tuple[Setting, tuple[int, ...], Example]:
-    """Run the first row, or the first batch where a graph fixes its rows, in ONNX Runtime: the output's shape.
-
-    Raises BadData, in a line, where a model cannot take it.
-    """
-    whole = task.example(first, setting, RANDOM(0))
-    fixed = _fixed_rows((model, teacher), whole)
-    sample = whole.first_row() if fixed is None else whole
-    output = task.output(setting.outputs, setting)
-    try:
-        shape = open_session(model).run(sample.feeds)[output].shape
-    except UnsupportedGraph as reason:
-        shapes = ", ".join(f"{name} {list(np.shape(array))}" for name, array in first.items())
-        fits = "a smaller --length" if fixed in (None, rows_of(first)) else f"--batch-size {fixed}"
-        raise BadData(f"a batch ({shapes}) does not run: {fits} may fit ({reason})") from None
-    if task.name == "image-classification":
-        setting = replace(setting, vocabulary=int(shape[-1]))
-    if task.name in ("causal-lm", "masked-lm"):
-        _refuse_no_logits(model, task, output, tuple(shape))
-        setting = replace(setting, classes=int(shape[-1]))
-    return setting, tuple(shape), sample
-
-
-def _refuse_no_logits(model: Model, task: Task, output: str, shape: tuple[int, ...]) -> None:
-    """An output that is taken for want of another may be hidden states. Raises BadData."""
-    known = rows(model)
-    if output not in task.usual and known is not None and shape[-1] < known:
-        raise BadData(
-            f"the output {output} has {shape[-1]:,} numbers a token, the model knows {known:,} tokens: these are no "
-            f"logits, as the task {task.name} needs; another output (--read), or another task (--task embedding)?"
-        )
 
 
 def _kinship(model: Model, teacher: Model | None, options: TrainingOptions, task: Task) -> Kinship | None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from graphclone import feeds
 from graphclone.graph import Model
+from graphclone.statistics.masks import owners
 from graphclone.verification.sessions import open_session
 
 Array = np.ndarray[Any, Any]
@@ -35,6 +36,15 @@ def is_causal(model: Model, tokens: str, logits: str) -> bool:
     moved = np.asarray(session.run({**fed, tokens: others.astype(ids.dtype)})[logits], np.float64) - before
     ahead, behind, alone = moved[:changed, :half], moved[:changed, half:], moved[changed:]
     return _size(ahead) <= max(SILENT * _size(behind), ROUNDED * _size(alone))
+
+
+def tells_next(model: Model, logits: str) -> bool | None:
+    """``is_causal`` of an output and the tokens whose positions it has; None where it has those of no tokens."""
+    known = feeds.inputs(model)
+    owner = owners(model, [logits], known).get(logits)
+    if owner is None or known[owner].role.name != "tokens":
+        return None
+    return is_causal(model, owner, logits)
 
 
 def _size(moved: Array) -> float:
