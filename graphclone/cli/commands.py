@@ -12,7 +12,6 @@ from graphclone import outputs, pipeline
 from graphclone.cli import cloning, describe, idle, reporting, show, tournaments, typed
 from graphclone.cli import options as o
 from graphclone.cli.app import app
-from graphclone.sizing.judges import GREEDY
 from graphclone.statistics import request
 
 if TYPE_CHECKING:
@@ -174,6 +173,7 @@ def _refuse_two_sources(
 def wished(given: Mapping[str, Any]) -> cloning.Wish:
     """What `plan` or `clone` is asked for, from its own arguments by name. Raises BadParameter, InvalidTarget."""
     from graphclone.sizing.clock import Clock
+    from graphclone.sizing.judges import GREEDY
 
     sizes = ("hidden", "heads", "kv_heads", "head_dim", "ffn", "layers", "keep_blocks", "drop_attention", "drop_ffn")
     target = _target(*(given[name] for name in sizes), deeper=given["deeper"])

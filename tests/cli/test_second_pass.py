@@ -89,7 +89,7 @@ def test_a_method_that_is_none_is_said_before_a_budget_is_measured(
 
 @pytest.mark.parametrize(
     "given",
-    [("--params", "50%", *DATA), ("--hidden", "32", *DATA), ("--layers", "2"), ("--layers", "2", "--stats", "no.st")],
+    [("--params", "50%", *DATA), ("--layers", "2"), ("--layers", "2", "--stats", "no.st")],
 )
 def test_greedy_depth_says_what_it_lacks_before_anything_is_measured(
     given: tuple[str, ...], llama: str, capsys: pytest.CaptureFixture[str]
