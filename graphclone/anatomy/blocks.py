@@ -45,7 +45,7 @@ class Stream:
             if any(not self._settled(t.name) for t in node.outputs if t.name):
                 self.last_use[name] = position
         for tensor in node.outputs:
-            value = trace.values.get(tensor.name)
+            value = trace.values.get(tensor.name) if tensor.name else None  # all omitted outputs share an empty name
             if value is None or value.static or self._settled(tensor.name):
                 continue
             carries = self._index in self.found.of_value[tensor.name]

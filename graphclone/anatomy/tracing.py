@@ -39,8 +39,19 @@ def run(
             except UnsupportedGraph as reason:
                 raise UnsupportedGraph(f"{model.path or 'model'}: {reason}; {so_far(trace, position)}") from None
             for tensor, value in zip(step.outputs, outputs, strict=False):
-                trace.values[tensor.name] = value
+                if tensor.name:
+                    trace.values[tensor.name] = value
+    _pin_captured(trace)
     return trace
+
+
+def _pin_captured(trace: Trace) -> None:
+    """Weights that the body of a branch reads under their own names are whole there, and so everywhere."""
+    readers = {name: node for node in trace.model.graph.nodes for name in captured(node)}
+    for slot in trace.slots if readers else ():
+        if slot.tensor in readers:
+            ids = np.arange(slot.start, slot.start + slot.size)
+            trace.pin((ids,), f"read inside the body of {describe(readers[slot.tensor])} ({slot.tensor!r})")
 
 
 def so_far(trace: Trace, position: int | None = None) -> str:
