@@ -8,6 +8,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphclone.anatomy.concrete import Evaluator, captured
+from graphclone.anatomy.moving import sources
 from graphclone.anatomy.trace import Array, Flow, Trace, Value, describe, is_weight, plain
 from graphclone.errors import UnsupportedGraph
 from graphclone.graph import Model
@@ -126,7 +127,8 @@ def _computed(trace: Trace, node: gs.Node, index: int, array: Array, static: boo
 
 def _really_shared(model: Model) -> frozenset[str]:
     """Initializers whose uses are one weight. Exporters merge equal tensors (zero biases, unit gains), so vectors and
-    constant matrices used twice are taken apart; a matrix of varied numbers used twice is tied on purpose."""
+    constant matrices used twice are taken apart, and those that only move numbers; a matrix of varied numbers used
+    twice is tied on purpose."""
     uses: dict[str, int] = {}
     arrays: dict[str, Array | Recipe] = {}
     for node in model.graph.nodes:
@@ -135,7 +137,11 @@ def _really_shared(model: Model) -> frozenset[str]:
                 uses[tensor.name] = uses.get(tensor.name, 0) + 1
                 arrays[tensor.name] = held(tensor)
     tied = (n for n, count in uses.items() if count > 1 and sum(s > 1 for s in arrays[n].shape) > 1)
-    return frozenset(n for n in tied if is_weight(arrays[n]) and _varied(arrays[n]))
+    return frozenset(n for n in tied if is_weight(arrays[n]) and _varied(arrays[n]) and not _moves(arrays[n]))
+
+
+def _moves(values: Array | Recipe) -> bool:
+    return not isinstance(values, Recipe) and sources(values) is not None
 
 
 def _varied(values: Array | Recipe) -> bool:

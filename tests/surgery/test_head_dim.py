@@ -114,6 +114,53 @@ class Scaled(Decoder):
         return self.add("Reshape", [made, self.add("Shape", [scores], f"{scores}.shape")], f"{scores}.scaled")
 
 
+WIDTH = HIDDEN // HEADS
+ANGLES = np.tile(np.linspace(0.3, 1.1, WIDTH // 2), 2)
+SIGNS = np.repeat([-1.0, 1.0], WIDTH // 2)  # of the halves, exchanged
+EXCHANGE = np.roll(np.arange(WIDTH), WIDTH // 2)
+
+
+@dataclass
+class Turned(Decoder):
+    """Queries and keys are turned by x cos + exchanged(x) sin; ``by``: a constant matrix, or indices and signs."""
+
+    by: str = "matrix"
+
+    def scores(self, q, k, i):
+        self.weights |= {"cos": np.cos(ANGLES), "sin": np.sin(ANGLES), "signs": SIGNS}
+        self.weights |= {f"{name}_column": self.weights[name][:, None] for name in ("cos", "sin", "signs")}
+        self.weights["matrix"] = (np.eye(WIDTH)[EXCHANGE] * SIGNS[:, None]).T
+        self.weights["matrix_column"] = self.weights["matrix"].T
+        self.weights |= {n: a.astype(np.float32) for n, a in self.weights.items() if a.dtype == np.float64}
+        self.weights["order"] = EXCHANGE
+        return super().scores(self.turned(q, ""), self.turned(k, "_column"), i)
+
+    def turned(self, x, column):
+        """The dimensions of a head are rows where ``column`` says so."""
+        if self.by == "matrix":
+            other = self.add("MatMul", [f"matrix{column}", x] if column else [x, "matrix"], f"{x}.other")
+        else:
+            moved = self.add("Gather", [x, "order"], f"{x}.moved", axis=2 if column else 3)
+            other = self.add("Mul", [moved, f"signs{column}"], f"{x}.other")
+        parts = [self.add("Mul", [t, f"{n}{column}"], f"{t}.{n}") for t, n in ((x, "cos"), (other, "sin"))]
+        return self.add("Add", parts, f"{x}.turned")
+
+
+def test_a_matrix_that_moves_numbers_keeps_their_pairs():
+    clones = []
+    for by in ("matrix", "indices"):
+        model = assembled(Turned(by=by))
+        anatomy = inspect(model)
+        with pytest.raises(InvalidTarget, match=r"head_dim 1: block 0 has 4 and can have 2, 4"):
+            pipeline.plan(anatomy, None, Target(head_dim=1), importance="first", method="none")
+        plan = pipeline.plan(anatomy, None, Target(head_dim=2), importance="first", method="none")
+        clones.append(pipeline.clone(model, plan, anatomy=anatomy))
+        pipeline.verify(model, clones[-1], plan).raise_if_failed()
+    fed = tiny_feeds(model, 2, 9)
+    assert_close(answer(clones[0], fed), answer(clones[1], fed))
+    assert np.array_equal(clones[0].constants()["matrix"], [[0, 1], [-1, 0]])
+
+
 @pytest.mark.parametrize("before", BEFORE)
 def test_the_divisor_of_scores_follows_wherever_it_stands(before):
     model = assembled(Scaled(before=before))
