@@ -6,16 +6,17 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
+import onnx_graphsurgeon as gs
 import pytest
 
 from graphclone import pipeline
 from graphclone.anatomy import inspect
 from graphclone.anatomy.parts import AxisRef
-from graphclone.errors import InvalidTarget
+from graphclone.errors import InvalidTarget, UnsupportedGraph
 from graphclone.feeds import tiny_feeds
 from graphclone.planner import Target
 from graphclone.surgery.head_scale import rooted
-from tests.surgery.parents import Parent, outputs, parent
+from tests.surgery.parents import Parent, outputs, parent, with_constants
 from tests.surgery.rescaled import rescaled
 from tests.surgery.silenced import answer
 from tests.surgery.tied import HEADS, HIDDEN, Decoder, assembled
@@ -170,6 +171,77 @@ def test_the_divisor_of_scores_follows_wherever_it_stands(before):
     fed = tiny_feeds(model, 2, 9)
     assert_close(answer(made, fed), answer(rescaled(found, plan.keep, np.sqrt(2)), fed))
     pipeline.verify(model, made, plan).raise_if_failed()
+
+
+def root(width, power=-0.5, shape=()):
+    return np.full(shape, width**power, np.float32)
+
+
+WRITTEN = {  # what divides scores, in a model of heads of a width -> nodes as in BEFORE, and the numbers they read
+    "a vector": lambda d: ((("Mul", "q by"),), {"by": root(d, shape=d)}),
+    "a number a head": lambda d: ((("Mul", "_ by"),), {"by": root(d, shape=(1, HEADS, 1, 1))}),
+    "two fourth roots": lambda d: ((("Div", "_ by"), ("Div", "_ by")), {"by": root(d, 0.25)}),
+    "its negative": lambda d: ((("Mul", "_ by"), ("Neg", "_")), {"by": -root(d)}),
+    "the largest taken off": lambda d: (
+        (("ReduceMax", "_"), ("Sub", "scores _"), ("Mul", "_ by")),
+        {"by": root(d)},
+    ),
+    "a temperature beside it": lambda d: (
+        (("Mul", "_ by"), ("Mul", "_ half")),
+        {"by": root(d), "half": root(4, -0.25)},
+    ),
+    "a temperature alone": lambda d: ((("Mul", "_ half"),), {"half": root(4, -0.25)}),
+}
+
+
+@dataclass
+class Written(Decoder):
+    """Scores are scaled in one of the ways of WRITTEN, as the configuration of heads ``width`` wide gives it."""
+
+    how: str = ""
+    width: int = WIDTH
+
+    def scores(self, q, k, i):
+        nodes, numbers = WRITTEN[self.how](self.width)
+        self.weights |= {name: np.asarray(number) for name, number in numbers.items()}
+        if nodes[0][1].startswith("q"):
+            return super().scores(self.add("Mul", [q, "by"], f"{q}.scaled"), k, i)
+        made = scores = super().scores(q, k, i)
+        for place, (op, read) in enumerate(nodes):
+            inputs = [{"_": made, "scores": scores}.get(name, name) for name in read.split()]
+            made = self.add(op, inputs, f"{scores}.{place}", **({"axes": [-1]} if op == "ReduceMax" else {}))
+        return made
+
+
+@pytest.mark.parametrize("how", WRITTEN)
+def test_the_root_follows_however_it_is_written_and_nothing_else(how):
+    """Held against the same architecture at the clone's width, with the clone's weights."""
+    model = assembled(Written(how=how))
+    anatomy = inspect(model)
+    plan = pipeline.plan(anatomy, None, Target(head_dim="50%"), importance="uniform", method="none")
+    made = pipeline.clone(model, plan, anatomy=anatomy)
+    pipeline.verify(model, made, plan).raise_if_failed()
+    numbers = WRITTEN[how](WIDTH // 2)[1]
+    twin = with_constants(made, {})
+    before = {node.outputs[0].name: node for node in model.graph.nodes}
+    for node in twin.graph.nodes:
+        old = before.get(node.outputs[0].name)
+        for place in range(len(node.inputs)):
+            name = old.inputs[place].name if old is not None and place < len(old.inputs) else ""
+            if name in numbers:
+                node.inputs[place] = gs.Constant(f"{node.name}.{place}.twin", np.asarray(numbers[name]))
+    fed = tiny_feeds(model, 2, 9)
+    assert_close(answer(made, fed), answer(twin, fed))
+
+
+def test_factors_that_may_each_be_the_root_are_refused_by_name():
+    twice = (("Mul", "_ by"), ("Mul", "_ by"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(WRITTEN, "both", lambda d: (twice, {"by": root(d)}))
+        model = assembled(Written(how="both"))
+    plan = pipeline.plan(inspect(model), None, Target(head_dim="50%"), importance="uniform", method="none")
+    with pytest.raises(UnsupportedGraph, match=r"each of scores0.0, scores0.1 may be what divides scores by the root"):
+        pipeline.clone(model, plan)
 
 
 def test_frequencies_that_are_picked_one_by_one_are_a_refusal_with_the_reason():
