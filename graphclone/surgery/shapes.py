@@ -12,7 +12,7 @@ from graphclone.anatomy.segments import PRODUCTS
 from graphclone.anatomy.trace import Value, describe
 from graphclone.errors import UnsupportedGraph
 from graphclone.surgery.cut import Cut
-from graphclone.surgery.divisors import divisor
+from graphclone.surgery.divisors import added, divisor, mean_by_a_column
 from graphclone.surgery.head_scale import attention_scale, attribute_scale
 from graphclone.surgery.resizer import Edit, Row
 
@@ -247,6 +247,8 @@ ROWS: dict[tuple[str, str], Row] = {
     ("", "Gather"): gather,
     ("", "GatherND"): gather_nd,
     ("", "Tile"): tile,
+    ("", "Add"): added,
+    ("", "MatMul"): mean_by_a_column,
     ("", "Mul"): scalar,
     ("", "Div"): scalar,
     ("", "Attention"): attribute_scale,

@@ -100,7 +100,10 @@ def einsum(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Valu
     terms = left.split(",")
     if "." in left or not arrow or any(len(t) != len(v.shape) for t, v in zip(terms, operands, strict=True)):
         raise UnsupportedGraph(f"{describe(node)}: equation {node.attrs['equation']!r} has an ellipsis or no output")
-    if len(operands) == 2:
+    if len(operands) == 1 or len(operands) == 2 and node.inputs[0] is node.inputs[1] and terms[0] == terms[1]:
+        for axis in (k for k, letter in enumerate(terms[0]) if letter not in right and operands[0].axis(k)):
+            trace.note("reduction", node, operands[:1], axis)  # of squares, where it is a value times itself
+    elif len(operands) == 2:
         trace.note("product", node, operands)
     factors: dict[str, list[Factors]] = {}
     sizes: dict[str, int] = {}
