@@ -164,13 +164,23 @@ def from_proto(
     metadata = {p.key: p.value for p in proto.metadata_props}
     data = tuple(sorted(reader.files))
     fingerprint = Fingerprint(path, data) if path and path.is_file() else None
-    return Model(graph, path, metadata, data, reading.notes, reading.rewritten, fingerprint, Header.of(proto))
+    held = {t.name for t in proto.graph.initializer} | set(mapped or ())
+    notes = (*_overridable([t.name for t in proto.graph.input if t.name in held], proto.ir_version), *reading.notes)
+    return Model(graph, path, metadata, data, notes, reading.rewritten, fingerprint, Header.of(proto))
 
 
 def _domains(proto: onnx.ModelProto) -> list[onnx.OperatorSetIdProto]:
     """What is imported, the standard operators by one name: "ai.onnx" is another for "" (onnx.proto)."""
     versions = {"" if each.domain == STANDARD else each.domain: each.version for each in proto.opset_import}
     return [onnx.helper.make_opsetid(domain, version) for domain, version in versions.items()]
+
+
+def _overridable(defaults: list[str], ir_version: int) -> Iterator[str]:
+    """Inputs that have a value in the file, in words: from IR 4 on a caller may give another."""
+    if defaults and ir_version >= 4:
+        more = f" and {len(defaults) - 3} more" if len(defaults) > 3 else ""
+        named = ", ".join(defaults[:3]) + more
+        yield f"inputs with a default ({named}) are constants of a clone: it cannot be fed others"
 
 
 def _with_subgraphs(graph: gs.Graph) -> Iterator[gs.Graph]:

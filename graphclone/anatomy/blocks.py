@@ -22,6 +22,8 @@ from graphclone.anatomy.segments import PRODUCTS, Cut, Run, Segment
 from graphclone.anatomy.structure import NONE, expression
 from graphclone.anatomy.trace import Value, node_key
 
+MOVES = ("Add", "Cast", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")  # between a product and its parts
+
 
 class Stream:
     """The nodes that depend on one residual group, in graph order."""
@@ -45,7 +47,7 @@ class Stream:
             if any(not self._settled(t.name) for t in node.outputs if t.name):
                 self.last_use[name] = position
         for tensor in node.outputs:
-            value = trace.values.get(tensor.name)
+            value = trace.values.get(tensor.name) if tensor.name else None  # all omitted outputs share an empty name
             if value is None or value.static or self._settled(tensor.name):
                 continue
             carries = self._index in self.found.of_value[tensor.name]
@@ -117,8 +119,23 @@ def _kind(value: Value | None) -> str:
 
 
 def read_by_many(tensors: Sequence[gs.Tensor]) -> bool:
-    """By the keys and values of two cross-attentions at least."""
-    return any(sum(n.op in PRODUCTS for n in t.outputs) >= 4 for t in tensors)
+    """By the keys and values of two cross-attentions at least, each in a product of its own or both in one."""
+    return any(sum(_brings(n) for n in t.outputs if n.op in PRODUCTS) >= 4 for t in tensors)
+
+
+def _brings(product: gs.Node) -> int:
+    """2 for a product of keys and values packed: its columns are split in two before any shape has heads, or are two
+    items of a leading axis. Halves of a head, which rotary embedding takes apart, are neither."""
+    tensor, shaped = product.outputs[0], False
+    while True:
+        readers = [n for n in tensor.outputs if n.op not in ("Shape", "Size")]
+        if len(readers) != 1 or readers[0].op not in MOVES:
+            break
+        shaped |= readers[0].op in ("Reshape", "Transpose")
+        tensor = readers[0].outputs[0]
+    split = not shaped and len(readers) == 1 and readers[0].op == "Split" and len(readers[0].outputs) == 2
+    items = len(readers) == 2 and all(n.op == "Gather" and int(n.attrs.get("axis", 0)) == 0 for n in readers)
+    return 2 if split or items else 1
 
 
 def depth_first(graph: gs.Graph) -> list[gs.Node]:

@@ -169,12 +169,12 @@ def _is_vector(trace: Trace, node: gs.Node, index: int, width: int) -> bool:
 def _origin(node: gs.Node) -> tuple[str, bool]:
     """What is being normalised: behind the square, and behind the subtraction of the mean."""
     tensor = node.inputs[0]
-    squared = node.op in ("ReduceL2", "ReduceSumSquare")
+    squared = node.op in ("ReduceL2", "ReduceSumSquare") or node.op == "Einsum" and len(node.inputs) == 2
     centred = False
     while tensor.inputs:
         maker = tensor.inputs[0]
-        if maker.op == "Cast":
-            pass
+        if maker.op == "Cast" or maker.op == "Mul" and _single(maker.inputs[1]) and not squared:
+            pass  # a number that makes a mean of the sum may stand before it
         elif not squared and maker.op in ("Pow", "Mul") and (maker.op == "Pow" or maker.inputs[0] is maker.inputs[1]):
             squared = True
         elif squared and not centred and maker.op == "Sub" and _is_mean(maker.inputs[1]):
@@ -183,6 +183,10 @@ def _origin(node: gs.Node) -> tuple[str, bool]:
             break
         tensor = maker.inputs[0]
     return str(tensor.name), centred
+
+
+def _single(tensor: gs.Tensor) -> bool:
+    return isinstance(tensor, gs.Constant) and math.prod(tensor.shape) == 1
 
 
 def _is_mean(tensor: gs.Tensor) -> bool:

@@ -8,6 +8,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphclone.anatomy.concrete import Evaluator, captured
+from graphclone.anatomy.moving import sources
 from graphclone.anatomy.trace import Array, Flow, Trace, Value, describe, is_weight, plain
 from graphclone.errors import UnsupportedGraph
 from graphclone.graph import Model
@@ -39,8 +40,19 @@ def run(
             except UnsupportedGraph as reason:
                 raise UnsupportedGraph(f"{model.path or 'model'}: {reason}; {so_far(trace, position)}") from None
             for tensor, value in zip(step.outputs, outputs, strict=False):
-                trace.values[tensor.name] = value
+                if tensor.name:
+                    trace.values[tensor.name] = value
+    _pin_captured(trace)
     return trace
+
+
+def _pin_captured(trace: Trace) -> None:
+    """Weights that the body of a branch reads under their own names are whole there, and so everywhere."""
+    readers = {name: node for node in trace.model.graph.nodes for name in captured(node)}
+    for slot in trace.slots if readers else ():
+        if slot.tensor in readers:
+            ids = np.arange(slot.start, slot.start + slot.size)
+            trace.pin((ids,), f"read inside the body of {describe(readers[slot.tensor])} ({slot.tensor!r})")
 
 
 def so_far(trace: Trace, position: int | None = None) -> str:
@@ -115,7 +127,8 @@ def _computed(trace: Trace, node: gs.Node, index: int, array: Array, static: boo
 
 def _really_shared(model: Model) -> frozenset[str]:
     """Initializers whose uses are one weight. Exporters merge equal tensors (zero biases, unit gains), so vectors and
-    constant matrices used twice are taken apart; a matrix of varied numbers used twice is tied on purpose."""
+    constant matrices used twice are taken apart, and those that only move numbers; a matrix of varied numbers used
+    twice is tied on purpose."""
     uses: dict[str, int] = {}
     arrays: dict[str, Array | Recipe] = {}
     for node in model.graph.nodes:
@@ -124,7 +137,11 @@ def _really_shared(model: Model) -> frozenset[str]:
                 uses[tensor.name] = uses.get(tensor.name, 0) + 1
                 arrays[tensor.name] = held(tensor)
     tied = (n for n, count in uses.items() if count > 1 and sum(s > 1 for s in arrays[n].shape) > 1)
-    return frozenset(n for n in tied if is_weight(arrays[n]) and _varied(arrays[n]))
+    return frozenset(n for n in tied if is_weight(arrays[n]) and _varied(arrays[n]) and not _moves(arrays[n]))
+
+
+def _moves(values: Array | Recipe) -> bool:
+    return not isinstance(values, Recipe) and sources(values) is not None
 
 
 def _varied(values: Array | Recipe) -> bool:

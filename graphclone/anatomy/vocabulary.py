@@ -104,7 +104,13 @@ def _looked_up(found: Grouping, uses: _Uses) -> list[Group]:
         value = found.trace.input(node, table)
         if value is not None:
             axis = int(node.attrs.get("axis", 0)) % len(value.shape) if node.op == "Gather" else 0
-            rows += [g for g in found.on(value.axis(axis)) if g not in rows]
+            here = found.on(value.axis(axis))
+            if not here and value.shape[axis] > 1:  # flags and kinds of tokens: wide integers hold no neurons
+                uses.refused = (
+                    f"has a row in a table of integers {list(value.shape)} too, which is not trimmed, "
+                    f"by {describe(node)}: store it as floats"
+                )
+            rows += [g for g in here if g not in rows]
     return rows
 
 
@@ -144,9 +150,12 @@ class _Uses:
         roles = {name: given.role.name for name, given in inputs(model).items()}
         waiting = [t for t in model.graph.inputs if roles[t.name] == "tokens"]
         ids = {t.name for t in waiting}
+        around = {id(node) for node in model.graph.nodes}
         while waiting:
             tensor = waiting.pop()
             for node in tensor.outputs:
+                if id(node) not in around:  # in the body of a branch, which _constants refuses
+                    continue
                 for place in (k for k, t in enumerate(node.inputs) if t is tensor):
                     if uses._met(node, place):
                         new = [t for t in node.outputs if t.name and t.name not in ids]
@@ -175,6 +184,8 @@ class _Uses:
     def _constants(self, model: Model, ids: set[str]) -> None:
         """Constants beside ids: compared with them, or put in their place."""
         for node in model.graph.nodes:
+            if any(name in ids for name in _computed_with(node)):
+                self.refused = f"is indexed by ids that the body of {describe(node)} reads"
             places = range(len(node.inputs)) if node.op in (*COMPARISONS, "Concat") else CARRIERS.get(node.op, ())
             beside = node.op in (*COMPARISONS, "Concat", "Where")
             if not beside or not any(node.inputs[k].name in ids for k in places):
@@ -186,6 +197,15 @@ class _Uses:
                     self.named.append(Named(node_key(node), place, tuple(int(i) for i in held)))
                 elif tensor.name not in ids:
                     self.refused = f"is indexed by ids that {describe(node)} holds against {tensor.name!r}"
+
+
+def _computed_with(node: gs.Node) -> Iterator[str]:
+    """What the bodies of an If, Loop or Scan read from around them otherwise than for its shape."""
+    for body in (a for a in node.attrs.values() if isinstance(a, gs.Graph)):
+        yield from (t.name for t in body.outputs)
+        for inner in body.nodes:
+            yield from () if inner.op in ORDER_ALONE else (t.name for t in inner.inputs)
+            yield from _computed_with(inner)
 
 
 __all__ = ["KIND", "TRIMMED", "Named", "Vocabulary", "find", "mark"]

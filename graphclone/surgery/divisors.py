@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphclone.anatomy.trace import node_key
+from graphclone.anatomy.trace import describe, node_key
+from graphclone.errors import UnsupportedGraph
 from graphclone.surgery.cut import Cut
+from graphclone.surgery.resizer import Edit
 
-SUMS = ("ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2")
+SUMS = ("ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2", "Einsum")
 PASSED = ("Cast", "Identity", "Sqrt", "Reshape", "Squeeze", "Unsqueeze")  # between a sum and what divides it
 POWERS = (1.0, -1.0, 0.5, -0.5)  # of the length: divided or multiplied by, before a root or behind it
 SAME = 4e-3  # relative: the constant may have been rounded to bfloat16
@@ -21,25 +24,85 @@ SAME = 4e-3  # relative: the constant may have been rounded to bfloat16
 
 def divisor(cut: Cut, node: gs.Node, place: int) -> float | None:
     """What an operand of a Mul or Div becomes that is a power of the length of a sum that is cut; None for others."""
-    held, reduction = cut.trace.input(node, place), _sum_behind(node.inputs[1 - place])
-    data = held.data if held is not None and held.static else None
-    if data is None or reduction is None or data.size != 1 or data.dtype.kind not in "fV":
+    number = _number(cut, node, place)
+    reduction = _sum_behind(cut, node.inputs[1 - place]) or _sum_ahead(cut, node.outputs[0])
+    if number is None or reduction is None:
         return None
     full, kept = _length(cut, reduction)
-    number = float(data.reshape(-1)[0])
     power = next((p for p in POWERS if abs(number - full**p) <= SAME * full**p), None)
     return None if kept == full or power is None else float(kept**power)
 
 
-def _sum_behind(tensor: gs.Tensor) -> gs.Node | None:
-    while tensor.inputs and tensor.inputs[0].op in PASSED:
-        tensor = tensor.inputs[0].inputs[0]
-    maker = tensor.inputs[0] if tensor.inputs else None
-    return maker if maker is not None and maker.op in SUMS else None
+def added(edit: Edit) -> None:
+    """A number added to a sum before it is made a mean (an epsilon times the length) is a share of the length too."""
+    for place in range(2):
+        number, reduction = _number(edit.cut, edit.parent, place), _sum_behind(edit.cut, edit.parent.inputs[1 - place])
+        if number is None or reduction is None:
+            continue
+        for reader in edit.parent.outputs[0].outputs:
+            if reader.op in ("Mul", "Div") and any(divisor(edit.cut, reader, k) is not None for k in range(2)):
+                full, kept = _length(edit.cut, reduction)
+                data = edit.operand(place)
+                edit.replace(place, np.full(data.shape, number * kept / full).astype(data.dtype))
+                return
+
+
+def mean_by_a_column(edit: Edit) -> None:
+    """A product with a column of 1/d is a mean of d. Raises UnsupportedGraph where that is cut."""
+    column = edit.cut.trace.input(edit.parent, 1)
+    length = _column(edit.cut, edit.parent)
+    if column is None or column.data is None or length is None or length[0] == length[1]:
+        return
+    full, number = length[0], float(column.data.reshape(-1)[0])
+    if full > 1 and abs(number * full - 1) <= SAME:
+        raise UnsupportedGraph(
+            f"{describe(edit.node)}: a mean over {full} written as a product with a column of 1/{full} "
+            f"{list(column.shape)}, which a cut would leave a share: export it as ReduceMean"
+        )
+
+
+def _number(cut: Cut, node: gs.Node, place: int) -> float | None:
+    held = cut.trace.input(node, place)
+    data = held.data if held is not None and held.static else None
+    return None if data is None or data.size != 1 or data.dtype.kind not in "fV" else float(data.reshape(-1)[0])
+
+
+def _sum_behind(cut: Cut, tensor: gs.Tensor) -> gs.Node | None:
+    while tensor.inputs:
+        maker = tensor.inputs[0]
+        places = [k for k in range(2) if _number(cut, maker, k) is not None] if maker.op == "Add" else []
+        if maker.op not in PASSED and not places:
+            ones = maker.op == "MatMul" and _column(cut, maker) is not None
+            return maker if maker.op in SUMS or ones else None
+        tensor = maker.inputs[1 - places[0] if places else 0]
+    return None
+
+
+def _sum_ahead(cut: Cut, tensor: gs.Tensor) -> gs.Node | None:
+    """A sum that alone reads what a number has divided already."""
+    while len(tensor.outputs) == 1:
+        reader = tensor.outputs[0]
+        if reader.op in SUMS[:-1]:
+            return reader
+        if reader.op not in ("Cast", "Identity"):
+            return None
+        tensor = reader.outputs[0]
+    return None
+
+
+def _column(cut: Cut, node: gs.Node) -> tuple[int, int] | None:
+    """The length, and what is kept of it, of a constant column of equal numbers that a product sums with."""
+    column, value = cut.trace.input(node, 1), cut.trace.input(node, 0)
+    data = column.data if column is not None and column.static and column.shape[1:] == (1,) else None
+    if column is None or value is None or data is None or (data != data[0]).any():
+        return None
+    return column.shape[0], cut.size(column.axis(0), column.shape[0])
 
 
 def _length(cut: Cut, reduction: gs.Node) -> tuple[int, int]:
     """Neurons that a sum goes over, and how many of them are kept."""
+    if reduction.op == "MatMul":
+        return _column(cut, reduction) or (1, 1)
     key = node_key(reduction)
     notes = [n for n in cut.trace.notes if n.kind == "reduction" and node_key(n.node) == key]
     axes = [(note.inputs[0].axis(note.axis), note.inputs[0].shape[note.axis]) for note in notes]

@@ -9,10 +9,11 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphclone.anatomy.parts import Ids
+from graphclone.anatomy.segments import PRODUCTS
 from graphclone.anatomy.trace import Value, describe
 from graphclone.errors import UnsupportedGraph
 from graphclone.surgery.cut import Cut
-from graphclone.surgery.divisors import divisor
+from graphclone.surgery.divisors import added, divisor, mean_by_a_column
 from graphclone.surgery.head_scale import attention_scale, attribute_scale
 from graphclone.surgery.resizer import Edit, Row
 
@@ -198,6 +199,10 @@ def tile(edit: Edit) -> None:
         edit.override(1, wrong)
 
 
+MOVES = (
+    *("Cast", "Identity", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Dropout"),
+    *("DynamicQuantizeLinear", "QuantizeLinear", "DequantizeLinear"),
+)
 ROOTS = (0.5, -0.5)  # powers of a size that models multiply by: embeddings by sqrt(hidden), tied heads by its inverse
 SAME = 4e-3  # relative: the constant may have been rounded to bfloat16
 
@@ -217,7 +222,15 @@ def root_of(cut: Cut, node: gs.Node, place: int) -> Root | None:
     data = held.data if held is not None and held.static else None
     if data is None or source is None or data.size != 1 or data.dtype.kind not in "fV":
         return None
-    return _of_stream(cut, float(data.reshape(-1)[0]), source)
+    root = _of_stream(cut, float(data.reshape(-1)[0]), source)
+    down = root is not None and (root.power < 0) == (node.op == "Mul")
+    return None if down and not _read_by_products(node.outputs[0]) else root  # only before a head: else a coincidence
+
+
+def _read_by_products(tensor: gs.Tensor) -> bool:
+    """And by nothing else, moves apart."""
+    readers = list(tensor.outputs)
+    return bool(readers) and all(n.op in PRODUCTS or n.op in MOVES and _read_by_products(n.outputs[0]) for n in readers)
 
 
 def _of_stream(cut: Cut, value: float, source: Value) -> Root | None:
@@ -265,6 +278,8 @@ ROWS: dict[tuple[str, str], Row] = {
     ("", "Gather"): gather,
     ("", "GatherND"): gather_nd,
     ("", "Tile"): tile,
+    ("", "Add"): added,
+    ("", "MatMul"): mean_by_a_column,
     ("", "Mul"): scalar,
     ("", "Div"): scalar,
     ("", "Attention"): attribute_scale,

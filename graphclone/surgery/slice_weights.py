@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from graphclone.anatomy.concrete import captured
 from graphclone.anatomy.parts import Ids
 from graphclone.anatomy.trace import Slot, is_weight, node_key
 from graphclone.errors import BadModel, UnsupportedGraph
@@ -136,6 +137,7 @@ class Slices:
     takes: list[list[int]] = field(default_factory=list)
     claims: dict[str, dict[str, Any]] = field(default_factory=dict)
     reserved: frozenset[str] = frozenset()  # names in the parent
+    in_bodies: frozenset[str] = frozenset()  # names by which the bodies of branches read: what they have to find there
     _known: dict[bytes, int] = field(default_factory=dict)
 
     def index(self, take: Ids) -> int:
@@ -149,7 +151,8 @@ class Slices:
 
 def slice_weights(model: Model, cut: Cut, corrections: Mapping[Use, Correction]) -> Slices:
     """Replace the initializers of ``model`` by their slices, in place. Raises UnsupportedGraph for an output cut."""
-    found = Slices(reserved=cut.names)
+    bodies = frozenset(name for node in model.graph.nodes for name in captured(node))
+    found = Slices(reserved=cut.names, in_bodies=bodies)
     slots: dict[tuple[str, Use | None], dict[int, Slot]] = {}
     for slot in cut.trace.slots:
         slots.setdefault((slot.tensor, slot.use), {})[slot.axis] = slot
@@ -196,7 +199,7 @@ def _sliced(
     values = correction.of(Recipe(whole, taken), tensor.name) if taken or correction.claim else whole
     if isinstance(values, Recipe) and (values.nbytes <= LAZY_ABOVE or not is_weight(values)):
         values = values.load()
-    name = tensor.name
+    name = f"{tensor.name}_" if values is not whole and tensor.name in found.in_bodies else tensor.name
     while name in found.claims or name != tensor.name and name in found.reserved:
         name += "_"  # the same tensor, cut in two ways by two uses
     made[key] = gs.Constant(name, values)

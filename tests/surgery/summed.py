@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import onnx
 
 from graphclone.graph import Model
 from tests.surgery.tied import HIDDEN, Decoder, assembled
@@ -37,7 +38,7 @@ class Summed(Decoder):
         return self.add("Mul", [x, x], name)
 
     def norm(self, x, name):
-        return FORMS[self.form](self, x, name)
+        return (FORMS | COLUMN)[self.form](self, x, name)
 
     def scaled(self, x, root, name):
         """Divided by the root mean square, times the gain."""
@@ -88,14 +89,45 @@ def fast_layer_norm(d, x, name):
     return d.add("Add", [unit, d.weight(f"{name}.bias", HIDDEN)], name)
 
 
+def divided_before(d, x, name):
+    """The number before the sum."""
+    shares = d.add("Mul", [d.squared(x, f"{name}.square"), d.number("share", 1 / HIDDEN)], f"{name}.shares")
+    return d.rooted(x, d.sum_of(shares, f"{name}.mean"), name)
+
+
+def divided_behind_epsilon(d, x, name):
+    total = d.sum_of(d.squared(x, f"{name}.square"), f"{name}.sum")
+    safe = d.add("Add", [total, d.number("much", 1e-6 * HIDDEN)], f"{name}.more")
+    return d.rooted(x, d.add("Mul", [safe, d.number("share", 1 / HIDDEN)], f"{name}.mean"), name)
+
+
+def contracted(d, x, name):
+    """A value contracted with itself."""
+    d.weights["last"] = LAST
+    d.nodes.append(onnx.helper.make_node("Einsum", [x, x], [f"{name}.sum"], equation="btd,btd->bt"))
+    mean = d.add("Div", [f"{name}.sum", d.number("width", HIDDEN)], f"{name}.share")
+    return d.rooted(x, d.add("Unsqueeze", [mean, "last"], f"{name}.mean"), name)
+
+
 FORMS: dict[str, Callable[[Summed, str, str], str]] = {
     "sum / d": divided_sum,
     "1/d * sum": multiplied_sum,
     "length * d^-1/2": length,
     "root of sum / d^1/2": root_of_sum,
+    "sum of shares": divided_before,
+    "(sum + d e) / d": divided_behind_epsilon,
+    "product with itself / d": contracted,
     "LayerNorm": layer_norm,
     "LayerNorm of a fast variance": fast_layer_norm,
 }
+
+
+def column(d, x, name):
+    d.weights["shares"] = np.full((HIDDEN, 1), 1 / HIDDEN, np.float32)
+    return d.rooted(x, d.add("MatMul", [d.squared(x, f"{name}.square"), "shares"], f"{name}.mean"), name)
+
+
+COLUMN: dict[str, Callable[[Summed, str, str], str]] = {"column of 1/d": column}
 
 
 def summed_parent(form: str) -> Model:

@@ -6,16 +6,17 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
+import onnx_graphsurgeon as gs
 import pytest
 
 from graphclone import pipeline
 from graphclone.anatomy import inspect
 from graphclone.anatomy.parts import AxisRef
-from graphclone.errors import InvalidTarget
+from graphclone.errors import InvalidTarget, UnsupportedGraph
 from graphclone.feeds import tiny_feeds
 from graphclone.planner import Target
 from graphclone.surgery.head_scale import rooted
-from tests.surgery.parents import Parent, outputs, parent
+from tests.surgery.parents import Parent, outputs, parent, with_constants
 from tests.surgery.rescaled import rescaled
 from tests.surgery.silenced import answer
 from tests.surgery.tied import HEADS, HIDDEN, Decoder, assembled
@@ -114,6 +115,53 @@ class Scaled(Decoder):
         return self.add("Reshape", [made, self.add("Shape", [scores], f"{scores}.shape")], f"{scores}.scaled")
 
 
+WIDTH = HIDDEN // HEADS
+ANGLES = np.tile(np.linspace(0.3, 1.1, WIDTH // 2), 2)
+SIGNS = np.repeat([-1.0, 1.0], WIDTH // 2)  # of the halves, exchanged
+EXCHANGE = np.roll(np.arange(WIDTH), WIDTH // 2)
+
+
+@dataclass
+class Turned(Decoder):
+    """Queries and keys are turned by x cos + exchanged(x) sin; ``by``: a constant matrix, or indices and signs."""
+
+    by: str = "matrix"
+
+    def scores(self, q, k, i):
+        self.weights |= {"cos": np.cos(ANGLES), "sin": np.sin(ANGLES), "signs": SIGNS}
+        self.weights |= {f"{name}_column": self.weights[name][:, None] for name in ("cos", "sin", "signs")}
+        self.weights["matrix"] = (np.eye(WIDTH)[EXCHANGE] * SIGNS[:, None]).T
+        self.weights["matrix_column"] = self.weights["matrix"].T
+        self.weights |= {n: a.astype(np.float32) for n, a in self.weights.items() if a.dtype == np.float64}
+        self.weights["order"] = EXCHANGE
+        return super().scores(self.turned(q, ""), self.turned(k, "_column"), i)
+
+    def turned(self, x, column):
+        """The dimensions of a head are rows where ``column`` says so."""
+        if self.by == "matrix":
+            other = self.add("MatMul", [f"matrix{column}", x] if column else [x, "matrix"], f"{x}.other")
+        else:
+            moved = self.add("Gather", [x, "order"], f"{x}.moved", axis=2 if column else 3)
+            other = self.add("Mul", [moved, f"signs{column}"], f"{x}.other")
+        parts = [self.add("Mul", [t, f"{n}{column}"], f"{t}.{n}") for t, n in ((x, "cos"), (other, "sin"))]
+        return self.add("Add", parts, f"{x}.turned")
+
+
+def test_a_matrix_that_moves_numbers_keeps_their_pairs():
+    clones = []
+    for by in ("matrix", "indices"):
+        model = assembled(Turned(by=by))
+        anatomy = inspect(model)
+        with pytest.raises(InvalidTarget, match=r"head_dim 1: block 0 has 4 and can have 2, 4"):
+            pipeline.plan(anatomy, None, Target(head_dim=1), importance="first", method="none")
+        plan = pipeline.plan(anatomy, None, Target(head_dim=2), importance="first", method="none")
+        clones.append(pipeline.clone(model, plan, anatomy=anatomy))
+        pipeline.verify(model, clones[-1], plan).raise_if_failed()
+    fed = tiny_feeds(model, 2, 9)
+    assert_close(answer(clones[0], fed), answer(clones[1], fed))
+    assert np.array_equal(clones[0].constants()["matrix"], [[0, 1], [-1, 0]])
+
+
 @pytest.mark.parametrize("before", BEFORE)
 def test_the_divisor_of_scores_follows_wherever_it_stands(before):
     model = assembled(Scaled(before=before))
@@ -123,6 +171,77 @@ def test_the_divisor_of_scores_follows_wherever_it_stands(before):
     fed = tiny_feeds(model, 2, 9)
     assert_close(answer(made, fed), answer(rescaled(found, plan.keep, np.sqrt(2)), fed))
     pipeline.verify(model, made, plan).raise_if_failed()
+
+
+def root(width, power=-0.5, shape=()):
+    return np.full(shape, width**power, np.float32)
+
+
+WRITTEN = {  # what divides scores, in a model of heads of a width -> nodes as in BEFORE, and the numbers they read
+    "a vector": lambda d: ((("Mul", "q by"),), {"by": root(d, shape=d)}),
+    "a number a head": lambda d: ((("Mul", "_ by"),), {"by": root(d, shape=(1, HEADS, 1, 1))}),
+    "two fourth roots": lambda d: ((("Div", "_ by"), ("Div", "_ by")), {"by": root(d, 0.25)}),
+    "its negative": lambda d: ((("Mul", "_ by"), ("Neg", "_")), {"by": -root(d)}),
+    "the largest taken off": lambda d: (
+        (("ReduceMax", "_"), ("Sub", "scores _"), ("Mul", "_ by")),
+        {"by": root(d)},
+    ),
+    "a temperature beside it": lambda d: (
+        (("Mul", "_ by"), ("Mul", "_ half")),
+        {"by": root(d), "half": root(4, -0.25)},
+    ),
+    "a temperature alone": lambda d: ((("Mul", "_ half"),), {"half": root(4, -0.25)}),
+}
+
+
+@dataclass
+class Written(Decoder):
+    """Scores are scaled in one of the ways of WRITTEN, as the configuration of heads ``width`` wide gives it."""
+
+    how: str = ""
+    width: int = WIDTH
+
+    def scores(self, q, k, i):
+        nodes, numbers = WRITTEN[self.how](self.width)
+        self.weights |= {name: np.asarray(number) for name, number in numbers.items()}
+        if nodes[0][1].startswith("q"):
+            return super().scores(self.add("Mul", [q, "by"], f"{q}.scaled"), k, i)
+        made = scores = super().scores(q, k, i)
+        for place, (op, read) in enumerate(nodes):
+            inputs = [{"_": made, "scores": scores}.get(name, name) for name in read.split()]
+            made = self.add(op, inputs, f"{scores}.{place}", **({"axes": [-1]} if op == "ReduceMax" else {}))
+        return made
+
+
+@pytest.mark.parametrize("how", WRITTEN)
+def test_the_root_follows_however_it_is_written_and_nothing_else(how):
+    """Held against the same architecture at the clone's width, with the clone's weights."""
+    model = assembled(Written(how=how))
+    anatomy = inspect(model)
+    plan = pipeline.plan(anatomy, None, Target(head_dim="50%"), importance="uniform", method="none")
+    made = pipeline.clone(model, plan, anatomy=anatomy)
+    pipeline.verify(model, made, plan).raise_if_failed()
+    numbers = WRITTEN[how](WIDTH // 2)[1]
+    twin = with_constants(made, {})
+    before = {node.outputs[0].name: node for node in model.graph.nodes}
+    for node in twin.graph.nodes:
+        old = before.get(node.outputs[0].name)
+        for place in range(len(node.inputs)):
+            name = old.inputs[place].name if old is not None and place < len(old.inputs) else ""
+            if name in numbers:
+                node.inputs[place] = gs.Constant(f"{node.name}.{place}.twin", np.asarray(numbers[name]))
+    fed = tiny_feeds(model, 2, 9)
+    assert_close(answer(made, fed), answer(twin, fed))
+
+
+def test_factors_that_may_each_be_the_root_are_refused_by_name():
+    twice = (("Mul", "_ by"), ("Mul", "_ by"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(WRITTEN, "both", lambda d: (twice, {"by": root(d)}))
+        model = assembled(Written(how="both"))
+    plan = pipeline.plan(inspect(model), None, Target(head_dim="50%"), importance="uniform", method="none")
+    with pytest.raises(UnsupportedGraph, match=r"each of scores0.0, scores0.1 may be what divides scores by the root"):
+        pipeline.clone(model, plan)
 
 
 def test_frequencies_that_are_picked_one_by_one_are_a_refusal_with_the_reason():

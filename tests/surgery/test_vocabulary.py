@@ -153,7 +153,63 @@ def likely(graph: gs.Graph) -> None:
     graph.outputs[0].shape = logits.shape
 
 
-@pytest.mark.parametrize(("edit", "why"), [(doubled, "computes with"), (likely, "Softmax")], ids=["ids", "softmax"])
+def flagged(dtype):
+    """Each logit times a flag of its token, from a table that is no weight."""
+
+    def edit(graph: gs.Graph) -> None:
+        (ids,) = (t for t in graph.inputs if t.name == "input_ids")
+        logits = graph.outputs[0]
+        table = gs.Constant("flags", (np.arange(VOCAB) == 7).astype(dtype))
+        flags = node(graph, "Cast", [node(graph, "Gather", [table, ids], dtype)], np.float32, to=1)
+        wide = node(graph, "Unsqueeze", [flags, gs.Constant("last", np.array([-1]))], np.float32)
+        graph.outputs[0] = node(graph, "Mul", [logits, wide], np.float32)
+        graph.outputs[0].shape = logits.shape
+
+    return edit
+
+
+def compared_inside(op):
+    """An If whose body reads the ids: for their shape alone, or to compare them."""
+
+    def edit(graph: gs.Graph) -> None:
+        (ids,) = (t for t in graph.inputs if t.name == "input_ids")
+        logits = graph.outputs[0]
+        longest = node(graph, "ReduceMax", [node(graph, "Shape", [ids], np.int64)], np.int64, keepdims=0)
+        chosen = node(graph, "Greater", [longest, gs.Constant("five", np.array(5))], np.bool_)
+        bodies = {}
+        for branch, token in (("then_branch", 7), ("else_branch", 8)):
+            body = gs.Graph(opset=graph.opset)
+            named = [gs.Constant(f"{branch}_named", np.array(token))] if op == "Equal" else []
+            met = node(body, op, [ids, *named], np.bool_ if named else np.int64)
+            seen = node(body, "Cast", [met], np.float32, to=1)
+            made = node(body, "ReduceSum", [seen], np.float32, keepdims=0)
+            for tensor, name in ((met, "met"), (seen, "seen"), (made, "made")):
+                tensor.name = f"{branch}_{name}"
+            made.shape = ()
+            body.outputs = [made]
+            bodies[branch] = body
+        factor = node(graph, "If", [chosen], np.float32, **bodies)
+        graph.outputs[0] = node(graph, "Mul", [logits, factor], np.float32)
+        graph.outputs[0].shape = logits.shape
+
+    return edit
+
+
+def test_a_body_that_asks_ids_for_their_shape_alone_is_no_hindrance():
+    found = edited(parent("llama", "dynamo"), compared_inside("Shape"))
+    assert_kept_tokens_are_equal(found.model, found.cut(keep(found)))
+
+
+REFUSED = {
+    "ids": (doubled, "computes with"),
+    "softmax": (likely, "Softmax"),
+    "integers": (flagged(np.int64), "a table of integers"),
+    "truths": (flagged(np.bool_), "a table of integers"),
+    "a body": (compared_inside("Equal"), "the body of If"),
+}
+
+
+@pytest.mark.parametrize(("edit", "why"), REFUSED.values(), ids=REFUSED)
 def test_a_graph_that_says_more_of_tokens_is_refused_with_the_reason(edit, why):
     found = edited(parent("llama", "dynamo"), edit)
     with pytest.raises(UnsupportedGraph, match=why):

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 
+from graphclone import pipeline
 from graphclone.anatomy import inspect
 from graphclone.anatomy.parts import AxisRef
+from graphclone.planner import Target
 from tests.conftest import SEEDED_EXPORTS
 from tests.surgery.parents import dropped, expected, outputs, parent, shuffled, with_constants, zeroed
+from tests.surgery.tied import Decoder, assembled
 from tests.tolerances import assert_close
 
 
@@ -166,3 +171,38 @@ def test_equal_vectors_that_an_exporter_merged_are_cut_apart(found, rng):
         other = type(found)(found.name, found.exporter, variant, described)
         results.append(outputs(other.cut(keep)))
     assert_same_bytes(*results)
+
+
+@dataclass
+class Multiplied(Decoder):
+    """The embedding is multiplied by a number before the first block; what the head reads, by another."""
+
+    embedding: float = 1.0
+    head: float = 1.0
+
+    def attention(self, x, i):
+        return super().attention(x if i else self.times(x, "embedding"), i)
+
+    def norm(self, x, name):
+        made = super().norm(x, name)
+        return self.times(made, "head") if name == "final" else made
+
+    def times(self, x, name):
+        self.weights[f"{name}.number"] = np.array(getattr(self, name), np.float32)
+        return self.add("Mul", [x, f"{name}.number"], f"{name}.times")
+
+
+@pytest.mark.parametrize(
+    ("embedding", "head", "after"),
+    [(8**0.5, 1, (2, 1)), (1, 8**-0.5, (1, 0.5)), (8**-0.5, 1, (8**-0.5, 1)), (8**0.5, 8**-0.5, (2, 0.5))],
+)
+def test_embeddings_grow_by_the_root_of_the_width_and_heads_shrink_by_it(embedding, head, after):
+    """The other way around a number only happens to be such a root: it is the model's own."""
+    model = assembled(Multiplied(embedding=embedding, head=head))
+    anatomy = inspect(model)
+    plan = pipeline.plan(anatomy, None, Target(hidden=4), importance="first", method="none")
+    made = pipeline.clone(model, plan, anatomy=anatomy)
+    pipeline.verify(model, made, plan).raise_if_failed()
+    nodes = {n.outputs[0].name: n for n in made.graph.nodes}
+    for name, number in zip(("embedding", "head"), after, strict=True):
+        assert nodes[f"{name}.times"].inputs[1].values == pytest.approx(number)

@@ -102,6 +102,8 @@ def packed_attention(trace: Trace, node: gs.Node, inputs: list[Value | None]) ->
     ends = np.cumsum(sizes)
     parts = [taken(packed, 2, np.arange(e - s, e)) for s, e in zip(sizes, ends, strict=True)]
     q, k, v = (by_head(trace, p, heads) for p in parts)
+    if node.attrs.get("do_rotary"):  # without tables: its angles follow from the width of a head
+        trace.pin(q.axis(3) + k.axis(3), f"rotated inside {describe(node)}")
     biased(trace, node, q, optional(inputs, 5))
     context = attend(trace, node, q, k, v)
     trace.count(node, "num_heads", q.axis(2), heads)
@@ -149,6 +151,11 @@ def group_query_attention(trace: Trace, node: gs.Node, inputs: list[Value | None
     sink = optional(inputs, 11)
     if sink is not None:
         trace.tie(node, q.axis(2), sink.axis(0))
+    for part, gain in ((q, optional(inputs, 14)), (k, optional(inputs, 15))):  # normed inside, head by head
+        if gain is not None:
+            trace.tie(node, part.axis(3), gain.axis(0))
+    if unread := [i for i, v in enumerate(inputs) if v is not None and v.labelled and i in (12, 13) or i > 15]:
+        raise UnsupportedGraph(f"{describe(node)}: input {unread[0]} (scales of a quantised cache) is not understood")
     context = attend(trace, node, q, k, v)
     trace.count(node, "num_heads", q.axis(2), heads)
     trace.count(node, "kv_num_heads", k.axis(2), kv_heads)

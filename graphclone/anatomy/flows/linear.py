@@ -6,8 +6,10 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphclone.anatomy.flows.elementwise import aligned, aligned_axis
+from graphclone.anatomy.flows.movement import taken
 from graphclone.anatomy.flows.table import first, row
 from graphclone.anatomy.ids import Factors
+from graphclone.anatomy.moving import sources
 from graphclone.anatomy.trace import Trace, Value, describe, opset
 from graphclone.errors import UnsupportedGraph
 
@@ -26,7 +28,8 @@ def pair(node: gs.Node, inputs: list[Value | None]) -> tuple[Value, Value]:
 def matmul(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
     """numpy.matmul on ids: batch axes aligned, the inner axes tied."""
     a, b = (_turned(node, value, side) for value, side in zip(pair(node, inputs), "AB", strict=True))
-    trace.note("product", node, [a, b])
+    if not _moved(trace, node, a, b):
+        trace.note("product", node, [a, b])
     vector_a, vector_b = len(a.shape) == 1, len(b.shape) == 1
     trace.tie(node, a.axis(-1), b.axis(-1 if vector_b else -2))
     batch = aligned(trace, node, [_outer(a), _outer(b)])
@@ -57,8 +60,20 @@ def swapped(value: Value) -> Value:
     return Value(
         (*value.shape[:-2], value.shape[-1], value.shape[-2]),
         (*value.factors[:-2], value.factors[-1], value.factors[-2]),
-        static=value.static,
+        None if value.data is None else value.data.swapaxes(-1, -2),
+        value.static,
     )
+
+
+def _moved(trace: Trace, node: gs.Node, a: Value, b: Value) -> bool:
+    """A constant factor that only moves the other's positions: what comes out is what went in, in another order."""
+    for matrix, other, axis in ((b, a, -1), (a, b, -2)):
+        given = matrix.data if matrix.static and len(other.shape) > 1 else None
+        order = sources(given if axis == -1 else given.T) if given is not None else None
+        if order is not None and len(order) == other.shape[axis]:
+            trace.tie(node, taken(other, len(other.shape) + axis, order).axis(axis), matrix.axis(axis))
+            return True
+    return False
 
 
 def _outer(value: Value) -> Value:
@@ -87,7 +102,10 @@ def einsum(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Valu
     terms = left.split(",")
     if "." in left or not arrow or any(len(t) != len(v.shape) for t, v in zip(terms, operands, strict=True)):
         raise UnsupportedGraph(f"{describe(node)}: equation {node.attrs['equation']!r} has an ellipsis or no output")
-    if len(operands) == 2:
+    if len(operands) == 1 or len(operands) == 2 and node.inputs[0] is node.inputs[1] and terms[0] == terms[1]:
+        for axis in (k for k, letter in enumerate(terms[0]) if letter not in right and operands[0].axis(k)):
+            trace.note("reduction", node, operands[:1], axis)  # of squares, where it is a value times itself
+    elif len(operands) == 2:
         trace.note("product", node, operands)
     factors: dict[str, list[Factors]] = {}
     sizes: dict[str, int] = {}
