@@ -15,7 +15,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from graphclone.causality import tells_next
 from graphclone.errors import BadData, InvalidTarget
 
 if TYPE_CHECKING:
@@ -199,6 +198,7 @@ def _key(plan: Plan) -> str:
 def task_of(model: Model) -> str:
     """The task that a model looks made for: the next token where it gives a logit a token, hidden ones where those
     logits look ahead, else its own embedding."""
+    from graphclone.causality import tells_next
     from graphclone.pytorch.training.tasks import LOGITS
 
     tokens = "input_ids" in {tensor.name for tensor in model.graph.inputs}
