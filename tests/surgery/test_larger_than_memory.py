@@ -19,7 +19,7 @@ from graphclone.verification import slices
 from graphclone.verification.claims import read
 from graphclone.verification.report import Verdict
 
-SIZES = llama_graph.Sizes(layers=2, hidden=1024, heads=8, kv_heads=4, ffn=4096, vocabulary=2048)
+SIZES = llama_graph.Sizes(layers=4, hidden=1024, heads=8, kv_heads=4, ffn=4096, vocabulary=2048)
 METHODS = ("none", "paper")
 
 
@@ -97,7 +97,7 @@ def test_a_clone_is_never_held_in_memory(parent_path, tmp_path, monkeypatch, met
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     written = sum(file.stat().st_size for file in tmp_path.iterdir())
-    assert written > 16 << 20
+    assert written > 32 << 20  # three times what is at work at once, however the threads take turns
     assert peak < written / 2, "the weights were collected before they were written"
     found = graph.load(tmp_path / "clone.onnx")
     checks = slices.examine(model, found, read(found))
