@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 import onnx_graphsurgeon as gs
 
@@ -25,6 +26,7 @@ from graphclone.surgery.corrections.passes import corrections
 from graphclone.surgery.cut import Cut
 from graphclone.surgery.drop_blocks import drop_blocks
 from graphclone.surgery.drop_parts import drop_parts
+from graphclone.surgery.own import own_weights
 from graphclone.surgery.renumber import renumber
 from graphclone.surgery.repeat_blocks import repeat_blocks
 from graphclone.surgery.resizer import Resizer
@@ -66,7 +68,13 @@ def clone(
     _clean(made, cut, model)
     copies = repeat_blocks(made, anatomy, plan, slices)
     renumber(made.graph, model.graph, anatomy, plan, copies)
-    _record(made, plan, slices, sizes, {name: anatomy.groups[name].size for name in plan.keep})
+    claims = _claims(made, slices, sizes)
+    _record(made, plan, claims, slices.takes)
+    left = {str(claim["parent"]) for claim in claims.values() if "parent" in claim}
+    made.metadata |= {
+        "graphclone.groups": json.dumps({name: anatomy.groups[name].size for name in plan.keep}, sort_keys=True),
+        "graphclone.own": json.dumps(own_weights(model, anatomy, plan, left), sort_keys=True),
+    }
     if evidence.notes:
         made.metadata["graphclone.corrections"] = json.dumps(evidence.notes, sort_keys=True)
     return made
@@ -134,11 +142,14 @@ def _size(declared: int | str | None, before: int, after: int) -> int | str | No
     return declared if before == after else None
 
 
-def _record(made: Model, plan: Plan, slices: Slices, sizes: list[str], found: dict[str, int]) -> None:
-    """``found``: the parent's neurons of each group that the plan names: of those it keeps, that may be all."""
+def _claims(made: Model, slices: Slices, sizes: list[str]) -> dict[str, dict[str, Any]]:
+    """What each initializer of the clone is."""
     kept = {n for n, t in made.graph.tensors().items() if isinstance(t, gs.Constant)}
     claims = {name: claim for name, claim in slices.claims.items() if name in kept}
-    claims |= {name: {"shape_constant": True} for name in sizes if name in kept}
+    return claims | {name: {"shape_constant": True} for name in sizes if name in kept}
+
+
+def _record(made: Model, plan: Plan, claims: dict[str, dict[str, Any]], takes: list[list[int]]) -> None:
     try:
         release = version("graphclone")
     except PackageNotFoundError:  # run from a checkout that is not installed
@@ -149,8 +160,7 @@ def _record(made: Model, plan: Plan, slices: Slices, sizes: list[str], found: di
         "graphclone.method": plan.method,
         "graphclone.version": release,
         "graphclone.slices": json.dumps(claims, sort_keys=True),
-        "graphclone.takes": json.dumps(slices.takes),
-        "graphclone.groups": json.dumps(found, sort_keys=True),
+        "graphclone.takes": json.dumps(takes),
     }
 
 

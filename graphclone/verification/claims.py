@@ -19,6 +19,7 @@ PREFIX = "graphclone."
 VOCABULARY = "vocabulary"  # the group of neurons that token ids index
 
 
+Own = Mapping[str, Mapping[str, Mapping[str, list[str]]]]
 Scale = float | tuple[Any, ...]  # a number, or nested lists of them that broadcast onto the slice
 
 
@@ -45,7 +46,9 @@ class Slice:
 @dataclass(frozen=True)
 class Claims:
     """The metadata, read. ``trained``: the weights were changed by training after the cut. ``groups``: how many neurons
-    the parent has of each group that the plan names; clones of before do not say."""
+    the parent has of each group that the plan names; clones of before do not say. ``own``: the parent's weights that
+    nothing but a block reads, of the blocks that the plan drops or repeats: field of the plan -> stack -> block ->
+    names; None where the clone does not say."""
 
     plan: Plan
     parent_sha256: str
@@ -54,6 +57,7 @@ class Claims:
     slices: Mapping[str, Slice]
     trained: bool = False
     groups: Mapping[str, int] = field(default_factory=dict)
+    own: Own | None = None
 
     @property
     def tokens(self) -> Indices | None:
@@ -76,11 +80,22 @@ def read(clone: Model) -> Claims:
         takes = [_indices(take) for take in json.loads(held.get("takes", "[]"))]
         slices = {name: _slice(claim, takes) for name, claim in json.loads(held["slices"]).items()}
         groups = {name: int(size) for name, size in json.loads(held.get("groups", "{}")).items()}
+        own = _own(json.loads(held["own"])) if "own" in held else None
         plan = Plan.from_json(held["plan"], PREFIX + "plan")
     except (ValueError, TypeError, LookupError, AttributeError, OverflowError, GraphCloneError) as reason:
         raise VerificationFailed(f"{clone.path or 'the clone'}: malformed metadata ({reason})") from None
     trained = held.get("trained") == "true"
-    return Claims(plan, held["parent_sha256"], held["method"], held["version"], slices, trained, groups)
+    return Claims(plan, held["parent_sha256"], held["method"], held["version"], slices, trained, groups, own)
+
+
+def _own(told: Any) -> Own:
+    return {
+        str(field): {
+            stack: {str(int(k)): list(map(str, names)) for k, names in blocks.items()}
+            for stack, blocks in stacks.items()
+        }
+        for field, stacks in told.items()
+    }
 
 
 def _indices(take: Any) -> Indices:

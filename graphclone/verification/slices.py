@@ -13,7 +13,7 @@ import numpy as np
 
 from graphclone.graph import Model
 from graphclone.plan import Plan
-from graphclone.verification import weights
+from graphclone.verification import missing, weights
 from graphclone.verification.claims import Claims, Indices
 from graphclone.verification.report import Check
 from graphclone.verification.weights import fits
@@ -30,6 +30,7 @@ def examine(parent: Model, clone: Model, claims: Claims) -> list[Check]:
     explained, kept = f"{_cuts(claims)} cut axes, each explained", f"{len(claims.plan.keep)} groups kept as planned"
     return [
         weights.examine(before, after, claims),
+        missing.examine(parent, clone, claims),
         Check.of("slices follow the plan", _unplanned(before, claims), explained),
         Check.of("the plan is carried out", _unused_keeps(before, claims), kept),
     ]

@@ -29,8 +29,8 @@ def verdicts(report: Report) -> dict[str, Verdict]:
 def test_a_right_clone_passes_every_check(parent: Model, make_clone: Callable[..., Model]) -> None:
     report = verify(parent, make_clone())
     assert set(verdicts(report).values()) == {Verdict.PASSED}
-    assert len(report.checks) == 14
-    assert report.summary == "14 checks passed"
+    assert len(report.checks) == 15
+    assert report.summary == "15 checks passed"
     report.raise_if_failed()
 
 
