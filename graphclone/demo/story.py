@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -111,6 +112,9 @@ def run(settings: Settings, say: Callable[[str], None]) -> tuple[Results, Report
 
 def _parent(say: Callable[[str], None]) -> tuple[Path, Path]:
     """The parent's file and its tokenizer, built once and kept in the cache of the recipes."""
+    checkout = Path(__file__).resolve().parents[2]
+    if (checkout / "models" / "__init__.py").is_file() and str(checkout) not in sys.path:
+        sys.path.append(str(checkout))  # the installed command does not look there, `python -m graphclone` may
     try:
         import models
     except ImportError:

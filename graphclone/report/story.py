@@ -8,11 +8,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from graphclone.anatomy import vocabulary
+from graphclone.errors import BadData
+from graphclone.plan import Plan
 from graphclone.report.curves import curves
 from graphclone.report.facts import CloneFacts, Facts, Sheet, Timing
 from graphclone.report.subject import Subject, clone_facts, clone_plan, parent_facts
 from graphclone.statistics import request
+from graphclone.statistics.packing import load_tokenizer
 from graphclone.statistics.store import Statistics
+from graphclone.surgery.operate import clone as cut
 from graphclone.timing.bench import RUNS, bench
 from graphclone.verification import verify
 
@@ -62,7 +67,7 @@ def tell(given: Given, say: Say = lambda line: None) -> Facts:
         timed = timed_on(times["setting"])
     if given.data is not None:
         say(f"report: losses on {given.data.data}")
-        sheets = _judged(sheets, subjects, given.data)
+        sheets = _judged(sheets, subjects, plan, given.data, say)
     told = replace(told, sheets=tuple(sheets[1:]))
     return replace(facts, parent=sheets[0], clones=(told,), commands=_commands(given, told), timed_on=timed, title=name)
 
@@ -87,12 +92,32 @@ def timed_on(setting: Mapping[str, Any]) -> str:
     return f"{what}, batch {setting['batch']}, {setting['runs']} runs in turns; {setting['processor']}"
 
 
-def _judged(sheets: Sequence[Sheet], subjects: Sequence[Subject], data: request.Calibration) -> list[Sheet]:
+def _judged(
+    sheets: Sequence[Sheet], subjects: Sequence[Subject], plan: Plan, data: request.Calibration, say: Say
+) -> list[Sheet]:
     from graphclone.sizing.scoring import scores
 
-    parent, *others = (subject.model for subject in subjects)
-    unit, found = scores(parent, others, request.open_data(parent, data), data.mask)
+    parent, *others = subjects
+    judged, reader = parent.model, parent.model
+    groups = {name for name, group in parent.anatomy.groups.items() if group.kind == vocabulary.KIND}
+    if tokens := {name: kept for name, kept in plan.keep.items() if name in groups}:
+        # an id is another token there: all read by the clone's tokenizer, and tell the next token from the same ones
+        count = len(next(iter(tokens.values())))
+        _refuse_more_tokens(data.tokenizer, count, others[0].path)
+        judged = cut(judged, parent.anatomy, Plan(parent.anatomy.fingerprint, tokens, method="none"))
+        reader = others[0].model
+        say(f"report: over the {count:,} tokens that {others[0].path.name} has; the parent's others are left out")
+    unit, found = scores(judged, [o.model for o in others], request.open_data(reader, data), data.mask)
     return [replace(sheet, loss=loss, unit=unit) for sheet, loss in zip(sheets, found, strict=True)]
+
+
+def _refuse_more_tokens(tokenizer: str | None, count: int, clone: Path) -> None:
+    if tokenizer is None or (size := load_tokenizer(Path(tokenizer)).get_vocab_size()) <= count:
+        return
+    raise BadData(
+        f"{tokenizer}: {size:,} tokens, {clone.name} has {count:,}: give the clone's own tokenizer, which "
+        f"`clone --vocab` writes beside it ({clone.with_suffix('.tokenizer.json').name})"
+    )
 
 
 def _commands(given: Given, told: CloneFacts) -> tuple[str, ...]:

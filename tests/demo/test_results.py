@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -61,3 +63,10 @@ def test_the_quick_demo(tmp_path: Path) -> None:
     assert {p.name for p in tmp_path.iterdir()} == {"clone.onnx", "trained.onnx", "results.json", "loss.png"}
     trained = gc.load(tmp_path / "trained.onnx")
     assert trained.metadata["graphclone.trained"] == "true"
+
+
+@pytest.mark.real
+def test_the_recipes_of_a_checkout_are_found_from_any_folder(tmp_path: Path) -> None:
+    code = "from graphclone.demo.story import _parent; print(_parent(print)[0].name)"
+    done = subprocess.run([sys.executable, "-P", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout.split()[-1:] == ["smollm2.onnx"], done.stderr

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 import graphclone as gc
 from graphclone.cli.app import run
@@ -19,6 +21,7 @@ from graphclone.report.curves import MOST_POINTS, curves, thinned
 from graphclone.report.facts import Curve, Facts, Map
 from graphclone.report.page import render
 from graphclone.report.story import Given, tell
+from graphclone.statistics.request import Calibration
 from tests.report.conftest import Made
 
 LARGEST = 5_000_000  # bytes of a page
@@ -165,6 +168,28 @@ def test_a_clone_of_another_parent_is_refused(made: Made, parent_file: object) -
     other = parent_file("gpt2", exporter="dynamo")  # type: ignore[operator]
     with pytest.raises(InvalidTarget, match="a clone of another parent"):
         tell(Given(other, made.clone, runs=0))
+
+
+def test_losses_of_a_clone_with_fewer_tokens_are_of_those_alone(made: Made, tmp_path: Path) -> None:
+    parent, said = gc.load(made.parent), list[str]()
+    anatomy = gc.inspect(parent)
+    groups, kept = [name for name, g in anatomy.groups.items() if g.kind == "vocabulary"], tuple(range(5, 128, 2))
+    plan = Plan(anatomy.fingerprint, dict.fromkeys(groups, kept), method="none")
+    gc.save(gc.clone(parent, plan, anatomy=anatomy), tmp_path / "few.onnx")
+    np.savez(tmp_path / "held.npz", input_ids=np.random.default_rng(1).integers(0, len(kept), (4, 9)))
+    data = Calibration(str(tmp_path / "held.npz"))
+    facts = tell(Given(made.parent, tmp_path / "few.onnx", data=data, runs=0), said.append)
+    (sheet,) = facts.clones[0].sheets
+    assert facts.parent.loss is not None
+    assert sheet.loss == pytest.approx(facts.parent.loss, rel=1e-5)  # nothing but tokens was cut
+    assert facts.parent.loss < np.log(len(kept)) + 1  # of 62 tokens, not of 128
+    assert any("over the 62 tokens that few.onnx has" in line for line in said)
+
+    words = Tokenizer(WordLevel({f"w{k}": k for k in range(128)}, unk_token="w0"))
+    words.save(str(tmp_path / "words.json"))
+    more = replace(data, tokenizer=str(tmp_path / "words.json"))
+    with pytest.raises(BadData, match=r"128 tokens, few\.onnx has 62: give the clone's own tokenizer"):
+        tell(Given(made.parent, tmp_path / "few.onnx", data=more, runs=0))
 
 
 def test_commands_write_pages_or_say_why_not(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
