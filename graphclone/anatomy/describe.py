@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+import onnx_graphsurgeon as gs
 
 from graphclone import garbage
 from graphclone.anatomy.attention import attentions
@@ -30,6 +31,7 @@ from graphclone.anatomy.projections import Projection, projections
 from graphclone.anatomy.segments import Run, Segment
 from graphclone.anatomy.sites import embedding_site, norm_sites, outer_norms, projection_sites, unused, with_names
 from graphclone.anatomy.trace import Trace, node_key
+from graphclone.anatomy.trace import describe as said
 from graphclone.anatomy.tracing import run, so_far
 from graphclone.anatomy.vocabulary import mark
 from graphclone.errors import UnsupportedGraph
@@ -100,9 +102,26 @@ def describe(found: Grouping, model: Model) -> Anatomy:
         linears=tuple(_linear(p) for p in made),
         axes=_axes(found),
         stored=parameters_by_type(found),
-        notes=model.notes,
+        notes=(*model.notes, *_outside(found.trace, stacks_raw)),
         found=found,
     )
+
+
+def _outside(trace: Trace, stacks: Sequence[Run]) -> Iterator[str]:
+    """Attentions of no block (one that pools): a target for heads is not theirs."""
+    inside = {node_key(n) for raw in stacks for segments in raw.blocks for s in segments for n in s.nodes}
+    weighed = {t.name for n in trace.notes if n.kind == "product" for t in n.node.inputs[:1] if not n.inputs[1].static}
+    for note in trace.notes:
+        by_hand = note.kind == "softmax" and not weighed.isdisjoint(_handed_on(note.node))
+        if (note.kind == "attention" or by_hand) and node_key(note.node) not in inside:
+            yield f"the attention at {said(note.node)} is in no block: a target for heads leaves it as it is"
+
+
+def _handed_on(node: gs.Node) -> Iterator[str]:
+    """A value, and the same in another type."""
+    for tensor in node.outputs:
+        yield tensor.name
+        yield from (t.name for n in tensor.outputs if n.op in ("Cast", "Identity") for t in n.outputs)
 
 
 def _block(
