@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -109,12 +110,24 @@ def _best(array: Array, wanted: Array | None, sets: set[tuple[int, ...]]) -> Arr
 
 
 def _taken(array: Array, wanted: Array, sets: set[tuple[int, ...]]) -> Iterator[Array]:
-    """The array at each kept set that fits the one axis in which it may differ."""
+    """The array at each kept set, or product of two (heads that are groups times heads of a group), that fits the one
+    axis in which it may differ."""
     axes = [k for k, (a, b) in enumerate(zip(array.shape, wanted.shape, strict=True)) if a != b]
     for axis in axes if len(axes) == 1 else range(array.ndim) if not axes else ():
-        for kept in sorted(sets):
-            if len(kept) == wanted.shape[axis] and max(kept) < array.shape[axis]:
-                yield np.take(array, kept, axis=axis)
+        for kept in sorted(_fitting(sets, array.shape[axis], wanted.shape[axis])):
+            yield np.take(array, kept, axis=axis)
+
+
+def _fitting(sets: set[tuple[int, ...]], size: int, count: int) -> Iterator[tuple[int, ...]]:
+    """Lists of ``count`` positions out of ``size``: kept sets, and outer x inner ones, where one may be whole."""
+    yield from (kept for kept in sets if len(kept) == count and max(kept) < size)
+    factors = {kept for kept in sets if count % len(kept) == 0}
+    for width in (w for w in range(2, size) if size % w == 0):
+        whole = {tuple(range(width)), tuple(range(size // width))}
+        for outer, inner in product(factors | whole, repeat=2):
+            fits = len(outer) * len(inner) == count and max(inner) < width and max(outer) < size // width
+            if fits and not factors.isdisjoint((outer, inner)):
+                yield tuple(o * width + i for o in outer for i in inner)
 
 
 def _not_applicable(parent: Model, clone: Model, claims: Claims) -> str | None:

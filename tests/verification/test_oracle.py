@@ -68,3 +68,11 @@ def test_a_graph_that_computes_something_else_with_the_same_weights_is_found(cel
     sums = [n for n in wrong.graph.nodes if n.op == "Add" and not any(isinstance(t, gs.Constant) for t in n.inputs)]
     sums[-1].op = "Sub"
     assert examined(found, wrong).verdict is Verdict.FAILED
+
+
+def test_an_axis_of_heads_that_are_a_product_is_taken_as_the_plan_keeps_them():
+    four, two = (0, 1, 2, 3), (1,)  # groups of heads, and of each group's two heads one
+    assert set(oracle._fitting({four, two}, 8, 4)) == {four, (4, 5, 6, 7), (1, 3, 5, 7)}
+    assert (2, 3, 6, 7) in set(oracle._fitting({(1, 3)}, 8, 4))  # two groups of four, each with both its heads
+    assert set(oracle._fitting({(0, 2)}, 4, 2)) == {(0, 2)}
+    assert not set(oracle._fitting({(0, 2)}, 4, 3))
