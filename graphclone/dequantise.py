@@ -18,12 +18,14 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from onnx import helper
 
+from graphclone import pages
 from graphclone.errors import UnsupportedGraph
 
 Array = np.ndarray[Any, Any]
 MICROSOFT = "com.microsoft"
 GATHERED = 128  # numbers of a block where GatherBlockQuantized does not say (onnxruntime/docs/ContribOperators.md)
 NARROW = ("int4", "int2", "float4")  # in the names of types narrower than a byte
+HELD = 1 << 30  # bytes of floats that are held in memory; the others lie in a temporary file
 AT_ONCE = 1 << 20  # numbers of a weight that are made at a time
 HANDED_ON = ("Identity", "Reshape")  # through which a packed weight may come: a tied embedding of onnxruntime-genai
 
@@ -35,6 +37,7 @@ class _Made:
 
     constants: dict[tuple[str, ...], gs.Constant] = field(default_factory=dict)
     names: set[str] = field(default_factory=set)
+    size: int = 0  # bytes
 
     def constant(self, node: gs.Node, operands: Iterable[int], read: Callable[[], Array]) -> gs.Constant:
         """What ``read`` makes of these operands of a node, the weight first; made once for all nodes of its kind."""
@@ -42,6 +45,9 @@ class _Made:
         key = (node.op, *(str(t.name) for t in tensors), str(sorted(node.attrs.items())))
         if key not in self.constants:
             values = read()
+            self.size += values.nbytes
+            if self.size > HELD:
+                values = pages.spilled(values)
             name = f"{_source(tensors[0]).name}_dequantised"
             while name in self.names:
                 name += "_"

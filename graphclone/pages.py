@@ -12,6 +12,7 @@ import ctypes
 import mmap
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -66,6 +67,24 @@ def mapped(path: Path) -> Array:
     assert held is not None
     _origins[held] = origin
     return data
+
+
+def spilled(array: Array) -> Array:
+    """The same numbers, read-only, in a nameless file of the temporary folder: read from the disk when they are looked
+    at, gone with the last array that has them. Raises BadModel where there is no room."""
+    try:
+        with tempfile.TemporaryFile(prefix="graphclone-") as stream:
+            stream.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+            stream.flush()
+            held = np.memmap(stream, mode="r")
+    except OSError as reason:
+        raise BadModel(
+            f"{tempfile.gettempdir()}: no room for {array.nbytes:,} bytes of weights ({reason.strerror}): set TMPDIR "
+            f"to a folder on a larger disk"
+        ) from None
+    made: Array = np.asarray(held).view(array.dtype).reshape(array.shape)
+    release(made)
+    return made
 
 
 def take(array: Array, rows: slice | Ids, memory: Callable[[int], Array]) -> Array:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import tempfile
 import tracemalloc
 
 import ml_dtypes
@@ -12,7 +15,7 @@ import pytest
 import torch
 
 from graphclone import dequantise
-from graphclone.errors import UnsupportedGraph
+from graphclone.errors import BadModel, UnsupportedGraph
 from graphclone.graph import from_proto
 from graphclone.pytorch.module import to_torch
 from graphclone.verification.sessions import open_session
@@ -222,3 +225,30 @@ def test_reading_takes_little_more_than_what_is_read() -> None:
     (held,) = (a for a in model.constants().values() if a.ndim == 2)
     assert held.dtype == np.float16
     assert peak < 2.5 * held.nbytes
+
+
+def test_what_is_beyond_a_gigabyte_lies_on_the_disk(monkeypatch) -> None:
+    proto = matrix(1024, 8192, 32)
+    (wanted,) = (a for a in from_proto(proto).constants().values() if a.ndim == 2)
+    monkeypatch.setattr(dequantise, "HELD", 1 << 20)
+    tracemalloc.start()
+    model = from_proto(proto)
+    left, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    (held,) = (a for a in model.constants().values() if a.ndim == 2)
+    assert left < held.nbytes / 4
+    assert held.dtype == wanted.dtype
+    assert np.array_equal(held, wanted)
+    assert not held.flags.writeable
+    assert_read_as_it_runs(proto, {"x": np.ones((2, 1024), np.float32)})
+
+
+def test_a_full_disk_is_named(monkeypatch, tmp_path) -> None:
+    def full(**_: str) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(dequantise, "HELD", 0)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)  # no disk can be filled here
+    with pytest.raises(BadModel, match=r"no room for 2,240 bytes of weights \(No space left on device\): set TMPDIR"):
+        from_proto(matrix(80, 7, 32))
