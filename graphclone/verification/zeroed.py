@@ -22,6 +22,10 @@ from graphclone.verification.weights import fits, recompute
 Array = np.ndarray[Any, Any]
 FACTORS = ("alpha", "scale")
 FLOATS = ("float64", "float32", "float16", "bfloat16")
+BIAS_OF_SUMS = {  # norms that take a branch in -> what each is without it, and the input that is the branch's bias
+    "SkipLayerNormalization": ("LayerNormalization", 4),
+    "SkipSimplifiedLayerNormalization": ("SimplifiedLayerNormalization", 3),
+}
 
 
 class Ambiguous(Exception):
@@ -40,7 +44,8 @@ def zeroed(parent: Model, clone: Model, claims: Claims) -> Model:
             zero = _zero(node, place, tensor) if isinstance(tensor, gs.Constant) else None
             if zero is None:
                 continue
-            names = () if builder.is_gone(node) else builder.slices_of(tensor, twin, place)
+            gone = builder.is_gone(node) or builder.went_with_a_branch(node, place)
+            names = () if gone else builder.slices_of(tensor, twin, place)
             key = (tensor.name, names, zero.said_by)
             if key not in made:
                 values = builder.values(tensor, names, zero.values)
@@ -113,6 +118,12 @@ class _Builder:
         drops = (plan.drop_blocks, plan.drop_attention, plan.drop_feed_forward)
         names = {t.name for t in node.outputs}
         return any(map(bool, drops)) and names.isdisjoint(self.twins) and names.isdisjoint(self.outputs)
+
+    def went_with_a_branch(self, node: gs.Node, place: int) -> bool:
+        """Is it the bias of a branch that the clone's norm no longer takes in? Other blocks may share it."""
+        norm = BIAS_OF_SUMS.get(node.op)
+        made = self.twins.get(node.outputs[0].name) if norm else None
+        return norm is not None and made is not None and (made.op, place) == norm
 
     def slices_of(self, tensor: gs.Constant, twin: gs.Node | None, place: int) -> tuple[str, ...]:
         """The clone's initializers that a use of the parent's may be: the one in its place, or else all its slices."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import onnx
 import pytest
 
 from graphclone import graph, pipeline
 from graphclone.plan import Plan
 from graphclone.verification import Verdict, claims, oracle
-from tests import hand_made
+from tests import hand_made, tiny_models
 from tests.hand_made import transformer
 
 
@@ -57,3 +58,36 @@ def test_a_clone_that_lacks_more_than_was_dropped_is_found(shared):
     norm = next(node for node in clone.graph.nodes if node.op == "LayerNormalization")
     del norm.inputs[2]  # its bias, which others still read
     assert examined(shared, clone).verdict is Verdict.FAILED
+
+
+def test_a_shared_bias_that_goes_with_its_branch_adds_nothing():
+    """ALBERT as ONNX Runtime fuses it: the norm after a sum takes a branch's bias in, which every block shares."""
+
+    def skipping(made, x, stem):
+        gain, bias = made.weight(f"{stem}.gain", hand_made.HIDDEN), made.weight(f"{stem}.bias", hand_made.HIDDEN)
+        shared = made.weight("attention.o.bias", hand_made.HIDDEN)
+        branch = hand_made.attention(made, x, "attention")
+        return made.op("SkipLayerNormalization", branch, x, gain, bias, shared, domain="com.microsoft", epsilon=1e-5)
+
+    made = hand_made.Maker()
+    x = made.op("Gather", made.weight("words", hand_made.VOCAB, hand_made.HIDDEN, scale=1.0), "input_ids")
+    for layer in range(hand_made.LAYERS):
+        x = skipping(made, x, f"{layer}.first")
+        x = made.op("Add", x, hand_made.feed_forward(made, x, f"{layer}.ffn"))
+        x = hand_made.norm(made, x, f"{layer}.second")
+    made.op("MatMul", x, made.weight("head", hand_made.HIDDEN, hand_made.VOCAB), out="logits")
+    logits, ids = ("batch", "length", hand_made.VOCAB), ("batch", "length")
+    proto = tiny_models.assemble(
+        made.nodes,
+        made.held,
+        inputs=[tiny_models.info("input_ids", onnx.TensorProto.INT64, ids)],
+        outputs=[tiny_models.info("logits", shape=logits)],
+        opsets=[hand_made.CONTRIB],
+    )
+    parent = graph.from_proto(proto)
+    anatomy = pipeline.inspect(parent)
+    plan = Plan(anatomy.fingerprint, {}, method="none", drop_attention={anatomy.stacks[0].name: (1,)})
+    clone = pipeline.clone(parent, plan, anatomy=anatomy)
+    assert [node.op for node in clone.graph.nodes].count("SkipLayerNormalization") == hand_made.LAYERS - 1
+    check = oracle.examine(parent, clone, claims.read(clone))
+    assert check.verdict is Verdict.PASSED, check
