@@ -8,7 +8,7 @@ their zero point.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from graphclone.verification.weights import fits, recompute
 
 Array = np.ndarray[Any, Any]
 FACTORS = ("alpha", "scale")
+HANDED_ON = ("Cast", "Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze")  # a weight in another type or shape
 FLOATS = ("float64", "float32", "float16", "bfloat16")
 BIAS_OF_SUMS = {  # norms that take a branch in -> what each is without it, and the input that is the branch's bias
     "SkipLayerNormalization": ("LayerNormalization", 4),
@@ -36,6 +37,7 @@ def zeroed(parent: Model, clone: Model, claims: Claims) -> Model:
     """A copy of the parent; its own arrays stay as they are. Raises Ambiguous."""
     copy = parent.copy()
     builder = _Builder(parent, clone, claims)
+    copy.graph.nodes[:] = [made for node in copy.graph.nodes for made in (*_own_weights(node, builder), node)]
     made: dict[tuple[str, tuple[str, ...], str], gs.Constant] = {}
     for node in copy.graph.nodes:
         twin = builder.twin(node)
@@ -53,6 +55,20 @@ def zeroed(parent: Model, clone: Model, claims: Claims) -> Model:
                 made[key] = tensor if same else gs.Constant(f"{tensor.name}_{len(made)}_zeroed", values)
             node.inputs[place] = made[key]
     return copy
+
+
+def _own_weights(node: gs.Node, builder: _Builder) -> Iterator[gs.Node]:
+    """What a dropped node reads of a weight in another type or shape, which kept ones read too, is made for it anew:
+    zero there is zero for it alone."""
+    for place, tensor in enumerate(node.inputs):
+        maker = tensor.inputs[0] if isinstance(tensor, gs.Variable) and tensor.inputs else None
+        gone = builder.is_gone(node) or builder.went_with_a_branch(node, place)
+        if gone and maker is not None and maker.op in HANDED_ON and not builder.is_gone(maker):
+            own = gs.Variable(f"{tensor.name}_for_{node.outputs[0].name}", tensor.dtype)
+            copy = gs.Node(maker.op, own.name, dict(maker.attrs), list(maker.inputs), [own], domain=maker.domain)
+            yield from _own_weights(copy, builder)
+            node.inputs[place] = own
+            yield copy
 
 
 @dataclass(frozen=True)

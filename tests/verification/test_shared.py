@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
 import pytest
 
@@ -58,6 +59,26 @@ def test_a_clone_that_lacks_more_than_was_dropped_is_found(shared):
     norm = next(node for node in clone.graph.nodes if node.op == "LayerNormalization")
     del norm.inputs[2]  # its bias, which others still read
     assert examined(shared, clone).verdict is Verdict.FAILED
+
+
+@pytest.mark.parametrize("drops", DROPS, ids=str)
+def test_what_is_dropped_adds_nothing_where_all_read_one_cast_of_a_weight(drops):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hand_made, "norm", one(hand_made.norm))
+        proto = transformer(one(hand_made.attention), one(hand_made.feed_forward))
+    casts = []
+    for tensor in proto.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT and tensor.dims:
+            held = onnx.numpy_helper.to_array(tensor).astype(np.float16)
+            casts.append(tiny_models.make("Cast", [f"{tensor.name}.half"], [tensor.name], to=onnx.TensorProto.FLOAT))
+            tensor.CopyFrom(onnx.numpy_helper.from_array(held, f"{tensor.name}.half"))
+    nodes = [*casts, *proto.graph.node]
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
+    model = graph.from_proto(proto)
+    half = model, pipeline.inspect(model)
+    check = examined(half, made(half, drops))
+    assert check.verdict is Verdict.PASSED, check
 
 
 def test_a_shared_bias_that_goes_with_its_branch_adds_nothing():
