@@ -102,8 +102,8 @@ def _parsed(shapes: Sequence[int], pattern: Sequence[int], places: range) -> lis
 def _best_pattern(
     shapes: Sequence[int], attends: Sequence[bool], weighty: Sequence[bool], regular: list[range]
 ) -> list[range]:
-    """Blocks of which no two neighbours need be equal, where they hold more products than the regular ones: by the
-    pattern, of segments that occur in two blocks at least, which covers most in the fewest blocks."""
+    """Blocks of a stack whose neighbours may all differ: the pattern of segments, each in two blocks at least, that
+    covers most products in the fewest blocks, if that beats the regular run."""
 
     def worth(blocks: Sequence[range]) -> tuple[int, int, int]:
         return sum(weighty[k] for block in blocks for k in block), sum(map(len, blocks)), -len(blocks)
