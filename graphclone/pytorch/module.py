@@ -51,14 +51,7 @@ class Layout:
 
 
 def to_torch(model: Model, dropout: float = 0.0) -> nn.Module:
-    """Build the module. Every weight is a Parameter under the name ``weights(module)`` maps to its initializer.
-
-    ``dropout`` is put where such models are trained with it: on attention's probabilities, behind attention and
-    feed-forward before they are added to the residual stream, and on the embeddings. Raises UnsupportedGraph, before
-    anything is built, for an operator that no row of the table covers.
-
-    >>> module = to_torch(graphclone.load("model.onnx")); print(module.code)   # doctest: +SKIP
-    """
+    """``graphclone.to_torch`` (in_torch.py). ``weights(module)`` maps each Parameter's name to its initializers."""
     model = unshared(model)
     found = layout(model, dropout)
     module = _made(found)
