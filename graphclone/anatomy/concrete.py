@@ -1,4 +1,4 @@
-"""Integers, masks and shapes, computed for real during a trace, by onnx's own reference operators."""
+"""Computes integers, masks and shapes for real during a trace, by onnx's own reference operators."""
 
 from __future__ import annotations
 

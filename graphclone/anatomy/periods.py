@@ -1,4 +1,4 @@
-"""Periods: which segments of a stream are the blocks of a stack.
+"""Finds which segments of a residual stream repeat, and so are the blocks of a stack.
 
 A stack is the longest run of segments that repeats with a period, and one period is a block. A block may lack some of
 its segments, where an attention or a feed-forward was left out: what stands beside the run and is made of the same

@@ -1,4 +1,4 @@
-"""The vocabulary: rows that token ids look up, and what reaches an output as wide as they are (a head, its bias).
+"""Finds the vocabulary: embedding rows that token ids look up, and outputs as wide as they are (a head, its bias).
 
 Ids are integers, so the trace meets the vocabulary only where it is stored. Here the ids are followed instead: through
 what hands them on, to the tables that they index and to the constants that they are compared with (a padding id that

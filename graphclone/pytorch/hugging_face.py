@@ -1,4 +1,4 @@
-"""A clone as the checkpoint that transformers loads: config.json, model.safetensors and the parent's tokenizer."""
+"""Writes a clone as a checkpoint that Transformers loads: config.json, model.safetensors, the parent's tokenizer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A graph becomes a torch.nn.Module: ordinary modules of torch.nn, made from the source that ``module.code`` shows.
+"""Builds a torch.nn.Module from a graph: ordinary modules of torch.nn, made from the source in ``module.code``.
 
 ``module(**inputs)`` takes the graph's inputs by name and returns a dict of its outputs by name. Batch and length stay
 as dynamic as they were in the graph. Blocks are submodules in an nn.ModuleList, so that activation checkpointing and

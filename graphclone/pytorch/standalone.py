@@ -1,4 +1,4 @@
-"""A model as a folder of its own: ``model.py`` and ``model.safetensors``, which need torch and safetensors alone."""
+"""Writes a model as a folder of ``model.py`` and ``model.safetensors``, which need torch and safetensors alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which constants are weights, what they are called in the module, and which are one.
+"""Decides which constants are weights, what the module calls them, and which are tied.
 
 A float constant is a **weight** (an nn.Parameter), unless it is one of these, which become buffers or literals:
 

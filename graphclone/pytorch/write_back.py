@@ -1,4 +1,4 @@
-"""Trained weights back into the graph they came from: its nodes stay, only initializers change.
+"""Writes trained weights back into the graph they came from: its nodes stay, only initializers change.
 
 What was not trained comes back byte for byte. Weights that an exporter had merged because they were equal, and that
 training told apart, become initializers of their own (sharing.py).

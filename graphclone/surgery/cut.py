@@ -1,4 +1,4 @@
-"""What a plan means position by position: which ids live, where kept positions come from, the sizes expected."""
+"""Tells what a plan means for each axis: which positions are kept, from where, and the shapes that the clone has."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A clone of fewer tokens and its teacher: which of the teacher's ids each of the clone's is."""
+"""Renames token ids for a clone of fewer tokens: which of the teacher's ids each of the clone's is."""
 
 from __future__ import annotations
 
