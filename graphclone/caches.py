@@ -1,7 +1,7 @@
 """Sizes of a KV cache whose declaration leaves them open, read off the attention that it feeds.
 
 onnxruntime-genai declares ``past_key_values.0.key [batch_size, 4, past_sequence_length, kv_cache_dim]``: three symbols,
-of which the last is no length. With a sliding window the cache is a ring, which no length makes empty either.
+the last of which is no length. With a sliding window the cache is a fixed-size ring, so a length of 0 cannot empty it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Convolutions that a signal or an image goes through before the first product: how much of it they want."""
+"""How long an input the convolutions before the first matrix product need; for an image, the side of its patches."""
 
 from __future__ import annotations
 

@@ -31,9 +31,11 @@ def predict(
     clock: Clock | None = None,
     name: str = "model.onnx",
 ) -> Prediction:
-    """Parameters and bytes that the clone of a plan and these statistics has, to the last one; ``clock``: and how long
-    a run of it takes. ``affine``: of the second pass; without it the bytes are but near where the plan's method needs
-    one. ``name``: of its file. Nothing is written. Raises as ``clone`` does."""
+    """Exact parameters and bytes of the clone, and with ``clock`` its latency in seconds. Nothing is written.
+
+    ``affine``: from ``measure_kept``; without it bytes are approximate for methods that need a second pass. ``name``:
+    of the clone's file, which it holds where weights lie beside it. Raises as ``clone`` does.
+    """
     from graphclone.sizing import prediction
 
     return prediction.predict(model, anatomy or _inspect(model), plan, stats, affine=affine, clock=clock, name=name)

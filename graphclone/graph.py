@@ -31,6 +31,7 @@ from graphclone.tensors import NARROW, TensorReader, absorb_constant_nodes, dens
 
 STANDARD = "ai.onnx"
 PLACEHOLDER_ABOVE = 1024  # bytes from which a tensor is streamed or handed over instead of copied into the protobuf
+# types, and bytes at most, of lists that shape inference may read: these stay in the protobuf
 COUNTS, COUNTS_BELOW = (np.dtype(np.int64), np.dtype(np.int32)), 1 << 24
 
 
@@ -191,8 +192,8 @@ def _with_subgraphs(graph: gs.Graph) -> Iterator[gs.Graph]:
 def to_proto(model: Model, location: str = "weights") -> tuple[onnx.ModelProto, dict[str, np.ndarray[Any, Any]]]:
     """The protobuf with large initializers left as external references, and their arrays by name.
 
-    Hand the arrays to ONNX Runtime (``SessionOptions.add_external_initializers``). Nothing large is copied, but what
-    lies in a file where processors do not read numbers from.
+    Hand the arrays to ONNX Runtime (``SessionOptions.add_external_initializers``). Nothing large is copied except
+    arrays that lie unaligned in the file.
     """
     proto, tensors = skeleton(model, location)
     return proto, {name: np.require(tensor.values, requirements=["ALIGNED"]) for name, tensor in tensors.items()}
@@ -234,7 +235,7 @@ def skeleton(model: Model, location: str = "weights") -> tuple[onnx.ModelProto, 
 
 
 def _stays_apart(values: Any) -> bool:
-    """Large, and no list of numbers that sizes may be computed from: those whoever infers shapes reads."""
+    """Handed over outside the protobuf: large, and not an integer list that shape inference reads."""
     counts = values.dtype in COUNTS and values.nbytes < COUNTS_BELOW
     return bool(values.nbytes >= PLACEHOLDER_ABOVE) and not counts
 

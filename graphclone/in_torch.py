@@ -19,28 +19,56 @@ if TYPE_CHECKING:
 
 
 def to_torch(model: Model, dropout: float = 0.0) -> torch.nn.Module:
-    """The graph as a module: every weight a Parameter, ties stay ties, dropout put back where it is asked for."""
+    """The graph as a PyTorch module: every weight a Parameter, ties stay ties.
+
+    ``module(**inputs)`` takes the graph's inputs by name, as tensors of the shapes and types that the graph declares,
+    and returns a dict of its outputs by name. Batch and length stay as dynamic as they were in the graph. Blocks are
+    submodules of an nn.ModuleList; a linear's weight is [out, in], as in torch.nn; ``module.code`` is the source.
+
+    ``dropout``: a probability, put where such models are trained with it: on attention's probabilities, behind
+    attention and feed-forward before they are added to the residual stream, and on the embeddings. Raises
+    UnsupportedGraph, before anything is built, for an operator that graphclone has no row for in PyTorch.
+
+    >>> module = to_torch(graphclone.load("model.onnx")); print(module.code)   # doctest: +SKIP
+    """
     from graphclone.pytorch.module import to_torch as build
 
     return build(model, dropout)
 
 
 def write_torch(model: Model, folder: str | Path, dropout: float = 0.0) -> dict[str, Any]:
-    """The graph as a folder of model.py and model.safetensors that needs no graphclone."""
+    """Write the graph as a folder of model.py and model.safetensors that runs without graphclone, whole or not at all.
+
+    ``model.py`` defines the module that ``to_torch`` builds, and ``load()``. Weights trained there and saved under the
+    module's names go back into the graph by ``pack``. Gives the counts of ``parameters``, ``integers`` (weights of
+    integers) and ``lines`` of the source, and ``notes`` on what does not train. Raises BadModel where the folder cannot
+    be written, and what ``to_torch`` raises.
+    """
     from graphclone.pytorch.standalone import write_standalone
 
     return write_standalone(model, folder, dropout)
 
 
 def write_hugging_face(model: Model, like: str | Path, folder: str | Path) -> dict[str, Any]:
-    """The graph as a checkpoint of its family: config.json, model.safetensors, the tokenizer of ``like``."""
+    """Write the graph as a checkpoint that Transformers loads: config.json, model.safetensors and the tokenizer.
+
+    ``like``: the folder of the parent's config.json, from which the family is known and what is not a size is taken.
+    Gives the ``family``, the ``architecture``, the number of ``tensors`` and the ``files`` copied. Raises BadData for a
+    config that cannot be read, UnsupportedGraph for a family without a row in pytorch/families.py and for a weight that
+    it has no name for, InvalidTarget for a shape that its config cannot say, BadModel where nothing can be written.
+    """
     from graphclone.pytorch.hugging_face import write_hugging_face as write
 
     return write(model, like, folder)
 
 
 def from_torch(model: Model, module: torch.nn.Module) -> Model:
-    """The module's weights in the model's graph: the exact inverse of ``to_torch``."""
+    """The model with the module's weights: the exact inverse of ``to_torch(model)``.
+
+    What was not trained comes back byte for byte, and ``model`` is not changed. The module may be wrapped by
+    torch.compile, DistributedDataParallel or checkpointing. Raises BadData, naming the weights, where they are not
+    those of this model, hold values that are not finite, or differ where the model has one tied weight.
+    """
     from graphclone.pytorch.write_back import from_torch as write
     from graphclone.pytorch.write_back import marked
 
@@ -48,7 +76,13 @@ def from_torch(model: Model, module: torch.nn.Module) -> Model:
 
 
 def pack(model: Model, tensors: Mapping[str, np.ndarray[Any, Any]]) -> Model:
-    """Weights trained elsewhere, by initializer name, in the model's graph."""
+    """The model with other weights, by the module's parameter names or the graph's initializer names.
+
+    Arrays are floats, shaped as whoever has the name holds them: a linear is [out, in] under its parameter's name, as
+    the graph stores it under the initializer's. They are converted to the graph's own type. Every weight must be given:
+    once, under any of its names, or more than once where it is tied, and then equal. Raises BadData for names that are
+    missing or unknown, shapes that differ, values that are not finite and ties that disagree. ``model`` is not changed.
+    """
     from graphclone.pytorch.write_back import marked
     from graphclone.pytorch.write_back import pack as write
 
@@ -65,11 +99,14 @@ def train(
     tokenizer: Path | None = None,
     progress: Callable[[int, int, float], None] | None = None,
 ) -> tuple[Model, History]:
-    """Train a clone in PyTorch and write it back; ``held_out`` is evaluated before, on the way, and after.
+    """Train a clone in PyTorch and write it back: the trained model, and its losses (``History``).
 
-    teacher: a model whose outputs are imitated. tokenizer: the tokenizer.json that masked-lm takes its mask from.
+    batches: mappings from input names to arrays [batch, ...], gone through again until ``options.steps`` are done.
+    held_out: the same; evaluated before, on the way, and after. teacher: a model whose outputs are imitated.
+    tokenizer: the tokenizer.json that masked-lm takes its mask from. ``progress(done, steps, loss)`` follows each step.
+
     Raises BadData for batches or outputs that the task's loss cannot be made from, InvalidTarget for a teacher that
-    does not fit, TrainingDiverged for a loss that is not a number.
+    does not fit, UnsupportedGraph as ``to_torch`` does, TrainingDiverged for a loss that is not a number.
     """
     from graphclone.pytorch.training import course
 
@@ -79,7 +116,8 @@ def train(
 
 
 def reinitialised(model: Model, seed: int) -> Model:
-    """The same graph with weights drawn at random, as its architecture is started from nothing."""
+    """The same graph with weights drawn at random, as its architecture is started from nothing: gains are ones, biases
+    zeros, all else normal(0, 0.02). The same seed, the same weights."""
     from graphclone.pytorch.training import reinitialised as drawn
     from graphclone.pytorch.write_back import marked
 

@@ -172,7 +172,7 @@ def _unfuse(node: gs.Node, norm: str, bias_input: int) -> list[gs.Node]:
 
 
 def _branch(operands: list[gs.Tensor]) -> int:
-    """Which operand the fusion took a bias from: the projection. Blocks that were not fused add theirs there too."""
+    """Index of the operand made by the projection: its bias goes back there, as in blocks that were never fused."""
     return next((k for k, t in enumerate(operands) if t.inputs and t.inputs[0].op in PRODUCTS), 0)
 
 

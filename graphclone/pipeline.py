@@ -40,21 +40,32 @@ Progress = Callable[[int, int | None], None]
 
 
 def load(path: str | Path) -> Model:
-    """Open an ONNX file; its weights stay on disk. Raises BadModel."""
+    """Open an ONNX file, or the one in a folder; its weights stay on disk.
+
+    Raises BadModel for a file that is missing, truncated or not ONNX, and for external data that is missing, too short
+    or outside the model's folder; UnsupportedGraph for packed weights that cannot be read as numbers.
+    """
     from graphclone import graph
 
     return graph.load(path)
 
 
 def save(model: Model, path: str | Path, shard_size: int | None = None) -> None:
-    """Write a model atomically; weights above 1 GB, or in shards, go to files beside it. Raises BadModel."""
+    """Write a model atomically: the old file or the new one is there, never a part.
+
+    Weights above 1 GB go to ``<name>.<digest>.data`` beside it; with ``shard_size``, in bytes, to as many files as it
+    takes. Raises BadModel where it cannot be written, InvalidTarget for a path that holds the model's own weights.
+    """
     from graphclone import saving
 
     saving.save(model, path, shard_size)
 
 
 def inspect(model: Model) -> Anatomy:
-    """Trace the graph: its stacks of blocks, their parts, and what can be cut. Raises UnsupportedGraph."""
+    """Trace the graph: its stacks of blocks, their parts, and what can be cut.
+
+    Raises UnsupportedGraph for an operator that meets traced neurons and has no row, and where no block repeats.
+    """
     from graphclone.anatomy import inspect as trace
 
     return trace(model)
@@ -71,9 +82,15 @@ def measure(
     mask: str | None = None,
     moments: bool = False,
 ) -> Statistics:
-    """Run the parent on calibration batches, keeping sums only; ``moments``: second moments too, for least squares.
+    """Run the parent on calibration batches in ONNX Runtime and keep sums alone.
 
-    ``mask``: the input that says which positions count. Raises BadData for batches that do not fit.
+    batches: mappings from input names to arrays [batch, ...]; masks, positions and other inputs that they lack are
+    filled by rule. mask: the input that is 0 where a position does not count (default: the attention mask). moments:
+    second moments [width, width] too, for least squares. provider: auto, cpu or cuda. ``progress(done, total)`` follows
+    each batch.
+
+    Raises BadData for batches that do not fit and activations that are not finite, InvalidTarget for a provider that is
+    not there, a mask that is no input, or an anatomy of another model.
     """
     from graphclone.statistics import run
 
@@ -100,8 +117,12 @@ def measure_kept(
     progress: Progress | None = None,
     mask: str | None = None,
 ) -> Statistics | None:
-    """The second pass, which knows what is kept: what ``clone`` takes as ``affine``. None where the plan's method has
-    no use for it (norm-gain has under LayerNorms that are cut; read-in, pca, depth-patch have). As ``measure``."""
+    """Measure once more, now that it is known which neurons stay: what ``clone`` takes as ``affine``.
+
+    None where the plan's method has no use for it (norm-gain has under LayerNorms that are cut; read-in, pca and
+    depth-patch have). Options and errors as for ``measure``; BadData too for batches that can be read only once where
+    they are read several times: give a list, or what ``open_source`` opens.
+    """
     from graphclone.statistics import run
 
     anatomy = anatomy or inspect(model)
@@ -127,7 +148,8 @@ def needs_second_pass(anatomy: Anatomy, plan: Plan) -> bool:
 
 
 def merge_statistics(paths: Sequence[Path]) -> Statistics:
-    """Add up statistics of one parent. Raises BadData."""
+    """Add up statistics of one parent. Raises BadData for files of other parents, settings or sites, and for data that
+    is in two of them."""
     first, *others = [read_statistics(path) for path in paths]
     for other in others:
         first = first.merge(other)
@@ -157,10 +179,16 @@ def plan(
     weights: Batch | None = None,
     tokens: Sequence[int] | None = None,
 ) -> Plan:
-    """Choose what is kept. ``weights``: the parent's constants, for an importance that looks at them.
+    """Choose what is kept: for each group the neurons that score highest, and of the blocks those that ``depth`` says.
 
-    tokens: ids of the vocabulary that stay, ascending; with them the target may be empty.
-    Raises InvalidTarget for a shape that cannot be reached.
+    stats: what ``measure`` gave; None for importances and depths that need none. importance: a row of
+    statistics/importance.py. method: ``best``, ``none``, or passes of surgery/corrections joined by +. depth: a row of
+    statistics/depth.py (instead of ``greedy`` see ``greedy_depth``). weights: the parent's initializers by name
+    (``Model.constants``), for an importance that looks at them. tokens: ids of the vocabulary that stay, ascending;
+    with them the target may be empty.
+
+    Raises InvalidTarget for a shape that cannot be reached (naming those nearest), for what is pinned, for unknown
+    names, and for statistics that are missing or of another parent; BadData for statistics that are not of its sites.
     """
     from graphclone import planner, vocabulary
 
@@ -194,10 +222,10 @@ def clone(
     anatomy: Anatomy | None = None,
     affine: Statistics | None = None,
 ) -> Model:
-    """Cut the parent to the plan.
+    """Cut the parent to the plan. Large weights of the clone are computed when it is saved or run; ``model`` stays.
 
-    ``stats`` serves the methods that correct weights by what was measured (norm-gain, least-squares); ``affine``, from
-    ``measure_kept``, lets norm-gain fit LayerNorms over the very neurons kept.
+    stats: what ``measure`` gave, for the methods that correct weights by it (norm-gain, least-squares). affine: what
+    ``measure_kept`` gave, for those that take a second pass; norm-gain does without.
 
     Raises InvalidTarget for a plan of another parent and for statistics that the method lacks, UnsupportedGraph for a
     graph that cannot be cut so.
@@ -211,7 +239,11 @@ def clone(
 
 
 def verify(parent: Model, clone: Model, plan: Plan | None = None) -> Report:
-    """Examine a clone: the file, each weight against the parent's, the numbers."""
+    """Examine a clone: the file, each weight against the parent's, the numbers. It is run in ONNX Runtime.
+
+    plan: what it should have been made by; by default the one that it carries. Every fault is a failed check of the
+    report, which raises nothing by itself: call ``raise_if_failed`` (VerificationFailed).
+    """
     from graphclone import verification
 
     return verification.verify(parent, clone, plan)

@@ -78,11 +78,14 @@ def with_best(method: str, best: str) -> str:
 
 @dataclass(frozen=True)
 class Plan:
-    """keep: group name -> neurons kept, ascending (a permutation is allowed: order is the clone's order).
-    Groups that are not named are kept whole. drop_blocks: stack name -> block indices removed; drop_attention and
-    drop_feed_forward: the same for one branch of blocks that stay. repeat_blocks: blocks that are put in once more
-    behind themselves, each time they are named.
+    """What a clone keeps of a parent; ``to_json`` and ``read`` are its file.
+
+    parent: the sha256 of the model that it was made for. keep: group name -> neurons kept, counted from 0, ascending (a
+    permutation is allowed: order is the clone's order). Groups that are not named are kept whole. drop_blocks: stack
+    name -> block indices removed; drop_attention and drop_feed_forward: the same for one branch of blocks that stay.
+    repeat_blocks: blocks that are put in once more behind themselves, each time they are named.
     ``method`` names the corrections of the weights, joined by ``+``; ``target`` records what was asked for.
+    Raises InvalidTarget for an unknown method or format, and for a group that keeps nothing, repeats or negatives.
     """
 
     parent: str  # sha256
@@ -110,7 +113,10 @@ class Plan:
 
     @classmethod
     def from_json(cls, text: str, where: str = "plan") -> Plan:
-        """Read a plan; unknown keys are errors."""
+        """A plan from its JSON; ``where`` names it in errors.
+
+        Raises BadData for what is no plan, unknown keys included, InvalidTarget as making one does.
+        """
         try:
             held = json.loads(text)
         except json.JSONDecodeError as reason:
@@ -129,7 +135,7 @@ class Plan:
 
     @classmethod
     def read(cls, path: str | Path) -> Plan:
-        """A plan from a file ("-": standard input). Raises BadData."""
+        """A plan from a file ("-": standard input). Raises as ``from_json``, BadData where it cannot be read."""
         if str(path) == "-":
             return cls.from_json(_standard_input(), "standard input")
         try:

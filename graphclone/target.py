@@ -49,6 +49,8 @@ class Target:
     kv_heads, head_dim and ffn for every block, or block by block. ``heads`` alone keeps the queries per KV head as they
     are. ``keep_blocks`` names the blocks instead of their number; ``drop_attention`` and ``drop_ffn`` name blocks that
     stay without that part. ``deeper``: more layers than the parent has are reached by repeating the middle ones.
+
+    Read when a plan is made, which raises InvalidTarget for what is no size or list of blocks.
     """
 
     hidden: Size = None

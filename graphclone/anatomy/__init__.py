@@ -1,4 +1,4 @@
-"""What is in a graph: neurons traced, groups formed, blocks found."""
+"""Finds what is in a graph: traces neurons through it, groups them, and finds the blocks of its residual streams."""
 
 from graphclone.anatomy.describe import inspect
 

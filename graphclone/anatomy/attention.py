@@ -1,4 +1,4 @@
-"""Naming attention inside a block: which products are scores, which weights make queries, keys, values and output."""
+"""Finds attention inside a block: which products are scores, which weights make queries, keys, values and output."""
 
 from __future__ import annotations
 

@@ -110,7 +110,10 @@ class Stream:
 
 
 def _kind(value: Value | None) -> str:
-    """What a segment is given from outside: optimisers fold the sizes of one block to constants and leave another's."""
+    """What kind of operand enters a segment: size, weight or side input.
+
+    Constant and computed sizes count alike, because optimisers fold them in one block and not in the next.
+    """
     if value is None:
         return NONE
     if value.data is not None and value.data.dtype.kind in "iub":
@@ -124,8 +127,8 @@ def read_by_many(tensors: Sequence[gs.Tensor]) -> bool:
 
 
 def _brings(product: gs.Node) -> int:
-    """2 for a product of keys and values packed: its columns are split in two before any shape has heads, or are two
-    items of a leading axis. Halves of a head, which rotary embedding takes apart, are neither."""
+    """2 if the product makes keys and values packed, else 1: its output is split in two before any reshape into heads,
+    or indexed on a leading axis of 2. A later split is rotary embedding's."""
     tensor, shaped = product.outputs[0], False
     while True:
         readers = [n for n in tensor.outputs if n.op not in ("Shape", "Size")]

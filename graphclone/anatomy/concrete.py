@@ -1,4 +1,4 @@
-"""Integers, masks and shapes, computed for real during a trace, by onnx's own reference operators."""
+"""Computes integers, masks and shapes for real during a trace, by onnx's own reference operators."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ class Evaluator:
                 whole = onnx.helper.make_model(inner, **kinds)  # noqa: TID251  onnx-graphsurgeon has no bodies alone
                 inner = onnx.shape_inference.infer_shapes(whole, data_prop=True).graph
             return [held[o.name] if o.name in held else _sizes(o.type.tensor_type) for o in inner.output]
-        except Exception as reason:  # noqa: BLE001  as below
+        except Exception as reason:  # noqa: BLE001  as above
             raise UnsupportedGraph(
                 f"{node.op} node {node.name!r}: the output shapes of the branch {body.name!r} cannot be inferred "
                 f"({reason})"

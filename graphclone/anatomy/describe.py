@@ -1,4 +1,4 @@
-"""From a trace to an Anatomy: stacks, blocks, parts, groups and the sites where neurons can be measured."""
+"""Turns a trace into an Anatomy: stacks, blocks, parts, groups and the sites where neurons can be measured."""
 
 from __future__ import annotations
 

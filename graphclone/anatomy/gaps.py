@@ -1,4 +1,4 @@
-"""Gaps: runs of dropped blocks, and the last kept block before each, which can make up for them."""
+"""Finds runs of dropped blocks, and the last kept block before each, whose output can make up for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From classes of ids to groups of neurons: classes that stand in the same axes, in the same role, equally often."""
+"""Groups neurons that are cut alike: those that stand in the same axes, in the same role, equally often."""
 
 from __future__ import annotations
 

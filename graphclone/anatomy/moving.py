@@ -1,5 +1,5 @@
-"""Constant matrices that only move numbers, and may turn their signs: rotary embedding may exchange a head's halves
-with one."""
+"""Tells constant matrices that only permute numbers, and may flip their signs: rotary embedding may exchange a head's
+halves by a product with one."""
 
 from __future__ import annotations
 

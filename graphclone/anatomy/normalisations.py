@@ -1,4 +1,4 @@
-"""Norms: an operator that normalises, or reductions over neurons followed by a gain."""
+"""Finds the norms of a graph: an operator that normalises, or reductions over neurons followed by a gain."""
 
 from __future__ import annotations
 

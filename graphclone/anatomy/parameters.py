@@ -1,4 +1,4 @@
-"""How many numbers a model was trained to: weights, neither scales of integers nor tables of angles nor single numbers.
+"""Counts a model's trained parameters: weights, but no scales of integers, tables of angles or single numbers.
 
 SmolLM2-135M has 134,515,008 of them however it is exported, and as many where they are stored in 8 bits.
 """

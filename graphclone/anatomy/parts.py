@@ -1,4 +1,4 @@
-"""The nouns: what the trace and the block finder report, frozen and printable."""
+"""What ``inspect`` reports of a parent: stacks, blocks, their parts, and groups of neurons, as frozen dataclasses."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ class AxisRef:
 
 @dataclass(frozen=True)
 class NeuronGroup:
-    """Neurons that stand in the same axes and so are cut with the same indices.
+    """``size`` neurons that stand in the same ``axes`` of initializers and so are cut with the same indices.
 
-    kind: residual, ffn, head, kv_head, group (query heads of one KV head), qk_dim, v_dim, tail (as wide as the
-    residual, outside the stacks), other. ``pinned`` says why the group cannot be cut, or is None.
+    kind: residual, ffn, head, kv_head, group (query heads of one KV head), qk_dim, v_dim, vocabulary, tail (as wide as
+    the residual, outside the stacks), other. ``block``: the index of the block that holds it, None for one of the whole
+    graph. ``pinned`` says why the group cannot be cut, or is None.
     """
 
     name: str
@@ -76,7 +77,11 @@ class Linear:
 
 @dataclass(frozen=True)
 class Attention:
-    """heads = kv_heads x group; head_dim of queries and keys, v_dim of values."""
+    """One attention of a block: ``heads`` query heads on ``kv_heads`` heads of keys and values.
+
+    ``head_dim`` is the width of a head's queries and keys, ``v_dim`` that of its values. ``rotary``: queries and keys
+    have rotary embedding.
+    """
 
     heads: int
     kv_heads: int
@@ -94,7 +99,10 @@ class Attention:
 
 @dataclass(frozen=True)
 class FeedForward:
-    """``ffn`` hidden neurons; gated where two projections meet in a product. Weights by name."""
+    """One feed-forward of a block, of ``ffn`` hidden neurons; gated where two projections meet in a product.
+
+    ``up`` and ``down``: names of the weights before and after the hidden neurons; ``group``: of their NeuronGroup.
+    """
 
     ffn: int
     gated: bool
@@ -127,7 +135,11 @@ class Norm:
 
 @dataclass(frozen=True)
 class Block:
-    """One repeated segment of a stack: joining ``entry`` and ``exit`` removes it."""
+    """One repeated segment of a stack, counted from 0.
+
+    ``entry`` and ``exit`` are tensors of the residual stream: joining them removes the block. ``nodes``: by the names
+    of their first outputs. ``parallel``: attention and feed-forward read the stream side by side.
+    """
 
     index: int
     entry: str
@@ -141,7 +153,10 @@ class Block:
 
 @dataclass(frozen=True)
 class Stack:
-    """Equal blocks along one residual stream. ``norms``: those over it that stand before and after the blocks."""
+    """Equal blocks along one residual stream of ``hidden`` channels.
+
+    ``norms``: those over the stream that stand before and after the blocks.
+    """
 
     name: str
     hidden: int

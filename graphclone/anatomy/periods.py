@@ -1,4 +1,4 @@
-"""Periods: which segments of a stream are the blocks of a stack.
+"""Finds which segments of a residual stream repeat, and so are the blocks of a stack.
 
 A stack is the longest run of segments that repeats with a period, and one period is a block. A block may lack some of
 its segments, where an attention or a feed-forward was left out: what stands beside the run and is made of the same
@@ -102,8 +102,8 @@ def _parsed(shapes: Sequence[int], pattern: Sequence[int], places: range) -> lis
 def _best_pattern(
     shapes: Sequence[int], attends: Sequence[bool], weighty: Sequence[bool], regular: list[range]
 ) -> list[range]:
-    """Blocks of which no two neighbours need be equal, where they hold more products than the regular ones: by the
-    pattern, of segments that occur in two blocks at least, which covers most in the fewest blocks."""
+    """Blocks of a stack whose neighbours may all differ: the pattern of segments, each in two blocks at least, that
+    covers most products in the fewest blocks, if that beats the regular run."""
 
     def worth(blocks: Sequence[range]) -> tuple[int, int, int]:
         return sum(weighty[k] for block in blocks for k in block), sum(map(len, blocks)), -len(blocks)

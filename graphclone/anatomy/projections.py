@@ -1,4 +1,4 @@
-"""Products of an activation with a weight, wherever the weight hides (behind Transpose, Cast, Identity)."""
+"""Finds the products of an activation with a weight, wherever the weight hides (behind Transpose, Cast, Identity)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pieces that a residual stream falls into, and what a stack is made of before its parts are named."""
+"""Types of the block finder: segments of a residual stream, and runs of them that make a stack."""
 
 from __future__ import annotations
 

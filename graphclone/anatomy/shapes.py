@@ -1,4 +1,4 @@
-"""A stack in the sizes that a target names."""
+"""Describes a stack by the sizes that a target names: hidden, layers, heads, ..."""
 
 from __future__ import annotations
 

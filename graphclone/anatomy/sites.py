@@ -1,4 +1,4 @@
-"""Sites: the places whose activations say how much neurons matter."""
+"""Names the sites of a parent: tensors whose activations, when measured, say how much neurons matter."""
 
 from __future__ import annotations
 

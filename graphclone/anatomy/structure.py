@@ -1,4 +1,4 @@
-"""Segments compared by structure: the expression that makes the exit from the entry, without names and sizes.
+"""Compares segments by structure: by the expression that makes the exit from the entry, without names and sizes.
 
 Optimisers rewrite one block and leave the next, so what they write counts as what it was: reshapes are nothing, a Gemm
 is its product and its sum, and a sum is its terms, wherever a bias is added, in a norm that takes the sum in, too.

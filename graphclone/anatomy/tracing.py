@@ -1,4 +1,4 @@
-"""The run on ids: every node once, in order; by its row of the table, or computed for real where no weight comes in."""
+"""Runs a graph on neuron ids: each node by its row of ``flows.TABLE``, or for real where no weight comes in."""
 
 from __future__ import annotations
 

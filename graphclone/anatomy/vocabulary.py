@@ -1,4 +1,4 @@
-"""The vocabulary: rows that token ids look up, and what reaches an output as wide as they are (a head, its bias).
+"""Finds the vocabulary: embedding rows that token ids look up, and outputs as wide as they are (a head, its bias).
 
 Ids are integers, so the trace meets the vocabulary only where it is stored. Here the ids are followed instead: through
 what hands them on, to the tables that they index and to the constants that they are compared with (a padding id that
@@ -117,7 +117,7 @@ def _looked_up(found: Grouping, uses: _Uses) -> list[Group]:
 def _reasons(
     found: Grouping, uses: _Uses, groups: Sequence[Group], made: Sequence[Projection]
 ) -> Iterator[tuple[Group, str]]:
-    """Whatever else meets the vocabulary: it has a say in numbers that are no token's own."""
+    """Groups that mix with more than one token's row, or with other neurons, and why they cannot be trimmed."""
     allowed = {f"looked up by {describe(node)}" for node, _ in uses.lookups}
     for pin in found.trace.pins:
         if pin.reason not in allowed:

@@ -1,4 +1,4 @@
-"""Arithmetic on sizes: ints and scalar symbols, simplified where a number makes it trivial."""
+"""Does arithmetic on sizes, ints and scalar symbols, simplified where a number makes it trivial."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Products that sum: over how many numbers, told from the shape of one operand.
+"""Tells over how many numbers a product sums, from the shape of one operand.
 
 What is multiplied and summed over is a weight whatever the other side holds; an outer product (rotary frequencies times
 positions) sums over one number, and says nothing.

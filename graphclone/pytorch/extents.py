@@ -1,4 +1,4 @@
-"""Sizes without looking: where a size of a computed value comes from.
+"""Traces each size of a computed value to where it comes from: an input, or a weight's literal.
 
 The size of ``x.unsqueeze(1)`` along axis 0 is the size of x along axis 0, and that of ``embedding(ids, weight)`` along
 its last axis is a number. Following this back makes the shape arithmetic of a module that of its inputs: equal sizes

@@ -1,4 +1,4 @@
-"""TABLE family -> what its Hugging Face checkpoint calls each weight and each size: one row a family.
+"""Maps the module's weights and sizes to the names that a Hugging Face checkpoint has for them: one row a family.
 
 Left are the names of the module that ``to_torch`` builds, right those of transformers 5. ``{i}`` counts blocks.
 """

@@ -1,4 +1,4 @@
-"""A clone as the checkpoint that transformers loads: config.json, model.safetensors and the parent's tokenizer."""
+"""Writes a clone as a checkpoint that Transformers loads: config.json, model.safetensors, the parent's tokenizer."""
 
 from __future__ import annotations
 
@@ -37,11 +37,7 @@ Tensors = dict[str, torch.Tensor]
 
 
 def write_hugging_face(model: Model, like: str | Path, folder: str | Path) -> dict[str, Any]:
-    """Write the checkpoint, whole or not at all; ``like`` is the folder of the parent's config.json.
-
-    Raises BadData for a config that cannot be read, UnsupportedGraph for a family without a row and for a weight that
-    the family has no name for, InvalidTarget for a shape that its config cannot say.
-    """
+    """Write the checkpoint, whole or not at all. Options and errors: in_torch.py."""
     like, folder = Path(like), Path(folder)
     config = _config(like)
     family = _family(config)

@@ -1,4 +1,4 @@
-"""A graph becomes a torch.nn.Module: ordinary modules of torch.nn, made from the source that ``module.code`` shows.
+"""Builds a torch.nn.Module from a graph: ordinary modules of torch.nn, made from the source in ``module.code``.
 
 ``module(**inputs)`` takes the graph's inputs by name and returns a dict of its outputs by name. Batch and length stay
 as dynamic as they were in the graph. Blocks are submodules in an nn.ModuleList, so that activation checkpointing and
@@ -51,14 +51,7 @@ class Layout:
 
 
 def to_torch(model: Model, dropout: float = 0.0) -> nn.Module:
-    """Build the module. Every weight is a Parameter under the name ``weights(module)`` maps to its initializer.
-
-    ``dropout`` is put where such models are trained with it: on attention's probabilities, behind attention and
-    feed-forward before they are added to the residual stream, and on the embeddings. Raises UnsupportedGraph, before
-    anything is built, for an operator that no row of the table covers.
-
-    >>> module = to_torch(graphclone.load("model.onnx")); print(module.code)   # doctest: +SKIP
-    """
+    """``graphclone.to_torch`` (in_torch.py). ``weights(module)`` maps each Parameter's name to its initializers."""
     model = unshared(model)
     found = layout(model, dropout)
     module = _made(found)

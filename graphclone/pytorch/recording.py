@@ -1,4 +1,4 @@
-"""Operator by operator: the graph of a model as a flat torch.fx graph, by the rows of the operator table."""
+"""Records a model as a flat torch.fx graph, operator by operator, by the rows of the operator table."""
 
 from __future__ import annotations
 

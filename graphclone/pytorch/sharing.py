@@ -1,4 +1,4 @@
-"""Weights that an exporter merged because they were equal, taken apart; weights that are tied stay one.
+"""Takes apart initializers that an exporter merged because they were equal; weights that are tied stay one.
 
 Exporters write equal tensors once: every zero bias, every unit gain of a fresh model is then one initializer, and would
 train as one parameter. A constant weight (all elements equal) that several nodes read is therefore given to each of

@@ -1,4 +1,4 @@
-"""A model as a folder of its own: ``model.py`` and ``model.safetensors``, which need torch and safetensors alone."""
+"""Writes a model as a folder of ``model.py`` and ``model.safetensors``, which need torch and safetensors alone."""
 
 from __future__ import annotations
 
@@ -31,12 +31,7 @@ def load(folder=Path(__file__).parent):
 
 
 def write_standalone(model: Model, folder: str | Path, dropout: float = 0.0) -> dict[str, Any]:
-    """Write the folder, whole or not at all, and say what is in it: parameters, weights of integers, lines, notes.
-
-    ``model.py`` defines the module that ``to_torch`` builds and ``load()``. Weights trained there and saved under the
-    module's names go back into the graph by ``pack``. Raises BadModel for a folder that has other files of these names'
-    makers, and what ``to_torch`` raises.
-    """
+    """Write the folder, whole or not at all, and say what is in it. Errors: in_torch.py."""
     folder = Path(folder)
     outputs.refuse_nowhere(folder)
     if folder.exists() and not folder.is_dir():

@@ -1,4 +1,4 @@
-"""Constants that are no weights by their values alone: masks, and cosines and sines of angles.
+"""Tells by their values which float constants are no weights: masks, and cosines and sines of angles.
 
 Rules that values alone decide have to be strict: training must not stop because the numbers of a weight look smooth. A
 vector is never a table, a weight with an outlier no mask, and gains near 1 or weights of two values no angles.

@@ -1,4 +1,4 @@
-"""How each float constant is used: followed from the constants to the first operator that settles what they are.
+"""Follows each float constant to the first operator that settles whether it is a weight.
 
 Values are of three kinds: *constant* (nothing of the inputs in it), *positional* (from integer inputs, shapes and
 tables) and *signal* (from float inputs, embeddings, and whatever was multiplied by a weight and summed). A constant

@@ -1,4 +1,4 @@
-"""What an ONNX value can be while a module is built: a Symbol, a known torch.Tensor, or Sizes (see recorder.py)."""
+"""Types of an ONNX value while a module is built: a Symbol, a known torch.Tensor, or Sizes (see recorder.py)."""
 
 from __future__ import annotations
 

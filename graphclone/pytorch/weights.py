@@ -1,4 +1,4 @@
-"""Which constants are weights, what they are called in the module, and which are one.
+"""Decides which constants are weights, what the module calls them, and which are tied.
 
 A float constant is a **weight** (an nn.Parameter), unless it is one of these, which become buffers or literals:
 
@@ -142,7 +142,10 @@ def weight_map(model: Model) -> WeightMap:
 
 
 def _may_be_learnt(name: str) -> bool:
-    """A parameter's name, or none because an exporter moved the parameter; numbers of the code have a node's."""
+    """Whether a name can be a parameter's: a dotted path, or an exporter's placeholder for a parameter that it moved.
+
+    Constants written in model code are named after their node.
+    """
     return name.startswith(MOVED) or (PARAMETER.match(name) is not None and ANONYMOUS.match(name) is None)
 
 

@@ -1,4 +1,4 @@
-"""Trained weights back into the graph they came from: its nodes stay, only initializers change.
+"""Writes trained weights back into the graph they came from: its nodes stay, only initializers change.
 
 What was not trained comes back byte for byte. Weights that an exporter had merged because they were equal, and that
 training told apart, become initializers of their own (sharing.py).
@@ -26,22 +26,12 @@ TRAINED = "graphclone.trained"  # in a clone's metadata: its weights are no slic
 
 
 def from_torch(model: Model, module: torch.nn.Module) -> Model:
-    """The model with the module's parameters, the exact inverse of ``to_torch(model)``.
-
-    Raises BadData, naming the weights, where the module's parameters are not those of this model, and where a tie that
-    the module has broken leaves two values for one weight.
-    """
+    """``graphclone.from_torch`` (in_torch.py), without the mark of a trained model."""
     return pack(model, {_unwrapped(name): to_array(p) for name, p in module.named_parameters()})
 
 
 def pack(model: Model, tensors: Mapping[str, np.ndarray[Any, Any]]) -> Model:
-    """The model with other weights, under the module's parameter names or the graph's initializer names.
-
-    Every weight must be given: once, under any of the names that the module has for it, or more than once where it is
-    tied, and then equal. Floats of another width are converted to the graph's own type. Raises BadData for names that
-    are missing or unknown, shapes that differ, values that are not finite and ties that disagree; the model given is
-    never changed.
-    """
+    """``graphclone.pack`` (in_torch.py), without the mark of a trained model."""
     apart = unshared(model)
     found = layout(apart)
     weights = list(found.weights)

@@ -1,1 +1,1 @@
-"""What matters: data sources, the probe that measures in ONNX Runtime, the sums it keeps, the scores made of them."""
+"""Measures what matters: data sources, the probe that sums in ONNX Runtime, statistics, and scores made of them."""

@@ -1,4 +1,4 @@
-"""Data that already is arrays: .npz files keyed by input names, and random inputs."""
+"""Reads data that already is arrays (.npz files keyed by input names), and draws random inputs."""
 
 from __future__ import annotations
 

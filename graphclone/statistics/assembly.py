@@ -1,4 +1,4 @@
-"""The probe's graph: the parent's with its reductions in between, and nothing that they do not need."""
+"""Builds the probe's graph: the parent's with reductions added, and without what they do not need."""
 
 from __future__ import annotations
 

@@ -222,7 +222,9 @@ def open_source(
     column: the field of records that holds text. images: their recipe (see ``recipe.find``). shard: which part of the
     batches, and of how many.
 
-    The first batch is read at once, so that what does not fit is said before anything runs. Raises BadData.
+    Gives an iterable of batches, each a mapping from input names to arrays. The first one is read at once, so that what
+    does not fit is said before anything runs. Raises BadData for data that is missing, empty or does not fit the graph,
+    InvalidTarget for numbers below 1 and a shard or an image recipe that is none.
     """
     if length < 1 or batch_size < 1 or (limit is not None and limit < 1):
         raise InvalidTarget(f"length {length}, batch size {batch_size} and limit {limit} have to be 1 or more")

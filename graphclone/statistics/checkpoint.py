@@ -1,4 +1,4 @@
-"""A run that ends early leaves its sums behind, and another one goes on from there."""
+"""Saves the sums of a measurement that ends early, so that another run goes on from there."""
 
 from __future__ import annotations
 

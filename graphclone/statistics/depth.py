@@ -1,4 +1,4 @@
-"""Which blocks stay: one row a way of choosing, some by place alone, some by what the probe saw of each block."""
+"""Chooses the blocks that stay: one row a way, some by place alone, some by what the probe measured of each block."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run over many processes or machines: Ray Data hands shards of the data to actors, each with a session of its own.
+"""Measures in many processes or on many machines: Ray hands shards of the data to actors, each with a session.
 
 A shard is counted when its statistics arrive, whole: an actor that dies on the way leaves nothing behind, and Ray gives
 its shard to another. Shards are added in order, whichever is ready first: the same data, the same bytes.

@@ -1,4 +1,4 @@
-"""What a score may look at: sums of the probe, and the parent's weights, one at a time and never as a whole copy."""
+"""Holds what a score may look at: the probe's sums, and the parent's weights, one at a time."""
 
 from __future__ import annotations
 

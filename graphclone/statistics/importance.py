@@ -1,4 +1,4 @@
-"""How much each neuron matters: one row a way of scoring, 1-D scores per neuron group, higher is kept.
+"""Scores how much each neuron matters: one row a way, 1-D scores per neuron group, the highest are kept.
 
 A row that needs data reads statistics of the probe; one that needs weights reads the parent's initializers; the rest
 are controls that need neither.

@@ -1,4 +1,4 @@
-"""The second pass, for corrections that look at what the plan keeps: which places they need, by the method's passes.
+"""Plans the second measurement, for corrections that look at what the plan keeps: which places they need summed.
 
 At every norm that is cut, sums over what it makes of the kept neurons (places.py); and for some passes more. Each of
 these is one vector a token, joined from several values of the graph, whose second moments are summed:

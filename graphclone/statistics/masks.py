@@ -1,4 +1,4 @@
-"""Which positions count: the mask inputs of a graph, and which of them lies over which value.
+"""Finds which positions count: the mask inputs of a graph, and which of them applies to which value.
 
 Layouts are learned from one run whose sizes tell them apart: a batch of 3, lengths that are prime and differ from
 sequence to sequence, and padding, which a graph that packs its sequences drops.

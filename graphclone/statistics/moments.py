@@ -1,4 +1,4 @@
-"""Second moments, sum a a^T: the tiles of the upper triangle that are computed and kept, and the matrix they make."""
+"""Lays out second moments, sum a a^T: the tiles of the upper triangle that are computed, and the matrix they make."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What exporters put behind a softmax for rows that may attend to nothing: Where(IsNaN(p), 0, p).
+"""Leaves out what exporters put behind a softmax for rows that may attend to nothing: Where(IsNaN(p), 0, p).
 
-It reads and writes the largest activation of the model twice more, and does nothing on almost all data. A probe leaves
-it out; a batch whose sums are not finite then is run again as exported.
+The guard reads and writes the largest activation of the model twice more, and does nothing on almost all data. A probe
+leaves it out; a batch whose sums are not finite then is run again as exported.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Text -> token ids by a tokenizer.json -> windows of one length, packed without gaps."""
+"""Turns text into token ids by a tokenizer.json, packed without gaps into windows of one length."""
 
 from __future__ import annotations
 

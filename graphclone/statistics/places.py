@@ -1,4 +1,4 @@
-"""From an anatomy to the places that a probe reduces, and how their values lie under the masks."""
+"""Lists the places that a probe sums over, from an anatomy, and how their values lie under the masks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which batches of which data statistics are made of, so that none counts twice."""
+"""Records which batches of which data statistics are made of, so that none counts twice."""
 
 from __future__ import annotations
 

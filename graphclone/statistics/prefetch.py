@@ -1,4 +1,4 @@
-"""Reading ahead: the next batches are made in a thread while the current one runs."""
+"""Reads ahead: the next batches are made in a thread while the current one runs."""
 
 from __future__ import annotations
 

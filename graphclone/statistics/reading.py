@@ -1,4 +1,4 @@
-"""What a kind of data is asked for, and what it answers."""
+"""Types between ``open_source`` and the kinds of data: what one is asked for, and the batches it answers with."""
 
 from __future__ import annotations
 

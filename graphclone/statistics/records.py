@@ -1,4 +1,4 @@
-"""Tables of records: parquet files (pyarrow) and Hugging Face datasets, neither of which has to be installed."""
+"""Reads tables of records: parquet files (pyarrow) and Hugging Face datasets; neither package has to be installed."""
 
 from __future__ import annotations
 

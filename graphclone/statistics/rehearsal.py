@@ -1,4 +1,4 @@
-"""What a run would do and cost, from one batch of it."""
+"""Estimates what a measurement would do and cost, from one batch of it (``--dry-run``)."""
 
 from __future__ import annotations
 

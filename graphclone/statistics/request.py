@@ -1,4 +1,4 @@
-"""What is measured on, as the command line asks for it; nothing heavy is imported before it is asked."""
+"""Holds the command line's options for data; nothing heavy is imported before data is opened."""
 
 from __future__ import annotations
 

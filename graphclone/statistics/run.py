@@ -1,4 +1,4 @@
-"""A run: batch after batch through the probe, its sums added up in float64, in order."""
+"""Runs a measurement: batch after batch through the probe, its sums added up in float64, in order."""
 
 from __future__ import annotations
 

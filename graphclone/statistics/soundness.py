@@ -1,4 +1,4 @@
-"""Whether what a file holds can be the sums of a run: what reads them takes that for granted."""
+"""Refuses files of statistics whose numbers cannot be the sums of a run, so that readers need not check."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Statistics: sums over a run, additive, on disk as safetensors, good for one parent only."""
+"""Statistics: sums over what a parent's activations were on data; they add up, and are saved as safetensors."""
 
 from __future__ import annotations
 
@@ -26,11 +26,12 @@ _FIELDS = {"format", "parent", "data", "batches", "providers", "settings"}
 
 @dataclass(frozen=True)
 class Statistics:
-    """Sums per site; means are made when they are asked for, so that runs add up.
+    """Sums over positions (tokens, patches) at each site of one parent; means are made when they are asked for, so that
+    runs add up.
 
     parent: sha256 of the model. sites: site name -> statistic -> float64 sums ([width], moments [width, width]), and
-    ``count``, int64 scalar, the positions summed. data: which batches of which data. providers: where ONNX Runtime
-    ran. settings: what else has to be equal for two to add up (what was summed, by which version).
+    ``count``, int64 scalar, the positions summed. batches: how many were run; data: which of which data. providers:
+    where ONNX Runtime ran. settings: what else has to be equal for two to add up (what was summed, by which version).
     """
 
     parent: str

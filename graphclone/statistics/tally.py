@@ -1,4 +1,4 @@
-"""What a run has summed so far, of which batches: enough to go on from."""
+"""Keeps what a measurement has summed so far, and of which batches: enough to go on from."""
 
 from __future__ import annotations
 

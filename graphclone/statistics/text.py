@@ -1,4 +1,4 @@
-"""Where text comes from: files, records (.jsonl, .parquet, Hugging Face datasets), Python's own documentation."""
+"""Reads text from files, records (.jsonl, .parquet, Hugging Face datasets) and Python's own documentation."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""Half precision as float32: bfloat16 where a graph is measured on a CPU, for which ONNX Runtime has no kernels; both
-kinds where a graph is trained, because AdamW's steps are smaller than what half a precision can tell apart.
+"""Turns half-precision weights into float32.
+
+bfloat16 where a graph is measured on a CPU, for which ONNX Runtime has no kernels; both kinds where a graph is trained,
+because AdamW's steps are smaller than what half precision can tell apart.
 
 Every bfloat16 and float16 is a float32, so the weights are the same numbers; what is computed is rounded less often.
 """

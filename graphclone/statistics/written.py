@@ -1,4 +1,4 @@
-"""What the products that read an inner site write from each of its positions: its share of E|W a|^2.
+"""Sums the energy that each position of an inner site (feed-forward, attention) writes: its share of E|W a|^2.
 
 A sum like all others, so that shards add up, and made of sums and weights when a run ends: planning then needs no
 weights. Position i of a site with second moments S has sum_j S_ij G_ij, G = W^T W, over the positions j of its own head

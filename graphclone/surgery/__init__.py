@@ -1,1 +1,1 @@
-"""Plan and parent -> clone: depth, width, and every size that follows."""
+"""Makes the clone of a plan: drops blocks, slices weights, and rewrites every size that follows."""

@@ -1,4 +1,4 @@
-"""What a plan means position by position: which ids live, where kept positions come from, the sizes expected."""
+"""Tells what a plan means for each axis: which positions are kept, from where, and the shapes that the clone has."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ class Cut:
     def __init__(self, found: Grouping, plan: Plan) -> None:
         self.found, self.trace, self.plan = found, found.trace, plan
         self.alive = np.ones(self.trace.ids.size, bool)
-        self.source = np.arange(self.trace.ids.size)  # class that fills the place of a class: differs in a permutation
+        # source[c]: the class whose neuron takes the place of c's; differs from c only in a permutation
+        self.source = np.arange(self.trace.ids.size)
         by_name = {g.name: g for g in found.groups}
         for name, kept in plan.keep.items():
             group = by_name.get(name)

@@ -1,4 +1,4 @@
-"""Numbers that say over how many neurons a sum goes: a mean may be written as a sum divided by its length.
+"""Rewrites constants that hold the number of neurons in a sum: a mean may be written as a sum divided by its length.
 
 JAX's mean is ReduceSum(x) / d, and a root mean square may be ReduceL2(x) * d^-1/2. The value that is divided carries no
 neuron any more, so the number is found from the sum, not from the stream. A sum that nothing divides stays one.

@@ -1,4 +1,4 @@
-"""Depth: a block is removed by joining its two cut points."""
+"""Removes whole blocks: what read a block's exit from the residual stream reads its entry instead."""
 
 from __future__ import annotations
 

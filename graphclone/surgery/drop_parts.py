@@ -1,4 +1,4 @@
-"""Attention or feed-forward alone: what a branch adds to the stream is left out of the sum that takes it in.
+"""Removes attention or feed-forward alone: what the branch adds is left out of its sum with the residual stream.
 
 A branch begins where a block reads the stream and ends in a sum with it (with the other branch, where both are
 parallel). What is left out is all that the branch is: its norm before, its bias, its norm or scale after. A norm after

@@ -1,4 +1,4 @@
-"""The scale of attention scores: a root of the width of a head, which follows the width.
+"""Rewrites the scale of attention scores, a root of the width of a head, where that width is cut.
 
 A graph writes 1/sqrt(d) in many places: a factor on the queries, the same on queries and keys as two fourth roots, a
 divisor of the scores, an attribute. Where it is computed from shapes, or left to an operator's default, it follows by

@@ -1,4 +1,4 @@
-"""Weights of a block's own: those from which no output is reached without it.
+"""Weights of one block only: without the block, no output depends on them.
 
 The clone's record names them of every block that the plan drops, halves or repeats, as the parent's graph and anatomy
 have them: what the surgery did is measured against that, and not against itself.

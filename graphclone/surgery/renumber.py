@@ -1,4 +1,4 @@
-"""Inputs and outputs that carry a block's number (a KV cache) are counted anew when blocks are gone."""
+"""Renames inputs and outputs that carry a block's number (a KV cache) where blocks are gone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Deeper than the parent: a block is put in again behind itself (Samragh et al. 2023, for more layers than there are).
+"""Repeats blocks, for a clone deeper than its parent: each copy stands behind its block (Samragh et al. 2023).
 
 A copy has weights of its own, equal at first and never tied, and its own KV cache, numbered in between. It is made of
 the finished clone, so that all that was cut and mended is in it.

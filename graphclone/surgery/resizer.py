@@ -1,6 +1,6 @@
-"""The resizer: traces the clone as it is edited.
+"""The resizer: mends every operand that spells out a size, while the clone is traced.
 
-The clone is traced as it is edited. Before a node is traced, its row compares what the operand would do with the
+Before a node is traced, its row compares what the operand would do with the
 shape that the plan expects, and overrides only the elements that are wrong. Elements computed from shapes at run time
 are usually right already; where they follow the batch (heads folded into it) they are scaled, never frozen.
 """

@@ -1,4 +1,4 @@
-"""What one attention's scores are multiplied by: from the projections of queries and keys to the softmax, in order."""
+"""Finds the factors on one attention's scores, from the projections of queries and keys to the softmax, in order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Everything that encodes a size: one row an operator, called by the resizer before the clone's node is traced."""
+"""Rewrites what encodes a size, one row an operator, called by the resizer before the clone's node is traced."""
 
 from __future__ import annotations
 

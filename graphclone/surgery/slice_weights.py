@@ -1,4 +1,4 @@
-"""Width: every initializer is np.take along each traced axis, use by use; equal slices are one tensor.
+"""Slices every initializer along each axis that is cut, use by use; equal slices become one tensor.
 
 Large ones are recipes (graphclone/recipes.py): nothing is read before the clone is written.
 """

@@ -1,4 +1,4 @@
-"""Tables computed from constants in the graph (rotary frequencies, slopes) are cut by picking from what is computed."""
+"""Cuts tables that the graph computes from constants (rotary frequencies, slopes), by a Gather behind them."""
 
 from __future__ import annotations
 

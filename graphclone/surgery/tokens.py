@@ -1,4 +1,4 @@
-"""Vocabulary: the k-th token kept is token k of the clone, wherever the graph itself names one (a padding id, say)."""
+"""Renumbers token ids that the graph itself names (a padding id, say): the k-th token kept is the clone's token k."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ PARTS = 32  # unequal parts packed in one axis (Q, K and V of grouped queries) e
 
 
 def examine(parent: Model, clone: Model, claims: Claims) -> list[Check]:
-    """The checks of section (d): bytes against the parent, indices against the plan."""
+    """Weights held against the parent's byte for byte, and the slices taken of them against the plan."""
     before, after = parent.constants(), clone.constants()
     explained, kept = f"{_cuts(claims)} cut axes, each explained", f"{len(claims.plan.keep)} groups kept as planned"
     return [

@@ -55,9 +55,13 @@ def choose_tokens(
     column: str | None = None,
     folder: Path | None = None,
 ) -> Tokens:
-    """The tokens that a text, or a file of ids, needs. spec: as data for calibration, or a .txt file of whole numbers.
+    """The tokens that a text, or a file of ids, needs; ``plan`` takes ``tokens=`` their ids (``Tokens.kept``).
 
-    folder: of configurations that name ids too, beside those beside the model.
+    spec: text as for calibration (files, a folder, python-docs, datasets:NAME), or a .txt file of ids. tokenizer: its
+    tokenizer.json, by default the one beside the model. column: the field of records that holds text. folder: of
+    configurations that name ids, beside those beside the model. What the tokenizer needs to encode every text as
+    before stays too, as do special tokens and ids that the graph names.
+
     Raises UnsupportedGraph where the graph or the tokenizer cannot be trimmed, BadData for text without a tokenizer.
     """
     found = vocabulary.find(model, anatomy)

@@ -1,4 +1,4 @@
-"""Dropout, which exports in evaluation mode have lost, back where such models are trained with it."""
+"""Puts dropout, which exports in evaluation mode have lost, back where such models are trained with it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Products with a weight become F.linear on the value as it is, bias included.
 
-The weight of F.linear is [out, in]; where the graph holds [in, out] it is read through ``.t()``, which the tree of
-modules turns into the parameter's own layout wherever every reader agrees (tree.py).
+The weight of F.linear is [out, in]; where the graph holds [in, out] it is read through ``.t()``, which
+source/layout.py turns into the parameter's own layout wherever every reader agrees.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Movement that cancels: chains of reshapes and permutes say what a person would say in one call, or nothing."""
+"""Shortens chains of reshapes and permutes to one call, or to none where they cancel."""
 
 from __future__ import annotations
 

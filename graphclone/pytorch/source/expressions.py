@@ -1,4 +1,4 @@
-"""One call of a recorded graph as the Python that a person would write for it."""
+"""Writes one call of a recorded graph as the Python that a person would write for it."""
 
 from __future__ import annotations
 

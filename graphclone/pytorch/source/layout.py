@@ -1,4 +1,4 @@
-"""The parameter's own layout: views that every reader of a weight takes become the way the weight is kept."""
+"""Stores each parameter as all its readers view it (transposed, reshaped), so that the views can go."""
 
 from __future__ import annotations
 

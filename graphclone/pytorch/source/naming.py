@@ -1,4 +1,4 @@
-"""What values are called in the module's code, and when a name may be given away again."""
+"""Names the values in the module's code, and tells when a name may be used again."""
 
 from __future__ import annotations
 

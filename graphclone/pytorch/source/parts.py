@@ -1,4 +1,4 @@
-"""The tree of modules to be: which part holds which calls, weights and tables, and what it is handed from outside."""
+"""Builds the tree of modules: which part holds which calls, weights and tables, and what it is handed from outside."""
 
 from __future__ import annotations
 

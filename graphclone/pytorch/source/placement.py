@@ -1,4 +1,4 @@
-"""Which call belongs where: blocks, attentions and feed-forwards of the anatomy, found again in a recorded graph.
+"""Assigns each call of a recorded graph to a block, attention or feed-forward of the anatomy.
 
 A block is what depends on its entry and not on its exit. Inside it an attention is what depends on its projections of
 queries, keys and values and not on what its output projection gives; a feed-forward likewise.

@@ -1,4 +1,4 @@
-"""A tree of parts as a Python program: a class for each kind of part, and the model that holds them."""
+"""Writes a tree of parts as a Python program: a class for each kind of part, and the model that holds them."""
 
 from __future__ import annotations
 

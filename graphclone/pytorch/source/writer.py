@@ -1,4 +1,4 @@
-"""The forward of one part as lines of Python: what is read once and reads well stands where it is read."""
+"""Writes the forward of one part as lines of Python; what is read once is inlined where that reads well."""
 
 from __future__ import annotations
 

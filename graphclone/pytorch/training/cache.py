@@ -1,4 +1,4 @@
-"""What the teacher said, on disk: each row is looked up by what was fed, so shuffled batches are found again.
+"""Caches a teacher's outputs on disk: each row is looked up by what was fed, so shuffled batches are found again.
 
 One safetensors file a batch that had to be run, under a folder named by the teacher and the data. Of logits over more
 than FULL classes only the ``top`` likeliest are kept, as log-probabilities with their ids.

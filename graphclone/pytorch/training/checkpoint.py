@@ -1,4 +1,4 @@
-"""The state of a run on disk, from which it goes on as if it had never stopped.
+"""Saves the state of a training, from which it goes on as if it had never stopped.
 
     FOLDER/state-00000040/{weights.safetensors, optimizer.safetensors, state.json}    the newest
     FOLDER/best.safetensors                                                           weights of the best evaluation

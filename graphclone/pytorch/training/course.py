@@ -1,4 +1,4 @@
-"""A whole run for a Model: teacher and clone matched, the module trained, its weights run in the graph again."""
+"""Trains a Model: matches clone and teacher, trains the module, and runs its weights in the graph again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a batch means to a task: what the graph is fed, and what is expected of it.
+"""Turns a batch into what a task needs: the inputs of the graph, and the targets.
 
 Names of inputs are told as graphclone.feeds tells them.
 """

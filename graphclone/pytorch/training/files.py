@@ -1,4 +1,4 @@
-"""From a clone's file to a trained one: data opened, trained, packed, examined, and only then given its name."""
+"""Makes a trained file of a clone's file, which gets its name only after it has been examined."""
 
 from __future__ import annotations
 

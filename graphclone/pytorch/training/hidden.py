@@ -1,4 +1,4 @@
-"""Where the residual streams of clone and teacher say the same: block by block, neuron by neuron.
+"""Pairs the residual streams of clone and teacher, block by block and neuron by neuron.
 
 A clone made by selection needs no projection to be held against its parent: neuron i of its residual stream is the
 parent's neuron K[i], and block l was the parent's block map(l), which a deeper clone repeats; both are in the plan that

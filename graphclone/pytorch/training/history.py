@@ -1,4 +1,4 @@
-"""What happened: losses, evaluations, and the best of them."""
+"""Records a training: losses, evaluations, and the best of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TensorBoard event files, where a folder is given for them."""
+"""Writes TensorBoard event files, where a folder is given for them."""
 
 from __future__ import annotations
 

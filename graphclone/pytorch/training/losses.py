@@ -1,4 +1,4 @@
-"""What is minimised, from tensors to one number: each loss is a mean over the places that count."""
+"""Losses: each is a mean over the positions that count."""
 
 from __future__ import annotations
 

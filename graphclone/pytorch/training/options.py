@@ -1,4 +1,4 @@
-"""What a run is asked for, and the learning rate of each step."""
+"""Options of a training, and the learning rate of each step."""
 
 from __future__ import annotations
 

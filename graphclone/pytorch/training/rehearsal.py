@@ -1,4 +1,4 @@
-"""A first run of a row in ONNX Runtime, before anything is trained: whether the task suits the model and its data."""
+"""Runs one row in ONNX Runtime before anything is trained: does the task suit the model and its data?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a clone is trained for: a table of tasks, and functions of the user's own.
+"""Tasks that a clone is trained for: a table of them, and functions of the user's own.
 
 A task turns a batch into an Example (what the graph is fed, what is expected of it) and outputs into a loss. The output
 is the one asked for, the usual one, or the only one.

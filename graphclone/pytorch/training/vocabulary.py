@@ -1,4 +1,4 @@
-"""A clone of fewer tokens and its teacher: which of the teacher's ids each of the clone's is."""
+"""Renames token ids for a clone of fewer tokens: which of the teacher's ids each of the clone's is."""
 
 from __future__ import annotations
 
@@ -37,5 +37,5 @@ def rows(model: Model) -> int | None:
 
 
 def digest(ids: tuple[int, ...] | None) -> str:
-    """What a cache of the teacher's words is told apart by; nothing where both count alike."""
+    """Cache key for the renaming of ids; empty if both share a vocabulary."""
     return "" if ids is None else hashlib.sha256(repr(ids).encode()).hexdigest()[:16]

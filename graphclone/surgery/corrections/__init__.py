@@ -1,1 +1,1 @@
-"""Corrections of the weights for what was cut away: one room a method, one table of them (passes)."""
+"""Corrects weights for what was cut away: one module a method, and one table of them (passes.py)."""

@@ -1,4 +1,4 @@
-"""What a correction may look at: the cut, the parent's anatomy, and what was measured."""
+"""Holds what a correction may look at: the cut, the parent's anatomy, and what was measured."""
 
 from __future__ import annotations
 

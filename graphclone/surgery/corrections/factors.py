@@ -1,4 +1,4 @@
-"""What a product multiplies its weight and its bias by: what is fitted is their effect, what is written is divided."""
+"""Finds constant factors on a product's weight and bias (Gemm's alpha, beta): a fitted weight is divided by them."""
 
 from __future__ import annotations
 

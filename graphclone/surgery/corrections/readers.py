@@ -1,4 +1,4 @@
-"""Which products read what a norm gives, and with what gain and bias it gives it."""
+"""Finds the products that read a norm's output, and the gain and bias of that norm before and after the cut."""
 
 from __future__ import annotations
 
