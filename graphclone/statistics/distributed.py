@@ -22,6 +22,7 @@ from typing import Any
 from graphclone import errors
 from graphclone.errors import BadData, GraphCloneError, InvalidTarget
 from graphclone.graph import Model
+from graphclone.requirements import FEATURES
 from graphclone.statistics.calibration import Source
 from graphclone.statistics.checkpoint import Checkpoint
 from graphclone.statistics.request import Calibration, Cluster
@@ -223,7 +224,7 @@ def _ray() -> Any:
         import ray
         import ray.data
     except ImportError:
-        raise InvalidTarget("--engine ray needs Ray: pip install 'graphclone[ray]'") from None
+        raise FEATURES["ray"].missing("--engine ray") from None
     return ray
 
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from graphclone.errors import BadData, InvalidTarget
+from graphclone.errors import BadData
 from graphclone.feeds import Input
+from graphclone.requirements import FEATURES
 from graphclone.statistics import records
 from graphclone.statistics.reading import Array, Asked, Reading, files_of, sha256_of
 from graphclone.statistics.recipe import Recipe, find
@@ -165,7 +166,7 @@ def _pillow(spec: str) -> Any:
     try:
         from PIL import Image
     except ImportError:
-        raise InvalidTarget(f"{spec}: images need Pillow: pip install 'graphclone[data]'") from None
+        raise FEATURES["data"].missing(f"{spec}: images") from None
     return Image
 
 

@@ -6,14 +6,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from graphclone.errors import BadData, InvalidTarget
+from graphclone.errors import BadData
+from graphclone.requirements import FEATURES, MissingPackage
 
 ROWS = 256  # records read at once
 
 
 def dataset(spec: str, column: str) -> tuple[Any, str, list[Path | str]]:
     """The dataset that ``datasets:NAME_OR_FOLDER[:split[:column]]`` names, its column (``column``, where the spec names
-    none), and what its fingerprint is made of. Raises BadData, and InvalidTarget where ``datasets`` is not installed.
+    none), and what its fingerprint is made of. Raises BadData, and MissingPackage where ``datasets`` is not installed.
     """
     _, name, split, named = [*spec.split(":"), "", ""][:4]
     held = _opened(name, split or "train")
@@ -28,7 +29,7 @@ def _opened(name: str, split: str) -> Any:
     try:
         import datasets
     except ImportError:
-        raise InvalidTarget("datasets:... needs Hugging Face's library: pip install datasets") from None
+        raise MissingPackage(f"datasets:{name}: datasets is not installed: pip install datasets") from None
     try:
         held = datasets.load_from_disk(name) if Path(name).is_dir() else datasets.load_dataset(name, split=split)
     except Exception as reason:  # noqa: BLE001  (it raises what its file systems raise)
@@ -69,7 +70,7 @@ def _parquet(file: Path) -> Any:
     try:
         import pyarrow.parquet
     except ImportError:
-        raise InvalidTarget(f"{file}: parquet needs pyarrow: pip install 'graphclone[data]'") from None
+        raise FEATURES["data"].missing(str(file)) from None
     return _or_corrupt(file, lambda: pyarrow.parquet.ParquetFile(file))
 
 

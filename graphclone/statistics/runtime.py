@@ -15,6 +15,7 @@ import onnx_graphsurgeon as gs
 
 from graphclone.errors import BadData, GraphCloneError, InvalidTarget, UnsupportedGraph
 from graphclone.graph import Model, to_proto
+from graphclone.requirements import FEATURES
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -67,13 +68,11 @@ def as_fed(array: Array, wanted: str) -> Array:
 
 
 def runtime() -> Any:
-    """The module. Raises GraphCloneError where it is not installed."""
+    """The module. Raises MissingPackage where it is not installed."""
     try:
         import onnxruntime
     except ImportError:
-        raise GraphCloneError(
-            "ONNX Runtime is not installed: pip install 'graphclone[cpu]', or 'graphclone[gpu]' for an NVIDIA GPU"
-        ) from None
+        raise FEATURES["cpu"].missing("ONNX Runtime") from None
     return onnxruntime
 
 

@@ -12,9 +12,10 @@ import numpy as np
 import onnx
 
 from graphclone.caches import rings
-from graphclone.errors import GraphCloneError, UnsupportedGraph
+from graphclone.errors import UnsupportedGraph
 from graphclone.graph import Model, to_proto
 from graphclone.inside import read
+from graphclone.requirements import FEATURES
 from graphclone.verification.products import EXACT, unsigned
 
 if TYPE_CHECKING:
@@ -28,10 +29,6 @@ TURN_RUNS, TURN_SECONDS = 2, 0.2  # of a model that is timed by turns: so many r
 PRECISION, FINEST = "accuracy_level", 1  # of MatMulNBits: 4 rounds what it multiplies to 8 bits, 1 nothing
 _FOLDER = "session.model_external_initializers_file_folder_path"
 _FATAL_ONLY = 4  # ONNX Runtime's log level: what it would print is in the exception it raises as well
-
-
-class MissingRuntime(GraphCloneError):
-    """ONNX Runtime is not installed."""
 
 
 @dataclass(frozen=True)
@@ -97,14 +94,12 @@ def _runtime() -> Any:
     try:
         import onnxruntime
     except ImportError:
-        raise MissingRuntime(
-            "ONNX Runtime is not installed: pip install 'graphclone[cpu]' (or 'graphclone[gpu]' beside an NVIDIA GPU)"
-        ) from None
+        raise FEATURES["cpu"].missing("ONNX Runtime") from None
     return onnxruntime
 
 
 def has_cuda() -> bool:
-    """Whether ONNX Runtime was built for NVIDIA GPUs. Raises MissingRuntime."""
+    """Whether ONNX Runtime was built for NVIDIA GPUs. Raises MissingPackage."""
     return CUDA in _runtime().get_available_providers()
 
 
