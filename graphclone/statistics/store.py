@@ -72,7 +72,8 @@ class Statistics:
         for one in self.data:
             for two in other.data:
                 if one.overlaps(two):
-                    raise BadData(f"data in both statistics would count twice: {one} and {two}")
+                    both = str(one) if str(one) == str(two) else f"{one} and {two}"
+                    raise BadData(f"data in both statistics would count twice: {both}")
         sites = {
             site: {name: held[name] + other.sites[site][name] for name in held} for site, held in self.sites.items()
         }

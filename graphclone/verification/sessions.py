@@ -142,7 +142,9 @@ def open_session(
     try:
         session = ort.InferenceSession(proto.SerializeToString(), options, providers=chosen)
     except Exception as reason:  # noqa: BLE001  as above
-        raise UnsupportedGraph(f"ONNX Runtime refuses to load it: {_one_line(reason)}") from None
+        raise UnsupportedGraph(
+            f"{model.path or 'the model'}: ONNX Runtime refuses to load it: {_one_line(reason)}"
+        ) from None
     return Session(session, (contiguous, values), rings(model.graph))
 
 
