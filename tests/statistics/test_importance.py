@@ -214,7 +214,7 @@ def test_what_is_missing_is_named(measured):
         score("paper:3", anatomy, statistics)
     with pytest.raises(
         InvalidTarget,
-        match="paper needs statistics: .*--data.* none: magnitude, first, uniform, random$",
+        match=r"paper needs statistics: .*--data.* none: magnitude, first, uniform, random$",
     ):
         score("paper", anatomy, None)
     with pytest.raises(InvalidTarget, match="needs the parent's weights"):
