@@ -26,15 +26,15 @@ NORMS_OF_SUMS = {
 BIAS = {"SkipLayerNormalization": 4, "SkipSimplifiedLayerNormalization": 3}  # input added before: the branch's own
 
 
-def drop_parts(model: Model, anatomy: Anatomy, plan: Plan, trace: Trace) -> bool:
-    """Remove the plan's attentions and feed-forwards from ``model`` in place; True where anything changed.
+def drop_parts(model: Model, anatomy: Anatomy, plan: Plan, trace: Trace) -> None:
+    """Remove the plan's attentions and feed-forwards from ``model`` in place.
 
     Raises InvalidTarget for blocks that are not there or have no such part, UnsupportedGraph where a branch ends in no
     sum with the stream.
     """
     ends = list(_ends(anatomy, plan))
     if not ends:
-        return False
+        return
     graph = model.graph
     read = {t.name for t in graph.inputs if t.outputs}
     makers = {node_key(n): n for n in graph.nodes}
@@ -49,7 +49,6 @@ def drop_parts(model: Model, anatomy: Anatomy, plan: Plan, trace: Trace) -> bool
         if id(makers[key]) in alive:
             raise UnsupportedGraph(f"{what}: {describe(makers[key])} is still read elsewhere: drop the whole block")
     graph.inputs[:] = [t for t in graph.inputs if t.outputs or t.name not in read]
-    return True
 
 
 def _ends(anatomy: Anatomy, plan: Plan) -> Iterator[tuple[str, str]]:
