@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from graphclone import errors
-from graphclone.errors import BadData, GraphCloneError, InvalidTarget
+from graphclone.errors import BadData, GraphCloneError, InvalidTarget, one_line
 from graphclone.graph import Model
 from graphclone.requirements import FEATURES
 from graphclone.statistics.calibration import Source
@@ -253,7 +253,7 @@ def _running(ray: Any, cluster: Cluster, threads: int) -> Iterator[None]:
             ray.init(address=cluster.address or "local", **here, **quiet)
         except (ConnectionError, ValueError, RuntimeError) as reason:
             raise InvalidTarget(
-                f"no Ray cluster at {cluster.address or 'this machine'} ({' '.join(str(reason).split())[:200]})"
+                f"no Ray cluster at {cluster.address or 'this machine'} ({one_line(reason, 200)})"
             ) from None
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from graphclone.errors import BadData
+from graphclone.errors import BadData, one_line
 from graphclone.requirements import FEATURES, MissingPackage
 
 ROWS = 256  # records read at once
@@ -33,7 +33,7 @@ def _opened(name: str, split: str) -> Any:
     try:
         held = datasets.load_from_disk(name) if Path(name).is_dir() else datasets.load_dataset(name, split=split)
     except Exception as reason:  # noqa: BLE001  (it raises what its file systems raise)
-        raise BadData(f"{name}: not a dataset that can be read ({' '.join(str(reason).split())[:200]})") from None
+        raise BadData(f"{name}: not a dataset that can be read ({one_line(reason, 200)})") from None
     if isinstance(held, datasets.DatasetDict):
         if split not in held:
             raise BadData(f"{name}: no split {split!r}; it has {', '.join(held)}")
@@ -79,5 +79,5 @@ def _or_corrupt(file: Path, read: Callable[[], Any]) -> Any:
     try:
         return read()
     except (OSError, ValueError, NotImplementedError) as reason:
-        why = " ".join(str(reason).split())[:200]
+        why = one_line(reason, 200)
         raise BadData(f"{file}: not a parquet file, or damaged ({why})") from None

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from graphclone.errors import BadData, GraphCloneError, InvalidTarget, UnsupportedGraph
+from graphclone.errors import BadData, GraphCloneError, InvalidTarget, UnsupportedGraph, one_line
 from graphclone.graph import Model, to_proto
 from graphclone.requirements import FEATURES
 
@@ -37,7 +37,7 @@ OUT_OF_ROWS = "out of data bounds"  # what it says where a sequence is longer th
 
 def failed(where: str, reason: Exception) -> BadData:
     """What is said where ONNX Runtime fails on a batch."""
-    why = " ".join(str(reason).split())[:300]
+    why = one_line(reason, 300)
     hint = ": longer than the model's positions? lower --length" if OUT_OF_ROWS in why else ""
     return BadData(f"{where}: ONNX Runtime fails on it ({why}){hint}")
 
@@ -142,7 +142,7 @@ def open_session(model: Model, chosen: str, threads: int | None, *, optimise: bo
     try:
         opened = ort.InferenceSession(proto.SerializeToString(), options, providers=asked)
     except Exception as reason:  # noqa: BLE001  (as above)
-        raise UnsupportedGraph(f"ONNX Runtime refuses the graph: {' '.join(str(reason).split())[:300]}") from None
+        raise UnsupportedGraph(f"ONNX Runtime refuses the graph: {one_line(reason, 300)}") from None
     if chosen not in opened.get_providers():
         raise InvalidTarget(f"{chosen} was asked for and did not start (driver or CUDA libraries): use --provider cpu")
     return Session(opened, chosen, (whole, values), _placed(opened, chosen))
@@ -159,7 +159,7 @@ def open_file(path: Path, chosen: str, threads: int | None) -> onnxruntime.Infer
     try:
         opened = ort.InferenceSession(str(path), options, providers=[chosen])
     except Exception as reason:  # noqa: BLE001  (as above)
-        raise UnsupportedGraph(f"{path}: ONNX Runtime refuses it: {' '.join(str(reason).split())[:300]}") from None
+        raise UnsupportedGraph(f"{path}: ONNX Runtime refuses it: {one_line(reason, 300)}") from None
     if chosen not in opened.get_providers():
         raise InvalidTarget(f"{chosen} was asked for and did not start (driver or CUDA libraries): use --provider cpu")
     return opened

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialise
 
 from graphclone.anatomy.parts import Anatomy
-from graphclone.errors import BadData, InvalidTarget
+from graphclone.errors import BadData, InvalidTarget, one_line
 from graphclone.statistics.portion import Portion, joined
 from graphclone.statistics.soundness import COUNT, refuse_impossible, refuse_odd_fields, refuse_other_widths
 
@@ -145,7 +145,7 @@ class Statistics:
                 tensors = {key: file.get_tensor(key) for key in sorted(file.keys())}
             about = json.loads(metadata.get(_KEY, "null"))
         except (SafetensorError, OSError, ValueError) as reason:
-            why = " ".join(str(reason).split())
+            why = one_line(reason)
             raise BadData(f"{path}: not statistics of graphclone, or truncated ({why})") from None
         if not isinstance(about, dict) or "format" not in about:
             raise BadData(f"{path}: a safetensors file, but not statistics of graphclone")

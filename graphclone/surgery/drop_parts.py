@@ -12,18 +12,17 @@ from collections.abc import Iterator
 import onnx_graphsurgeon as gs
 
 from graphclone.anatomy.parts import Anatomy, Block
+from graphclone.anatomy.structure import NORMS_OF_SUMS, SUMS
 from graphclone.anatomy.trace import Trace, describe, node_key
 from graphclone.errors import InvalidTarget, UnsupportedGraph
 from graphclone.graph import Model
 from graphclone.plan import Plan
 from graphclone.surgery.drop_blocks import refuse_unknown
 
-SUMS = ("Add", "Sum")
-NORMS_OF_SUMS = {
+PLAIN = {  # norms of sums, without their sum
     "SkipLayerNormalization": "LayerNormalization",
     "SkipSimplifiedLayerNormalization": "SimplifiedLayerNormalization",
 }
-BIAS = {"SkipLayerNormalization": 4, "SkipSimplifiedLayerNormalization": 3}  # input added before: the branch's own
 
 
 def drop_parts(model: Model, anatomy: Anatomy, plan: Plan, trace: Trace) -> None:
@@ -85,7 +84,7 @@ def _leave_out(graph: gs.Graph, end: gs.Node, what: str, trace: Trace) -> None:
         waiting.sort(key=lambda n: -order[id(n)])
         node = waiting.pop()
         others = [t for t in node.inputs if t.name not in branch and _is_activation(t, trace)]
-        if node is not end and others and node.op in (*SUMS, *NORMS_OF_SUMS):
+        if node is not end and others and node.op in (*SUMS, *PLAIN):
             _without(graph, node, branch)
             return
         if node is not end and others:
@@ -110,11 +109,11 @@ def _without(graph: gs.Graph, node: gs.Node, branch: set[str]) -> None:
     """The sum without the branch: the other operand where there is one, a shorter sum, or the plain norm."""
     for reader in [n for name in branch for n in _shape_readers(graph, name)]:
         reader.inputs[0] = next(t for t in node.inputs if t.name not in branch)
-    if node.op in NORMS_OF_SUMS:
+    if node.op in PLAIN:
         stream = next(t for t in node.inputs[:2] if t.name not in branch)
-        weights = [t for t in node.inputs[2 : BIAS[node.op]] if not t.is_empty()]
+        weights = [t for t in node.inputs[2 : NORMS_OF_SUMS[node.op]] if not t.is_empty()]
         attributes = {"axis": -1, "epsilon": node.attrs.get("epsilon", 1e-12)}
-        node.op, node.domain, node.attrs = NORMS_OF_SUMS[node.op], "", attributes
+        node.op, node.domain, node.attrs = PLAIN[node.op], "", attributes
         node.inputs = [stream, *weights]
         return
     kept = [t for t in node.inputs if t.name not in branch]

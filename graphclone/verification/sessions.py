@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 
 from graphclone.caches import rings
-from graphclone.errors import UnsupportedGraph
+from graphclone.errors import UnsupportedGraph, one_line
 from graphclone.graph import Model, to_proto
 from graphclone.inside import read
 from graphclone.requirements import FEATURES
@@ -50,7 +50,7 @@ class Session:
         try:
             results = self._over(names, given) if self.rings else self.runtime.run(names, given)
         except Exception as reason:  # noqa: BLE001  ONNX Runtime's exceptions share no base but Exception
-            raise UnsupportedGraph(f"ONNX Runtime fails to run it: {_one_line(reason)}") from None
+            raise UnsupportedGraph(f"ONNX Runtime fails to run it: {one_line(reason, 300)}") from None
         return dict(zip(names, results, strict=True))
 
     def _over(self, names: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
@@ -86,7 +86,7 @@ class Session:
             self.runtime.run_with_iobinding(binding)
             binding.synchronize_outputs()
         except Exception as reason:  # noqa: BLE001  as above
-            raise UnsupportedGraph(f"ONNX Runtime fails to run it: {_one_line(reason)}") from None
+            raise UnsupportedGraph(f"ONNX Runtime fails to run it: {one_line(reason, 300)}") from None
         return dict(zip(names, binding.get_outputs(), strict=True))
 
 
@@ -143,7 +143,7 @@ def open_session(
         session = ort.InferenceSession(proto.SerializeToString(), options, providers=chosen)
     except Exception as reason:  # noqa: BLE001  as above
         raise UnsupportedGraph(
-            f"{model.path or 'the model'}: ONNX Runtime refuses to load it: {_one_line(reason)}"
+            f"{model.path or 'the model'}: ONNX Runtime refuses to load it: {one_line(reason, 300)}"
         ) from None
     return Session(session, (contiguous, values), rings(model.graph))
 
@@ -169,7 +169,7 @@ def open_file(model: Model) -> Session:
             source = proto.SerializeToString()
         session = ort.InferenceSession(source, options, providers=[CPU])
     except Exception as reason:  # noqa: BLE001  as above
-        raise UnsupportedGraph(f"ONNX Runtime refuses to load the file: {_one_line(reason)}") from None
+        raise UnsupportedGraph(f"ONNX Runtime refuses to load the file: {one_line(reason, 300)}") from None
     return Session(session, (), rings(model.graph))
 
 
@@ -185,10 +185,6 @@ def _coarse(part: Any) -> Iterator[onnx.AttributeProto]:
                 yield attribute
             if attribute.HasField("g"):
                 yield from _coarse(attribute.g)
-
-
-def _one_line(reason: Exception) -> str:
-    return " ".join(str(reason).split())[:300]
 
 
 def latency(
