@@ -4,6 +4,11 @@ A message names what was found, where, and what would help; it is one line unles
 """
 
 
+def one_line(said: object, most: int | None = None) -> str:
+    """What another's error says, without its line breaks; of a long one the beginning."""
+    return " ".join(str(said).split())[:most]
+
+
 class GraphCloneError(Exception):
     """Anything graphclone refuses. Catch this to catch all of them."""
 

@@ -161,12 +161,12 @@ def inputs(model: Model) -> dict[str, Input]:
     >>> [str(i) + ": " + i.role.name for i in inputs(Model(gs.Graph(inputs=[ids, mask]))).values()]
     ['input_ids int64[batch, length]: tokens', 'attention_mask int64[batch, length]: mask']
     """
-    return {tensor.name: _understand(tensor) for tensor in model.graph.inputs}
+    return {tensor.name: _understand(tensor, f"{model.path or 'model'}: ") for tensor in model.graph.inputs}
 
 
-def _understand(tensor: gs.Tensor) -> Input:
+def _understand(tensor: gs.Tensor, where: str) -> Input:
     if tensor.dtype is None or tensor.shape is None or tensor.type != "tensor_type":
-        raise UnsupportedGraph(f"input {tensor.name!r} is no tensor of known type and rank: export it with both")
+        raise UnsupportedGraph(f"{where}input {tensor.name!r} is no tensor of known type and rank: export it with both")
     dtype = tensor.dtype
     dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(dtype) if isinstance(dtype, int) else dtype)
     shape = cache_shape(tensor, tuple(d if isinstance(d, str) or d and d > 0 else None for d in tensor.shape))
@@ -176,7 +176,7 @@ def _understand(tensor: gs.Tensor) -> Input:
         role = BY_USE[rows is not None]
     if role is None:
         raise UnsupportedGraph(
-            f"input {tensor.name} {dtype}{_shown(shape)} has no known meaning: rename it after what it holds "
+            f"{where}input {tensor.name} {dtype}{_shown(shape)} has no known meaning: rename it after what it holds "
             f"({', '.join(r.name for r in ROLES)}), or bake it into the graph"
         )
     return Input(tensor.name, dtype, shape, role, rows, stride(tensor), windows(tensor))

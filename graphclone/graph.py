@@ -189,18 +189,18 @@ def _with_subgraphs(graph: gs.Graph) -> Iterator[gs.Graph]:
     yield from graph.subgraphs(recursive=True)
 
 
-def to_proto(model: Model, location: str = "weights") -> tuple[onnx.ModelProto, dict[str, np.ndarray[Any, Any]]]:
+def to_proto(model: Model) -> tuple[onnx.ModelProto, dict[str, np.ndarray[Any, Any]]]:
     """The protobuf with large initializers left as external references, and their arrays by name.
 
     Hand the arrays to ONNX Runtime (``SessionOptions.add_external_initializers``). Nothing large is copied except
     arrays that lie unaligned in the file.
     """
-    proto, tensors = skeleton(model, location)
+    proto, tensors = skeleton(model)
     return proto, {name: np.require(tensor.values, requirements=["ALIGNED"]) for name, tensor in tensors.items()}
 
 
 @garbage.kept()
-def skeleton(model: Model, location: str = "weights") -> tuple[onnx.ModelProto, dict[str, gs.Constant]]:
+def skeleton(model: Model) -> tuple[onnx.ModelProto, dict[str, gs.Constant]]:
     """``to_proto``, with the initializers themselves, so that recipes stay recipes."""
     graph = model.graph
     swapped: list[tuple[gs.Constant, Any]] = []
@@ -219,7 +219,7 @@ def skeleton(model: Model, location: str = "weights") -> tuple[onnx.ModelProto, 
                 elif part is graph and _stays_apart(values):
                     swapped.append((tensor, values))
                     apart[tensor.name] = tensor
-                    tensor._values = LazyValues(_reference(tensor.name, values, location))
+                    tensor._values = LazyValues(_reference(tensor.name, values))
         with without_empty(_with_subgraphs(graph)) as empty:
             proto = gs.export_onnx(graph)
         put_back(proto.graph, empty)
@@ -245,8 +245,8 @@ def _packed(name: str, values: Any) -> onnx.TensorProto:
     return onnx.numpy_helper.from_array(values if isinstance(values, np.ndarray) else values.load(), name)
 
 
-def _reference(name: str, values: Any, location: str) -> onnx.TensorProto:
+def _reference(name: str, values: Any) -> onnx.TensorProto:
     tensor = onnx.TensorProto(name=name, dims=values.shape, data_location=onnx.TensorProto.EXTERNAL)
     tensor.data_type = onnx.helper.np_dtype_to_tensor_dtype(values.dtype)
-    tensor.external_data.add(key="location", value=location)
+    tensor.external_data.add(key="location", value="weights")
     return tensor

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphclone.errors import BadData
+from graphclone.errors import BadData, one_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -132,4 +132,4 @@ def read_tensors(path: str | Path) -> dict[str, np.ndarray[Any, Any]]:
     try:
         return load_file(path)
     except (OSError, SafetensorError, ValueError, KeyError) as reason:
-        raise BadData(f"{path}: not a readable safetensors file ({' '.join(str(reason).split())})") from None
+        raise BadData(f"{path}: not a readable safetensors file ({one_line(reason)})") from None

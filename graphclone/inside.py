@@ -99,7 +99,7 @@ def _without_weights(data: mmap.mmap, bytes_: Array, graph: _Field) -> tuple[byt
             kept.append(data[field.start : field.end])
             continue
         head, name, array = taken
-        kept += [data[field.start : field.start + 1], _varint(len(head)), head]  # INITIALIZER's tag is one byte
+        kept += [data[field.start : field.start + 1], varint(len(head)), head]  # INITIALIZER's tag is one byte
         arrays[name] = array
     return b"".join(kept), arrays
 
@@ -152,7 +152,8 @@ def _number(data: mmap.mmap, at: int) -> tuple[int, int]:
     raise ValueError("a number of more than ten bytes")
 
 
-def _varint(number: int) -> bytes:
+def varint(number: int) -> bytes:
+    """Seven bits a byte, the lowest first; the eighth says that more follow."""
     made = bytearray()
     while number > 127:
         made.append(number & 127 | 128)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphclone.errors import InvalidTarget
+from graphclone.errors import BadData, InvalidTarget
 from graphclone.foresight import greedy_depth, parameters, predict, search
 from graphclone.in_torch import (
     from_torch,
@@ -148,11 +148,14 @@ def needs_second_pass(anatomy: Anatomy, plan: Plan) -> bool:
 
 
 def merge_statistics(paths: Sequence[Path]) -> Statistics:
-    """Add up statistics of one parent. Raises BadData for files of other parents, settings or sites, and for data that
-    is in two of them."""
+    """Add up statistics of one parent. Raises BadData, naming the file, for one of another parent, other settings or
+    sites, and for data that is in two of them."""
     first, *others = [read_statistics(path) for path in paths]
-    for other in others:
-        first = first.merge(other)
+    for path, other in zip(paths[1:], others, strict=True):
+        try:
+            first = first.merge(other)
+        except BadData as reason:
+            raise BadData(f"{path} beside {paths[0]}: {reason}") from None
     return first
 
 

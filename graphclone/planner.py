@@ -38,7 +38,8 @@ def plan(
 ) -> Plan:
     """Choose what is kept: the neurons that score highest, ascending, and the blocks that ``depth`` says.
 
-    weights: the parent's initializers, for importances that look at them. ``Plan.target`` records the absolute shape.
+    weights: the parent's initializers, for importances that look at them. ``Plan.target`` records what was asked for,
+    in numbers.
 
     Raises InvalidTarget for a shape that cannot be reached (naming what can), for what is pinned, and for statistics
     that are missing or of another parent.
@@ -79,7 +80,7 @@ def plan(
         drop_blocks={name: indices for name, indices in dropped.items() if indices},
         method=method,
         importance=importance,
-        target={n: s.pop() if len(s) == 1 else str(getattr(target, n)) for n, s in sorted(chooser.reached.items())},
+        target={n: _recorded(chooser.reached[n], getattr(target, n)) for n in sorted(asked)},
         drop_attention=without["drop_attention"],
         drop_feed_forward=without["drop_ffn"],
         repeat_blocks=repeated,
@@ -91,6 +92,11 @@ def refuse_unreachable(anatomy: Anatomy, target: Target, *, importance: str, met
     find(importance)
     refuse_unknown_depth(depth)
     plan(anatomy, None, target, importance="first", method=method, depth="paper")
+
+
+def _recorded(reached: set[int], asked: Any) -> int | str:
+    """The size that was reached; the target's own words where blocks differ."""
+    return next(iter(reached)) if len(reached) == 1 else str(asked)
 
 
 class _Chooser:

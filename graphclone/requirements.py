@@ -45,11 +45,13 @@ class Requirement:
 
 @dataclass(frozen=True)
 class Feature:
-    """Something that graphclone does where more than its own dependencies is there. extra: as pip names it."""
+    """Something that graphclone does where more than its own dependencies is there. extra: as pip names it; other: what
+    does as well, in words."""
 
     what: str
     extra: str
     needs: tuple[Requirement, ...]
+    other: str = ""
 
     @property
     def faults(self) -> list[str]:
@@ -64,7 +66,12 @@ class Feature:
     def require(self, who: str) -> None:
         """Raise MissingPackage, with the command, unless all of it is here. who: what asked for it."""
         if self.faults:
-            raise MissingPackage(f"{who}: {', '.join(self.faults)}: {self.command}")
+            raise self.missing(who)
+
+    def missing(self, who: str) -> MissingPackage:
+        """The error where an import failed."""
+        found = ", ".join(self.faults) or f"{' or '.join(need.name for need in self.needs)} cannot be imported"
+        return MissingPackage(f"{who}: {found}: {self.command}{self.other}")
 
 
 RUNTIME = Requirement("onnxruntime", "1.20", ("onnxruntime-gpu",))
@@ -74,7 +81,9 @@ OPTIMUM = Requirement("optimum-onnx", "0.1")
 FEATURES: dict[str, Feature] = {
     row.extra: row
     for row in (
-        Feature("running models: measure, verify, bench", "cpu", (RUNTIME,)),
+        Feature(
+            "running models: measure, verify, bench", "cpu", (RUNTIME,), " (or 'graphclone[gpu]' beside an NVIDIA GPU)"
+        ),
         Feature("training, and clones as PyTorch", "train", (TORCH, Requirement("accelerate", "1.6"))),
         Feature("TensorBoard (train --logs)", "logs", (Requirement("tensorboard", "2.16"),)),
         Feature("images and parquet as data", "data", (Requirement("pillow", "10"), Requirement("pyarrow", "15"))),

@@ -24,6 +24,7 @@ from google.protobuf.message import EncodeError
 from graphclone.data_file import DataFile
 from graphclone.errors import BadModel, InvalidTarget
 from graphclone.graph import Model, skeleton
+from graphclone.inside import varint
 from graphclone.outputs import data_name, staged
 from graphclone.recipes import Array, Piece, Recipe, held, pieces
 
@@ -114,16 +115,7 @@ def _framed(proto: onnx.ModelProto, values: Mapping[str, Values]) -> tuple[bytes
 
 def _field(message: Any, name: str, size: int) -> bytes:
     """Tag and length of a field that holds bytes or a message."""
-    return _varint(message.DESCRIPTOR.fields_by_name[name].number << 3 | 2) + _varint(size)
-
-
-def _varint(number: int) -> bytes:
-    """Seven bits a byte, the lowest first; the eighth says that more follow."""
-    parts = []
-    while number > 0x7F:
-        parts.append(number & 0x7F | 0x80)
-        number >>= 7
-    return bytes([*parts, number])
+    return varint(message.DESCRIPTOR.fields_by_name[name].number << 3 | 2) + varint(size)
 
 
 def _write_beside(proto: onnx.ModelProto, values: Mapping[str, Values], draft: Path, limit: int | None) -> None:

@@ -21,6 +21,7 @@ Indices = str | int | Sequence[int] | None
 PER_BLOCK = ("heads", "kv_heads", "head_dim", "ffn")  # sizes that every block has its own of
 BLOCKS = ("keep_blocks", "drop_attention", "drop_ffn", "deeper")
 MOST_BLOCKS = 100_000  # what is longer is no model, and its list of blocks would fill the memory
+INSTEAD = "or a budget, --params, --size or --latency; or --vocab"  # of a size
 DIGITS = 18  # of a number that can be one
 _SHARE = re.compile(r"-?(\d+\.?\d*|\.\d+)%")  # without an exponent: 1e999999999% is a number that nobody can write out
 
@@ -82,7 +83,8 @@ class Target:
         """The sizes that are asked for, read. Raises InvalidTarget for what is no size, and where nothing is asked."""
         given = {f.name: getattr(self, f.name) for f in fields(self) if self._given(f.name)}
         if not given:
-            raise InvalidTarget(f"no target: give at least one of {', '.join(f.name for f in fields(self))}")
+            sizes = ", ".join(f"--{f.name.replace('_', '-')}" for f in fields(self) if f.name != "deeper")
+            raise InvalidTarget(f"no target: give at least one of {sizes}; {INSTEAD} (in Python: a field of Target)")
         if "layers" in given and "keep_blocks" in given:
             raise InvalidTarget("layers is a number of blocks, keep_blocks says which: give one of them")
         return {name: _read(name, size) for name, size in given.items() if name not in BLOCKS}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from graphclone import folders
-from graphclone.errors import BadData, InvalidTarget, VerificationFailed
+from graphclone.errors import BadData, InvalidTarget, VerificationFailed, one_line
 from graphclone.graph import load
 from graphclone.requirements import FEATURES
 
@@ -126,7 +126,7 @@ def attempt(folder: str | Path, tool: str | None = None, asked: Asked | None = N
     try:
         return Tried(name, version, **TOOLS[name].run(folder, model, asked or Asked()))
     except Exception as reason:
-        said = " ".join(str(reason).split())[:300]
+        said = one_line(reason, 300)
         raise VerificationFailed(
             f"{folder}: {name} {version} does not run it: {type(reason).__name__}: {said}"
         ) from reason

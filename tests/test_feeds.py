@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
@@ -125,6 +128,9 @@ def test_an_input_without_a_known_meaning_is_refused_by_name():
         feeds.inputs(model_of(("mystery", INT, [])))
     with pytest.raises(UnsupportedGraph, match="input 'shapeless' is no tensor of known type and rank"):
         feeds.inputs(model_of(("shapeless", FLOAT, None)))
+    for one in (("mystery", INT, []), ("shapeless", FLOAT, None)):
+        with pytest.raises(UnsupportedGraph, match=f"^a/b.onnx: input .?{one[0]}"):
+            feeds.inputs(replace(model_of(one), path=Path("a/b.onnx")))
 
 
 def test_every_seeded_export_is_fed_inside_its_vocabulary(seeded_parent):

@@ -11,7 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from graphclone import graph, saving
+from graphclone import graph, inside, saving
 from graphclone.errors import BadModel, InvalidTarget
 from graphclone.recipes import Recipe
 from tests.tiny_models import WEIGHT, assemble, external, info, make, tiny, written
@@ -88,7 +88,7 @@ def test_weights_streamed_into_the_protobuf_are_what_protobuf_reads(tmp_path, rn
 def test_lengths_are_written_as_protobuf_writes_them(number):
     from google.protobuf.internal.encoder import _VarintBytes
 
-    assert saving._varint(number) == _VarintBytes(number)
+    assert inside.varint(number) == _VarintBytes(number)
 
 
 def test_saving_again_gives_the_same_bytes_and_what_the_file_said(tmp_path):

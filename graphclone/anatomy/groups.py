@@ -65,7 +65,7 @@ class Grouping:
 
     @cached_property
     def producers(self) -> dict[str, gs.Node]:
-        """The node that makes each tensor."""
+        """The node that makes each tensor, by any of its outputs."""
         return {t.name: n for n in self.trace.model.graph.nodes for t in n.outputs if t.name}
 
     def on(self, factors: Factors) -> list[Group]:

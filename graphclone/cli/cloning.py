@@ -67,15 +67,14 @@ class Chosen:
     found: Found | None = None
 
 
-def tokens(
-    parent: Model, anatomy: Anatomy, data: str | None, wish: Wish, tokenizer: str | None, folder: Path | None = None
-) -> Tokens | None:
-    """Those that --vocab asks for, or that the plan keeps; None where all stay."""
+def tokens(parent: Model, anatomy: Anatomy, wish: Wish, given: Mapping[str, Any]) -> Tokens | None:
+    """Those that --vocab asks for, or that the plan keeps; None where all stay. given: the command's arguments."""
     from graphclone.vocabulary import choose_tokens, planned_tokens
 
-    file = Path(tokenizer) if tokenizer else None
-    if data:
-        return choose_tokens(parent, anatomy, data, tokenizer=file, folder=folder)
+    file = Path(given["tokenizer"]) if given["tokenizer"] else None
+    if given["vocab"]:
+        read: dict[str, Any] = {"tokenizer": file, "column": given["column"], "folder": given.get("side_files")}
+        return choose_tokens(parent, anatomy, given["vocab"], **read)
     return planned_tokens(parent, anatomy, pipeline.read_plan(wish.plan), tokenizer=file) if wish.plan else None
 
 

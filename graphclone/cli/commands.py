@@ -106,10 +106,11 @@ def clone(
     """Write a smaller model of exactly the asked shape, examined before it gets its name."""
     refuse_inputs(out, model, locals())
     files = cloning.Files.of(model, out, side_files, asked=with_config)
-    wish = wished(locals())
+    given = locals()
+    wish = wished(given)
     parent = opened(files.model, out)
     anatomy = pipeline.inspect(parent)
-    tokens = cloning.tokens(parent, anatomy, vocab, wish, tokenizer, side_files)
+    tokens = cloning.tokens(parent, anatomy, wish, given)
     chosen = cloning.choose(parent, anatomy, wish, tokens)
     made = cloning.made(parent, anatomy, chosen, method)
     with files.staged() as draft:

@@ -12,15 +12,15 @@ from graphclone.cli import typed
 
 READING = ("tokenizer", "column", "images", "length", "batch_size", "limit", "seed")  # how --data is read
 TIMING = ("lengths", "batch_size", "runs", "warmup", "provider", "threads")
-NO_DATA = "of --data, which is not given: give that as well, or leave it out"
-NO_LATENCY = "of --max-latency-ratio, which is not given: give that as well, or leave it out"
+OF_DATA = "how --data is read"
+OF_LATENCY = "how --max-latency-ratio is timed"
 RUN = "a run folder holds its own statistics, training and losses: give it alone"
 
 
 def refuse_of_data(data: str | None, *used: str) -> None:
     """How data is read, where there is none or it is of a kind that is read otherwise. used: by something else."""
     if data is None:
-        typed.refuse(NO_DATA, *(name for name in READING if name not in used))
+        typed.refuse_without("--data", OF_DATA, *(name for name in READING if name not in used))
         return
     from graphclone.statistics.calibration import kind_of
 
@@ -33,22 +33,31 @@ def refuse_of_data(data: str | None, *used: str) -> None:
 def refuse_of_clones(given: Mapping[str, Any]) -> None:
     """Of `plan` and `clone`, by what else is given."""
     used = {"tokenizer"} if given["vocab"] or given.get("plan") else set()
+    if given["vocab"] and _has_columns(given["vocab"]):
+        used.add("column")
     if given.get("tournament"):
         used |= {"tokenizer", "seed"}
     refuse_of_data(given["data"], *used)
     if given["latency"] is None and "out" in given:
         typed.refuse("a run is timed for --latency alone: give that as well, or leave it out", "timed")
     if given["layers"] is None:
-        typed.refuse("of --layers: give more than the parent has, or leave it out", "deeper")
+        typed.refuse_without("--layers", "that --layers may be more than the parent has", "deeper")
     if given["layers"] is None and not any(given[name] for name in ("params", "size", "latency")):
         typed.refuse("chooses which blocks go, and none is to: give --layers, or leave it out", "depth")
+
+
+def _has_columns(spec: str) -> bool:
+    from graphclone.statistics.calibration import kind_of
+
+    kind = kind_of(spec)
+    return kind is not None and "column" in kind.takes
 
 
 def refuse_of_gates(given: Mapping[str, Any]) -> None:
     """Of `check`, by what is limited."""
     if given["max_latency_ratio"] is not None:
         return
-    typed.refuse(NO_LATENCY, *TIMING)
+    typed.refuse_without("--max-latency-ratio", OF_LATENCY, *TIMING)
     shares = (given[name] for name in ("max_params", "max_size", "min_score"))
     if not any(share and share.strip().endswith("%") for share in shares):
         typed.refuse("no limit is held against the parent: give one that is, such as 50%, or leave it out", "parent")

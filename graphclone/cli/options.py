@@ -141,7 +141,10 @@ Data = Annotated[
 Column = Annotated[
     str | None,
     typer.Option(
-        "--column", help="The field of records that holds the text.", rich_help_panel=_DATA, show_default=False
+        "--column",
+        help="The field of records that holds the text, of --data and of --vocab.",
+        rich_help_panel=_DATA,
+        show_default=False,
     ),
 ]
 Images = Annotated[

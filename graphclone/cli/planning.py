@@ -68,10 +68,11 @@ def plan(
     """What a clone would keep and drop, its parameters, bytes and latency, by a dry run: no model is written."""
     commands.refuse_inputs(output, model, locals())
     outputs.refuse_unwritable(None if str(output) == "-" else output)
-    wish = commands.wished(locals())
+    given = locals()
+    wish = commands.wished(given)
     parent = commands.opened(model, output)
     anatomy = pipeline.inspect(parent)
-    chosen = cloning.choose(parent, anatomy, wish, cloning.tokens(parent, anatomy, vocab, wish, tokenizer))
+    chosen = cloning.choose(parent, anatomy, wish, cloning.tokens(parent, anatomy, wish, given))
     predicted = _predicted(parent, anatomy, chosen, wish.clock, asked=timed is not None)
     if output and str(output) != "-":
         with outputs.staged(output) as draft:

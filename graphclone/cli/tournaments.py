@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from graphclone.anatomy.parts import Anatomy
     from graphclone.graph import Model
     from graphclone.plan import Plan
-    from graphclone.sizing.searching import Finalist, Found
+    from graphclone.sizing.searching import Found
     from graphclone.statistics.store import Statistics
     from graphclone.target import Target
     from graphclone.vocabulary import Tokens
@@ -64,8 +64,11 @@ def rounds(
     """Shapes of one budget first, where a budget was asked for, then methods at the shape that won."""
 
     def shapes(best: tournament.Entrant | None) -> Sequence[tournament.Entrant]:
-        chosen = found.finalists[: tournament.SHAPES] if found else ()
-        return [entered.entrant(_target(one, entered.anatomy), name=_words(one)) for one in chosen]
+        from graphclone.sizing.candidates import target_of
+
+        chosen = [one.shape for one in found.finalists[: tournament.SHAPES]] if found else []
+        parent = entered.anatomy
+        return [entered.entrant(target_of(shape, parent), name=shape.words(parent)) for shape in chosen]
 
     def methods(best: tournament.Entrant | None) -> Sequence[tournament.Entrant]:
         return entered.methods(best.target if best is not None and best.target is not None else target)
@@ -115,22 +118,3 @@ def print_standings(result: tournament.Result | None) -> None:
     head = ("start", "importance", "method", "parameters", "loss before", "loss after", "took")
     show.table(head, rows, f"Tournament ({result.task}, best first; {result.seconds:.0f} s in all)")
     print()
-
-
-def _target(one: Finalist, anatomy: Anatomy) -> Target:
-    """A shape that a budget's search looked at; what is as the parent has it is left out."""
-    from graphclone.planner import Target
-    from graphclone.sizing import candidates
-
-    full = candidates.whole(anatomy)
-    sizes = {**asdict(one.shape), "heads": one.heads}
-    own = {**asdict(full), "heads": full.heads(anatomy)}
-    asked = {name: size for name, size in sizes.items() if size != own[name]}
-    if {"heads", "kv_heads"} & asked.keys():
-        asked |= {name: sizes[name] for name in ("heads", "kv_heads")}
-    return Target(**(asked or {"layers": sizes["layers"]}))
-
-
-def _words(one: Finalist) -> str:
-    shape = one.shape
-    return f"hidden {shape.hidden}, heads {one.heads}/{shape.kv_heads}, ffn {shape.ffn}, layers {shape.layers}"

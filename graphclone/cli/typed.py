@@ -34,8 +34,21 @@ def refuse_all_but(why: str, *names: str) -> None:
     _refuse(why, (name for name in _flags.get() if name not in names))
 
 
+def refuse_without(needed: str, what: str, *names: str) -> None:
+    """As ``refuse``, of options that say ``what`` about an option that was not given."""
+    if found := _typed(names):
+        flags = ", ".join(found)
+        raise typer.BadParameter(
+            f"{flags} {'say' if len(found) > 1 else 'says'} {what}: give {needed}, or leave {flags} out"
+        )
+
+
 def _refuse(why: str, names: Iterable[str]) -> None:
-    typed = _flags.get()
-    found = [typed[name] for name in names if name in typed]
-    if found:
+    if found := _typed(names):
         raise typer.BadParameter(f"{', '.join(found)}: {why}")
+
+
+def _typed(names: Iterable[str]) -> list[str]:
+    """The flags of those that were typed."""
+    typed = _flags.get()
+    return [typed[name] for name in names if name in typed]

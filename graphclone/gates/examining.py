@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -12,11 +11,9 @@ from typing import Any
 
 from graphclone import pipeline
 from graphclone.errors import BadData, InvalidTarget
-from graphclone.sizing.budget import UNITS
+from graphclone.sizing.budget import amount
 from graphclone.statistics.callables import find, fits
 from graphclone.verification import Check, Report, Verdict
-
-_AMOUNT = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)\s*([a-z%]*)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -83,19 +80,9 @@ def _sizes(file: Path) -> dict[str, int]:
     return {"params": pipeline.inspect(model).parameters, "size": size}
 
 
-def _amount(held: Examined, kind: str, limit: str | int) -> float:
-    """50M, 100MB, 40% of the parent's. Raises InvalidTarget."""
-    found = _AMOUNT.fullmatch(str(limit).strip())
-    unit = found[2].lower() if found else ""
-    if found is None or (unit != "%" and unit not in UNITS[kind]):
-        looks = {"params": "50M or 40%", "size": "100MB or 25%"}[kind]
-        raise InvalidTarget(f"max {kind} {limit!r}: write it as {looks}")
-    return float(found[1]) * (held.whole[kind] / 100 if unit == "%" else UNITS[kind][unit])
-
-
 def _most(kind: str, name: str) -> Callable[[Examined, Any], Check]:
     def gate(held: Examined, limit: str | int) -> Check:
-        value, most = held.sizes[kind], _amount(held, kind, limit)
+        value, most = held.sizes[kind], amount(kind, limit, lambda: held.whole[kind], f"max {kind}")
         return Check.measured(name, float(value), most, f"{value:,} of at most {most:,.0f} ({limit})")
 
     return gate

@@ -17,6 +17,7 @@ from graphclone.plan import Plan
 from graphclone.side_files.sizes import changes
 from graphclone.side_files.update import Update
 from graphclone.sizing.budget import Budget
+from graphclone.sizing.clock import Clock
 from graphclone.sizing.judges import judging, measured
 from graphclone.statistics import request
 from graphclone.statistics.calibration import Source, open_source
@@ -50,6 +51,11 @@ class Asked:
     def how(self) -> dict[str, Any]:
         """Ranking, correction, depth."""
         return {name: self.options[name] for name in HOW}
+
+    @property
+    def run(self) -> dict[str, Any]:
+        """Where ONNX Runtime runs, to measure and to time."""
+        return {"provider": self.provider, "threads": self.options["threads"]}
 
     def refuse(self) -> None:
         """What can be said before a model is there. Raises InvalidTarget."""
@@ -91,7 +97,7 @@ def make(source: Path, out: Path, asked: Asked) -> Made:
     plan = _plan(parent, anatomy, asked, statistics, judging(batches) if batches is not None and judged else [])
     affine = None
     if others is not None and pipeline.takes_second_pass(anatomy, plan):
-        affine = pipeline.measure_kept(parent, plan, others, anatomy=anatomy, provider=asked.provider)
+        affine = pipeline.measure_kept(parent, plan, others, anatomy=anatomy, **asked.run)
     made = pipeline.clone(parent, plan, statistics, anatomy=anatomy, affine=affine)
     report = pipeline.save_verified(parent, made, out, plan)
     asked.say(f"{out.name}: {report.summary}")
@@ -127,12 +133,11 @@ def _statistics(parent: Model, anatomy: Anatomy, asked: Asked, batches: Batches 
     if batches is None:
         return pipeline.read_statistics(asked.options["stats"]) if asked.options.get("stats") else None
     moments = takes_moments(asked.options["method"], asked.target, budget=not asked.budget.empty)
-    threads = asked.options["threads"]
-    return pipeline.measure(parent, batches, anatomy=anatomy, provider=asked.provider, threads=threads, moments=moments)
+    return pipeline.measure(parent, batches, anatomy=anatomy, moments=moments, **asked.run)
 
 
 def _plan(parent: Model, anatomy: Anatomy, asked: Asked, held: Statistics | None, judges: list[Any]) -> Plan:
     if asked.budget.empty:
         return pipeline.plan(anatomy, held, asked.target, **asked.how, weights=parent.constants())
-    found = pipeline.search(parent, held, asked.budget, anatomy=anatomy, held_out=judges, say=asked.say, **asked.how)
-    return found.plan
+    how = {**asked.how, "clock": Clock(**asked.run), "say": asked.say}
+    return pipeline.search(parent, held, asked.budget, anatomy=anatomy, held_out=judges, **how).plan

@@ -56,7 +56,7 @@ DATA: Mapping[str, Option] = {
     "batch_size": Option(int, 8, "Sequences a batch."),
     "limit": Option(int, None, "At most so many batches, of data and of data_config."),
     "seed": Option(int, 0, "Of random data."),
-    "threads": Option(int, None, "Of ONNX Runtime while it measures."),
+    "threads": Option(int, None, "Of ONNX Runtime while it measures, and times a budget of latency."),
     "stats": Option(str, None, "Statistics that `graphclone measure` wrote, instead of data.", path=True),
 }
 OPTIONS: Mapping[str, Option] = {**TARGET, **BUDGET, **HOW, **DATA}

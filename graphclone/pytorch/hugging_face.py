@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from graphclone import outputs
 from graphclone.anatomy import inspect
 from graphclone.anatomy.parts import Anatomy
-from graphclone.errors import BadData, BadModel, InvalidTarget, UnsupportedGraph
+from graphclone.errors import BadData, BadModel, InvalidTarget, UnsupportedGraph, one_line
 from graphclone.graph import Model
 from graphclone.pytorch.families import BODIES, TABLE, Family, Head, known
 from graphclone.pytorch.module import Layout, layout, values_of
@@ -68,7 +68,7 @@ def _config(like: Path) -> dict[str, Any]:
     try:
         config = json.loads((like / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError) as reason:
-        raise BadData(f"{like / CONFIG}: not a readable config ({' '.join(str(reason).split())})") from None
+        raise BadData(f"{like / CONFIG}: not a readable config ({one_line(reason)})") from None
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise BadData(f"{like / CONFIG}: says no model_type: not the config of a Hugging Face model")
     return config

@@ -43,10 +43,6 @@ class Recording:
     tables: Mapping[str, torch.Tensor]
     inputs: Mapping[str, str]
 
-    def holder(self, tensor: str) -> fx.Node | None:
-        """The node that computes a value of the model's graph."""
-        return next((n for n in self.graph.nodes if tensor in n.meta.get(HOLDS, ())), None)
-
 
 def record(model: Model, weights: WeightMap) -> Recording:
     """Record every node of the model. Nothing is read from the weights but their shapes.

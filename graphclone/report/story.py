@@ -12,7 +12,7 @@ from graphclone.anatomy import vocabulary
 from graphclone.errors import BadData
 from graphclone.plan import Plan
 from graphclone.report.curves import curves
-from graphclone.report.facts import CloneFacts, Facts, Sheet, Timing
+from graphclone.report.facts import Facts, Sheet, Timing
 from graphclone.report.subject import Subject, clone_facts, clone_plan, parent_facts
 from graphclone.statistics import request
 from graphclone.statistics.packing import load_tokenizer
@@ -69,7 +69,7 @@ def tell(given: Given, say: Say = lambda line: None) -> Facts:
         say(f"report: losses on {given.data.data}")
         sheets = _judged(sheets, subjects, plan, given.data, say)
     told = replace(told, sheets=tuple(sheets[1:]))
-    return replace(facts, parent=sheets[0], clones=(told,), commands=_commands(given, told), timed_on=timed, title=name)
+    return replace(facts, parent=sheets[0], clones=(told,), commands=_commands(given), timed_on=timed, title=name)
 
 
 def timed_sheets(parent: Sheet, clone: Sheet, times: Mapping[str, Any]) -> tuple[Sheet, Sheet]:
@@ -120,7 +120,7 @@ def _refuse_more_tokens(tokenizer: str | None, count: int, clone: Path) -> None:
     )
 
 
-def _commands(given: Given, told: CloneFacts) -> tuple[str, ...]:
+def _commands(given: Given) -> tuple[str, ...]:
     """What makes the same clone from the same parent, and examines it."""
     parent, clone = shlex.quote(str(given.parent)), shlex.quote(str(given.clone))
     stats = "" if given.stats is None else f" --stats {shlex.quote(str(given.stats))}"

@@ -52,11 +52,11 @@ class Subject:
 
 
 def parent_facts(
-    parent: Subject, stats: Statistics | None, clones: Mapping[str, Plan], ranked_by: str | None = None
+    parent: Subject, stats: Statistics | None, clones: Mapping[str, Plan]
 ) -> tuple[Facts, dict[str, Array]]:
     """The page of a parent, and its neurons' scores; ``clones`` are marked in its maps. Raises InvalidTarget."""
     anatomy = parent.anatomy
-    name = _importance(stats, clones, ranked_by)
+    name = _importance(stats, clones)
     found = scores(name, anatomy, parent.model, stats)
     free = Counter((g.kind, g.size, len(g.axes)) for g in anatomy.groups.values() if g.pinned is None)
     facts = Facts(
@@ -76,9 +76,9 @@ def parent_facts(
     return facts, found
 
 
-def _importance(stats: Statistics | None, clones: Mapping[str, Plan], ranked_by: str | None) -> str:
+def _importance(stats: Statistics | None, clones: Mapping[str, Plan]) -> str:
     """What the clones were ranked by, where it can be had here."""
-    named = ranked_by or next(iter(clones.values())).importance if clones else ranked_by or DEFAULT
+    named = next(iter(clones.values())).importance if clones else DEFAULT
     if stats is None and importance.find(named)[0].needs:
         return BY_WEIGHTS
     return named

@@ -12,7 +12,7 @@ from typing import Any
 
 from graphclone.anatomy.parts import Anatomy
 from graphclone.anatomy.vocabulary import KIND
-from graphclone.errors import BadData, InvalidTarget
+from graphclone.errors import BadData, InvalidTarget, one_line
 from graphclone.folders import CONFIGURATIONS, home
 from graphclone.outputs import staged
 from graphclone.plan import Plan
@@ -152,7 +152,7 @@ def _read(file: Path) -> dict[str, Any]:
     try:
         held = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as reason:
-        raise BadData(f"{file}: not a configuration in JSON ({' '.join(str(reason).split())[:200]})") from None
+        raise BadData(f"{file}: not a configuration in JSON ({one_line(reason, 200)})") from None
     if not isinstance(held, dict):
         raise BadData(f"{file}: a configuration is a table of names, this is a {type(held).__name__}")
     return held

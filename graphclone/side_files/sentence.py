@@ -16,7 +16,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from graphclone.errors import BadData
+from graphclone.errors import BadData, one_line
 from graphclone.outputs import staged
 
 LIST = "modules.json"
@@ -85,7 +85,7 @@ def _modules(folder: Path) -> Iterator[tuple[str, str]]:
         held = json.loads(file.read_bytes())
         found = [(str(entry["path"]), str(entry["type"]).rpartition(".")[2]) for entry in held]
     except (OSError, ValueError, KeyError, TypeError) as reason:
-        raise BadData(f"{file}: not sentence-transformers' list of modules ({' '.join(str(reason).split())})") from None
+        raise BadData(f"{file}: not sentence-transformers' list of modules ({one_line(reason)})") from None
     for path, name in found:
         if Path(path).is_absolute() or ".." in Path(path).parts:
             raise BadData(f"{file}: the module {name} lies outside the folder ({path!r})")
@@ -132,7 +132,7 @@ def _cut(source: Path, to: Path, kind: Kind, kept: Any, warnings: list[str]) -> 
         tensors = load_file(source / TENSORS)
         made = {n: np.take(t, kept, kind.axes[n]) if n in kind.axes else t for n, t in tensors.items()}
     except (OSError, SafetensorError, KeyError, TypeError, IndexError) as reason:
-        why = f"its weights are a pickle ({PICKLE})" if (source / PICKLE).is_file() else " ".join(str(reason).split())
+        why = f"its weights are a pickle ({PICKLE})" if (source / PICKLE).is_file() else one_line(reason)
         warnings.append(
             f"{source.name}: not cut to the features that are left: {why}: save the parent's folder anew with "
             f"sentence-transformers, which writes {TENSORS}"
@@ -147,7 +147,7 @@ def _config(file: Path) -> dict[str, Any]:
     try:
         held = json.loads(file.read_bytes()) if file.is_file() else {}
     except (OSError, ValueError) as reason:
-        raise BadData(f"{file}: not a configuration in JSON ({' '.join(str(reason).split())[:200]})") from None
+        raise BadData(f"{file}: not a configuration in JSON ({one_line(reason, 200)})") from None
     return held if isinstance(held, dict) else {}
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from graphclone.anatomy.parts import Anatomy, Stack
+from graphclone.anatomy.shapes import shape
 from graphclone.anatomy.vocabulary import KIND
 from graphclone.plan import Plan
 
@@ -51,20 +52,7 @@ def left_over(parent: Anatomy, clone: Anatomy) -> list[str]:
 
 
 def _sizes(stack: Stack) -> dict[str, Size]:
-    attention = [a for block in stack.blocks for a in block.attention]
-    return {
-        "hidden": stack.hidden,
-        "layers": len(stack.blocks),
-        "heads": _one(a.heads for a in attention),
-        "kv_heads": _one(a.kv_heads for a in attention),
-        "head_dim": _one(a.head_dim for a in attention),
-        "ffn": _one(f.ffn for block in stack.blocks for f in block.feed_forward),
-    }
-
-
-def _one(sizes: Iterable[int]) -> Size:
-    found = tuple(sizes)
-    return (found[0] if len(set(found)) == 1 else found) if found else None
+    return {name: tuple(size) if isinstance(size, list) else size for name, size in shape(stack).items()}
 
 
 def _vocabulary(anatomy: Anatomy) -> int | None:

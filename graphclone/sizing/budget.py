@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 from graphclone.errors import InvalidTarget
@@ -14,7 +15,7 @@ UNITS = {
     "latency": {"ms": 1e-3, "s": 1},
 }
 LOOKS = {"params": "50M or 50%", "size": "100MB or 50%", "latency": "20ms or 50%"}
-_NUMBER = re.compile(r"([0-9]*\.?[0-9]+)\s*([a-z%]*)", re.IGNORECASE)
+_NUMBER = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)\s*([a-z%]*)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -41,15 +42,24 @@ class Budget:
         given = getattr(self, name)
         if given is None:
             return None
-        found = _NUMBER.fullmatch(str(given).strip())
-        unit = found.group(2).lower() if found else ""
-        if found is None or (unit != "%" and unit not in UNITS[name]):
-            raise InvalidTarget(f"{name} {given!r}: write it as {LOOKS[name]}")
-        amount = float(found.group(1))
-        limit = amount / 100 * whole if unit == "%" else amount * UNITS[name][unit]
+        limit = amount(name, given, lambda: whole)
         if not 0 < limit < whole:
             raise InvalidTarget(f"{name} {given}: a clone has more than nothing and less than its parent ({whole:.6g})")
         return limit
+
+
+def amount(kind: str, given: str | int, whole: Callable[[], float], said: str = "") -> float:
+    """An amount of ``UNITS`` in numbers; ``whole``: the parent's, asked for where it is a share. said: the kind as
+    messages name it. Raises InvalidTarget.
+
+    >>> amount("params", "1.5k", lambda: 0.0), amount("size", "25%", lambda: 400.0)
+    (1500.0, 100.0)
+    """
+    found = _NUMBER.fullmatch(str(given).strip())
+    unit = found[2].lower() if found else ""
+    if found is None or (unit != "%" and unit not in UNITS[kind]):
+        raise InvalidTarget(f"{said or kind} {given!r}: write it as {LOOKS[kind]}")
+    return float(found[1]) / 100 * whole() if unit == "%" else float(found[1]) * UNITS[kind][unit]
 
 
 def shard_bytes(text: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from graphclone.errors import InvalidTarget
 from graphclone.sizing.census import Census, Weight
 from graphclone.statistics.depth import BEST, choose, influences, settled
 from graphclone.statistics.store import Statistics
+from graphclone.target import Target
 
 Array = np.ndarray[Any, Any]
 STEP = 32  # channels and neurons come in multiples of it, as vector units like them
@@ -90,6 +91,16 @@ def whole(anatomy: Anatomy) -> Shape:
     if not shape.kv_heads or not shape.ffn:
         raise InvalidTarget("a budget is met by cutting heads and feed-forward, and a block here lacks one: give sizes")
     return shape
+
+
+def target_of(shape: Shape, anatomy: Anatomy) -> Target:
+    """A shape as a target: what is as the parent has it is left out."""
+    own = whole(anatomy)
+    sizes, full = ({**asdict(one), "heads": one.heads(anatomy)} for one in (shape, own))
+    asked = {name: size for name, size in sizes.items() if size != full[name]}
+    if {"heads", "kv_heads"} & asked.keys():
+        asked |= {name: sizes[name] for name in ("heads", "kv_heads")}
+    return Target(**(asked or {"layers": sizes["layers"]}))
 
 
 def enumerate_shapes(anatomy: Anatomy) -> Shapes:

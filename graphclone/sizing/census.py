@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -20,7 +19,6 @@ from graphclone.anatomy.trace import node_key
 from graphclone.graph import Model
 from graphclone.plan import Plan
 
-Array = np.ndarray[Any, Any]
 Part = tuple[int, tuple[str, ...]]  # positions of an axis, and the groups that each of them is a neuron of
 
 

@@ -254,18 +254,9 @@ class _Search:
         ffn, hidden = (int(sizes[sizes.size // 2]) for sizes in (np.unique(shapes.ffn), np.unique(shapes.hidden)))
         return [full, replace(full, ffn=ffn), replace(full, hidden=hidden)]
 
-    def _sizes(self, shape: Shape) -> dict[str, Any]:
-        sizes: dict[str, Any] = {**asdict(shape), "heads": shape.heads(self.anatomy)}
-        full: dict[str, Any] = asdict(candidates.whole(self.anatomy))
-        full["heads"] = candidates.whole(self.anatomy).heads(self.anatomy)
-        asked = {name: size for name, size in sizes.items() if size != full[name]}
-        if "kv_heads" in asked or "heads" in asked:
-            asked |= {"kv_heads": sizes["kv_heads"], "heads": sizes["heads"]}
-        return asked or {"layers": sizes["layers"]}
-
     def target(self, shape: Shape) -> Target:
-        """A shape as a target: what is as the parent has it is left out."""
-        return Target(**self._sizes(shape))
+        """A shape as a target."""
+        return candidates.target_of(shape, self.anatomy)
 
     def _plain(self, shape: Shape) -> Plan:
         """The plan of a shape without regard to what matters."""

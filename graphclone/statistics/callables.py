@@ -14,12 +14,12 @@ from typing import Any
 from graphclone.errors import BadData
 from graphclone.statistics.reading import Array, Asked, Reading, sha256_of
 
-_NAMED = re.compile(r"(?P<file>.+\.py):(?P<function>\w+)|(?P<module>[A-Za-z_][\w.]*):(?P<name>[A-Za-z_]\w*)")
+NAMED = re.compile(r"(?P<file>.+\.py):(?P<function>\w+)|(?P<module>[A-Za-z_][\w.]*):(?P<name>[A-Za-z_]\w*)")
 
 
 def fits(spec: str) -> bool:
     """Whether a spec names a function: ``module:function`` or ``path/to/file.py:function``."""
-    return _NAMED.fullmatch(spec) is not None and not Path(spec).exists()
+    return NAMED.fullmatch(spec) is not None and not Path(spec).exists()
 
 
 def open_named(spec: str, asked: Asked) -> Reading:
@@ -59,7 +59,7 @@ def _parameters(function: Callable[..., Any], spec: str) -> list[inspect.Paramet
 
 def find(spec: str) -> tuple[Callable[..., Any], Path | None]:
     """The function that ``module:function`` or ``file.py:function`` names, and its source's file. Raises BadData."""
-    found = _NAMED.fullmatch(spec)
+    found = NAMED.fullmatch(spec)
     assert found is not None
     name = found["function"] or found["name"]
     try:

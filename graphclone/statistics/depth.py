@@ -80,6 +80,7 @@ ROWS: tuple[Depth, ...] = (
     Depth("angular", "the run of least arccos(E[cos(entry, exit)]) / pi goes", _GROMOV, _span, _angle),
 )
 DEPTHS: dict[str, Depth] = {row.name: row for row in ROWS}
+MEASURE = "needs statistics: give --data or --stats (a recipe: data; Python: what measure returns)"  # of a name
 BEST = "best"  # what training decided: docs/decisions/0022
 
 
@@ -104,7 +105,7 @@ def choose(name: str, anatomy: Anatomy, stack: Stack, statistics: Statistics | N
         return row.keep(np.zeros(len(stack.blocks)), count)
     if statistics is None:
         without = ", ".join(r.name for r in ROWS if r.score is None)
-        raise InvalidTarget(f"depth {name} needs statistics: measure first, or choose one of {without}")
+        raise InvalidTarget(f"depth {name} {MEASURE}, or choose one that needs none: {without}")
     return row.keep(row.score(np.array(_cosines(anatomy, stack, statistics))), count)
 
 

@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from graphclone import errors
-from graphclone.errors import BadData, GraphCloneError, InvalidTarget
+from graphclone.errors import BadData, GraphCloneError, InvalidTarget, one_line
 from graphclone.graph import Model
+from graphclone.requirements import FEATURES
 from graphclone.statistics.calibration import Source
 from graphclone.statistics.checkpoint import Checkpoint
 from graphclone.statistics.request import Calibration, Cluster
@@ -223,7 +224,7 @@ def _ray() -> Any:
         import ray
         import ray.data
     except ImportError:
-        raise InvalidTarget("--engine ray needs Ray: pip install 'graphclone[ray]'") from None
+        raise FEATURES["ray"].missing("--engine ray") from None
     return ray
 
 
@@ -252,7 +253,7 @@ def _running(ray: Any, cluster: Cluster, threads: int) -> Iterator[None]:
             ray.init(address=cluster.address or "local", **here, **quiet)
         except (ConnectionError, ValueError, RuntimeError) as reason:
             raise InvalidTarget(
-                f"no Ray cluster at {cluster.address or 'this machine'} ({' '.join(str(reason).split())[:200]})"
+                f"no Ray cluster at {cluster.address or 'this machine'} ({one_line(reason, 200)})"
             ) from None
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from graphclone.errors import BadData, InvalidTarget
+from graphclone.errors import BadData, one_line
 from graphclone.feeds import Input
+from graphclone.requirements import FEATURES
 from graphclone.statistics import records
 from graphclone.statistics.reading import Array, Asked, Reading, files_of, sha256_of
 from graphclone.statistics.recipe import Recipe, find
@@ -55,7 +56,7 @@ def dataset(spec: str, column: str | None = None) -> Pictures:
         try:
             return where, held[number][column]
         except (OSError, ValueError, SyntaxError) as reason:  # as Pillow raises
-            raise BadData(f"{where}: not an image that can be read ({' '.join(str(reason).split())[:200]})") from None
+            raise BadData(f"{where}: not an image that can be read ({one_line(reason, 200)})") from None
 
     return Pictures(spec, len(held), lambda: map(pick, range(len(held))), pick, read)
 
@@ -165,7 +166,7 @@ def _pillow(spec: str) -> Any:
     try:
         from PIL import Image
     except ImportError:
-        raise InvalidTarget(f"{spec}: images need Pillow: pip install 'graphclone[data]'") from None
+        raise FEATURES["data"].missing(f"{spec}: images") from None
     return Image
 
 
@@ -179,4 +180,4 @@ def _read(name: str, image: object, recipe: Recipe, colours: int, pillow: Any) -
         with pillow.open(BytesIO(held) if isinstance(held, bytes) else held) as opened:
             return recipe.pixels(opened, colours)
     except (OSError, ValueError, SyntaxError, EOFError, pillow.DecompressionBombError) as reason:  # as Pillow raises
-        raise BadData(f"{name}: not an image that can be read ({' '.join(str(reason).split())[:200]})") from None
+        raise BadData(f"{name}: not an image that can be read ({one_line(reason, 200)})") from None

@@ -14,6 +14,7 @@ import numpy as np
 
 from graphclone.anatomy.parts import Anatomy, Linear, NeuronGroup, Site
 from graphclone.errors import InvalidTarget
+from graphclone.statistics.depth import MEASURE
 from graphclone.statistics.evidence import Array, Evidence, gathered
 from graphclone.statistics.store import Statistics
 from graphclone.statistics.written import written
@@ -221,9 +222,9 @@ def score(
     statistics of another parent.
     """
     row, seed = find(name)
-    without = ", ".join(r.name for r in ROWS if not r.needs and not r.needs_weights)
     if row.needs and statistics is None:
-        raise InvalidTarget(f"importance {name} needs statistics: measure first, or choose one of {without}")
+        without = ", ".join(r.name for r in ROWS if not r.needs)
+        raise InvalidTarget(f"importance {name} {MEASURE}, or choose one that needs none: {without}")
     if row.needs_weights and weights is None:
         raise InvalidTarget(f"importance {name} needs the parent's weights, which were not given")
     if statistics is not None:

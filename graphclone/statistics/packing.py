@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from graphclone import folders
-from graphclone.errors import BadData
+from graphclone.errors import BadData, one_line
 from graphclone.feeds import Input
 from graphclone.graph import Model
 from graphclone.statistics.reading import Array, Asked, Reading, sha256_of
@@ -231,4 +231,4 @@ def load_tokenizer(file: Path) -> Tokenizer:
     try:
         return Tokenizer.from_file(str(file))
     except Exception as reason:  # noqa: BLE001  (tokenizers raises bare exceptions)
-        raise BadData(f"{file}: not a tokenizer.json ({' '.join(str(reason).split())[:200]})") from None
+        raise BadData(f"{file}: not a tokenizer.json ({one_line(reason, 200)})") from None

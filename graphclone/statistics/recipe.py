@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from graphclone import folders
-from graphclone.errors import BadData, InvalidTarget
+from graphclone.errors import BadData, InvalidTarget, one_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -123,7 +123,7 @@ def find(asked: str | None, model: Path | None) -> Recipe:
     try:
         held = json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError) as reason:
-        raise BadData(f"{file}: not a preprocessor_config.json ({' '.join(str(reason).split())[:100]})") from None
+        raise BadData(f"{file}: not a preprocessor_config.json ({one_line(reason, 100)})") from None
     if not isinstance(held, dict):
         raise BadData(f"{file}: not a preprocessor_config.json (it holds {type(held).__name__})")
     try:

@@ -6,14 +6,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from graphclone.errors import BadData, InvalidTarget
+from graphclone.errors import BadData, one_line
+from graphclone.requirements import FEATURES, MissingPackage
 
 ROWS = 256  # records read at once
 
 
 def dataset(spec: str, column: str) -> tuple[Any, str, list[Path | str]]:
     """The dataset that ``datasets:NAME_OR_FOLDER[:split[:column]]`` names, its column (``column``, where the spec names
-    none), and what its fingerprint is made of. Raises BadData, and InvalidTarget where ``datasets`` is not installed.
+    none), and what its fingerprint is made of. Raises BadData, and MissingPackage where ``datasets`` is not installed.
     """
     _, name, split, named = [*spec.split(":"), "", ""][:4]
     held = _opened(name, split or "train")
@@ -28,11 +29,11 @@ def _opened(name: str, split: str) -> Any:
     try:
         import datasets
     except ImportError:
-        raise InvalidTarget("datasets:... needs Hugging Face's library: pip install datasets") from None
+        raise MissingPackage(f"datasets:{name}: datasets is not installed: pip install datasets") from None
     try:
         held = datasets.load_from_disk(name) if Path(name).is_dir() else datasets.load_dataset(name, split=split)
     except Exception as reason:  # noqa: BLE001  (it raises what its file systems raise)
-        raise BadData(f"{name}: not a dataset that can be read ({' '.join(str(reason).split())[:200]})") from None
+        raise BadData(f"{name}: not a dataset that can be read ({one_line(reason, 200)})") from None
     if isinstance(held, datasets.DatasetDict):
         if split not in held:
             raise BadData(f"{name}: no split {split!r}; it has {', '.join(held)}")
@@ -69,7 +70,7 @@ def _parquet(file: Path) -> Any:
     try:
         import pyarrow.parquet
     except ImportError:
-        raise InvalidTarget(f"{file}: parquet needs pyarrow: pip install 'graphclone[data]'") from None
+        raise FEATURES["data"].missing(str(file)) from None
     return _or_corrupt(file, lambda: pyarrow.parquet.ParquetFile(file))
 
 
@@ -78,5 +79,5 @@ def _or_corrupt(file: Path, read: Callable[[], Any]) -> Any:
     try:
         return read()
     except (OSError, ValueError, NotImplementedError) as reason:
-        why = " ".join(str(reason).split())[:200]
+        why = one_line(reason, 200)
         raise BadData(f"{file}: not a parquet file, or damaged ({why})") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -10,6 +9,7 @@ from operator import length_hint
 from typing import Any
 
 from graphclone.statistics.calibration import Source
+from graphclone.statistics.resident import peak
 from graphclone.statistics.run import Run
 
 
@@ -84,16 +84,6 @@ def rehearse(run: Run, source: Source) -> Rehearsal:
         batch_seconds=ran,
         passes=len(passes),
         seconds=None if count < 0 else (opened + ran * count) * len(passes),
-        memory=_peak(),
+        memory=peak(),
         written=sum(array.nbytes for held in sums.values() for array in held.values()) * len(passes),
     )
-
-
-def _peak() -> int | None:
-    """Most resident memory of this process so far, bytes; None where the system does not say."""
-    if sys.platform == "win32":
-        return None
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak << 10  # bytes there, KiB on Linux

@@ -13,8 +13,9 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from graphclone.errors import BadData, GraphCloneError, InvalidTarget, UnsupportedGraph
+from graphclone.errors import BadData, GraphCloneError, InvalidTarget, UnsupportedGraph, one_line
 from graphclone.graph import Model, to_proto
+from graphclone.requirements import FEATURES
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -36,7 +37,7 @@ OUT_OF_ROWS = "out of data bounds"  # what it says where a sequence is longer th
 
 def failed(where: str, reason: Exception) -> BadData:
     """What is said where ONNX Runtime fails on a batch."""
-    why = " ".join(str(reason).split())[:300]
+    why = one_line(reason, 300)
     hint = ": longer than the model's positions? lower --length" if OUT_OF_ROWS in why else ""
     return BadData(f"{where}: ONNX Runtime fails on it ({why}){hint}")
 
@@ -67,13 +68,11 @@ def as_fed(array: Array, wanted: str) -> Array:
 
 
 def runtime() -> Any:
-    """The module. Raises GraphCloneError where it is not installed."""
+    """The module. Raises MissingPackage where it is not installed."""
     try:
         import onnxruntime
     except ImportError:
-        raise GraphCloneError(
-            "ONNX Runtime is not installed: pip install 'graphclone[cpu]', or 'graphclone[gpu]' for an NVIDIA GPU"
-        ) from None
+        raise FEATURES["cpu"].missing("ONNX Runtime") from None
     return onnxruntime
 
 
@@ -143,7 +142,7 @@ def open_session(model: Model, chosen: str, threads: int | None, *, optimise: bo
     try:
         opened = ort.InferenceSession(proto.SerializeToString(), options, providers=asked)
     except Exception as reason:  # noqa: BLE001  (as above)
-        raise UnsupportedGraph(f"ONNX Runtime refuses the graph: {' '.join(str(reason).split())[:300]}") from None
+        raise UnsupportedGraph(f"ONNX Runtime refuses the graph: {one_line(reason, 300)}") from None
     if chosen not in opened.get_providers():
         raise InvalidTarget(f"{chosen} was asked for and did not start (driver or CUDA libraries): use --provider cpu")
     return Session(opened, chosen, (whole, values), _placed(opened, chosen))
@@ -160,7 +159,7 @@ def open_file(path: Path, chosen: str, threads: int | None) -> onnxruntime.Infer
     try:
         opened = ort.InferenceSession(str(path), options, providers=[chosen])
     except Exception as reason:  # noqa: BLE001  (as above)
-        raise UnsupportedGraph(f"{path}: ONNX Runtime refuses it: {' '.join(str(reason).split())[:300]}") from None
+        raise UnsupportedGraph(f"{path}: ONNX Runtime refuses it: {one_line(reason, 300)}") from None
     if chosen not in opened.get_providers():
         raise InvalidTarget(f"{chosen} was asked for and did not start (driver or CUDA libraries): use --provider cpu")
     return opened

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialise
 
 from graphclone.anatomy.parts import Anatomy
-from graphclone.errors import BadData, InvalidTarget
+from graphclone.errors import BadData, InvalidTarget, one_line
 from graphclone.statistics.portion import Portion, joined
 from graphclone.statistics.soundness import COUNT, refuse_impossible, refuse_odd_fields, refuse_other_widths
 
@@ -73,7 +73,8 @@ class Statistics:
         for one in self.data:
             for two in other.data:
                 if one.overlaps(two):
-                    raise BadData(f"data in both statistics would count twice: {one} and {two}")
+                    both = str(one) if str(one) == str(two) else f"{one} and {two}"
+                    raise BadData(f"data in both statistics would count twice: {both}")
         sites = {
             site: {name: held[name] + other.sites[site][name] for name in held} for site, held in self.sites.items()
         }
@@ -145,7 +146,7 @@ class Statistics:
                 tensors = {key: file.get_tensor(key) for key in sorted(file.keys())}
             about = json.loads(metadata.get(_KEY, "null"))
         except (SafetensorError, OSError, ValueError) as reason:
-            why = " ".join(str(reason).split())
+            why = one_line(reason)
             raise BadData(f"{path}: not statistics of graphclone, or truncated ({why})") from None
         if not isinstance(about, dict) or "format" not in about:
             raise BadData(f"{path}: a safetensors file, but not statistics of graphclone")

@@ -6,7 +6,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import onnx_graphsurgeon as gs
 
 from graphclone.anatomy.flows import TABLE
 from graphclone.anatomy.groups import Grouping
@@ -112,11 +111,6 @@ class Cut:
         if value is None:
             return None
         return tuple(self.size(f, d) for f, d in zip(value.factors, value.shape, strict=True))
-
-    @cached_property
-    def makers(self) -> dict[str, gs.Node]:
-        """The parent's nodes by the names of their outputs."""
-        return {t.name: n for n in self.trace.model.graph.nodes for t in n.outputs if t.name}
 
     @cached_property
     def names(self) -> frozenset[str]:

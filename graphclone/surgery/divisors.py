@@ -25,7 +25,7 @@ SAME = 4e-3  # relative: the constant may have been rounded to bfloat16
 def divisor(cut: Cut, node: gs.Node, place: int) -> float | None:
     """What an operand of a Mul or Div becomes that is a power of the length of a sum that is cut; None for others."""
     number = _number(cut, node, place)
-    reduction = _sum_behind(cut, node.inputs[1 - place]) or _sum_ahead(cut, node.outputs[0])
+    reduction = _sum_behind(cut, node.inputs[1 - place]) or _sum_ahead(node.outputs[0])
     if number is None or reduction is None:
         return None
     full, kept = _length(cut, reduction)
@@ -78,7 +78,7 @@ def _sum_behind(cut: Cut, tensor: gs.Tensor) -> gs.Node | None:
     return None
 
 
-def _sum_ahead(cut: Cut, tensor: gs.Tensor) -> gs.Node | None:
+def _sum_ahead(tensor: gs.Tensor) -> gs.Node | None:
     """A sum that alone reads what a number has divided already."""
     while len(tensor.outputs) == 1:
         reader = tensor.outputs[0]

@@ -13,12 +13,12 @@ from graphclone.graph import Model
 from graphclone.plan import Plan
 
 
-def drop_blocks(model: Model, anatomy: Anatomy, plan: Plan, trace: Trace) -> bool:
-    """Remove the plan's blocks from ``model`` in place; True where anything changed."""
+def drop_blocks(model: Model, anatomy: Anatomy, plan: Plan, trace: Trace) -> None:
+    """Remove the plan's blocks from ``model`` in place."""
     dropped = [b for s in anatomy.stacks for b in _chosen(s.name, s.blocks, plan)]
     refuse_unknown(anatomy, plan.drop_blocks)
     if not dropped:
-        return False
+        return
     graph = model.graph
     tensors = graph.tensors()
     keys = {key for block in dropped for key in block.nodes}
@@ -37,7 +37,6 @@ def drop_blocks(model: Model, anatomy: Anatomy, plan: Plan, trace: Trace) -> boo
             f"is still read by a kept one"
         )
     graph.inputs[:] = [t for t in graph.inputs if t.outputs or t.name not in read]  # the caches of dropped blocks
-    return True
 
 
 def refuse_unknown(anatomy: Anatomy, chosen: Mapping[str, tuple[int, ...]]) -> None:

@@ -12,29 +12,28 @@ from collections.abc import Iterator
 import onnx_graphsurgeon as gs
 
 from graphclone.anatomy.parts import Anatomy, Block
+from graphclone.anatomy.structure import NORMS_OF_SUMS, SUMS
 from graphclone.anatomy.trace import Trace, describe, node_key
 from graphclone.errors import InvalidTarget, UnsupportedGraph
 from graphclone.graph import Model
 from graphclone.plan import Plan
 from graphclone.surgery.drop_blocks import refuse_unknown
 
-SUMS = ("Add", "Sum")
-NORMS_OF_SUMS = {
+PLAIN = {  # norms of sums, without their sum
     "SkipLayerNormalization": "LayerNormalization",
     "SkipSimplifiedLayerNormalization": "SimplifiedLayerNormalization",
 }
-BIAS = {"SkipLayerNormalization": 4, "SkipSimplifiedLayerNormalization": 3}  # input added before: the branch's own
 
 
-def drop_parts(model: Model, anatomy: Anatomy, plan: Plan, trace: Trace) -> bool:
-    """Remove the plan's attentions and feed-forwards from ``model`` in place; True where anything changed.
+def drop_parts(model: Model, anatomy: Anatomy, plan: Plan, trace: Trace) -> None:
+    """Remove the plan's attentions and feed-forwards from ``model`` in place.
 
     Raises InvalidTarget for blocks that are not there or have no such part, UnsupportedGraph where a branch ends in no
     sum with the stream.
     """
     ends = list(_ends(anatomy, plan))
     if not ends:
-        return False
+        return
     graph = model.graph
     read = {t.name for t in graph.inputs if t.outputs}
     makers = {node_key(n): n for n in graph.nodes}
@@ -49,7 +48,6 @@ def drop_parts(model: Model, anatomy: Anatomy, plan: Plan, trace: Trace) -> bool
         if id(makers[key]) in alive:
             raise UnsupportedGraph(f"{what}: {describe(makers[key])} is still read elsewhere: drop the whole block")
     graph.inputs[:] = [t for t in graph.inputs if t.outputs or t.name not in read]
-    return True
 
 
 def _ends(anatomy: Anatomy, plan: Plan) -> Iterator[tuple[str, str]]:
@@ -86,7 +84,7 @@ def _leave_out(graph: gs.Graph, end: gs.Node, what: str, trace: Trace) -> None:
         waiting.sort(key=lambda n: -order[id(n)])
         node = waiting.pop()
         others = [t for t in node.inputs if t.name not in branch and _is_activation(t, trace)]
-        if node is not end and others and node.op in (*SUMS, *NORMS_OF_SUMS):
+        if node is not end and others and node.op in (*SUMS, *PLAIN):
             _without(graph, node, branch)
             return
         if node is not end and others:
@@ -111,11 +109,11 @@ def _without(graph: gs.Graph, node: gs.Node, branch: set[str]) -> None:
     """The sum without the branch: the other operand where there is one, a shorter sum, or the plain norm."""
     for reader in [n for name in branch for n in _shape_readers(graph, name)]:
         reader.inputs[0] = next(t for t in node.inputs if t.name not in branch)
-    if node.op in NORMS_OF_SUMS:
+    if node.op in PLAIN:
         stream = next(t for t in node.inputs[:2] if t.name not in branch)
-        weights = [t for t in node.inputs[2 : BIAS[node.op]] if not t.is_empty()]
+        weights = [t for t in node.inputs[2 : NORMS_OF_SUMS[node.op]] if not t.is_empty()]
         attributes = {"axis": -1, "epsilon": node.attrs.get("epsilon", 1e-12)}
-        node.op, node.domain, node.attrs = NORMS_OF_SUMS[node.op], "", attributes
+        node.op, node.domain, node.attrs = PLAIN[node.op], "", attributes
         node.inputs = [stream, *weights]
         return
     kept = [t for t in node.inputs if t.name not in branch]

@@ -20,8 +20,9 @@ import numpy as np
 from graphclone.anatomy.trace import Note, describe, node_key
 from graphclone.errors import UnsupportedGraph
 from graphclone.surgery.cut import Cut
+from graphclone.surgery.divisors import SAME
 from graphclone.surgery.resizer import Edit
-from graphclone.surgery.score_factors import ATTRIBUTES, SAME, Factor, Place, Walk
+from graphclone.surgery.score_factors import ATTRIBUTES, Factor, Place, Walk
 
 ROOT = -0.5  # power of a head's width that scores are multiplied by
 POWERS = (0.5, -0.5, 0.25, -0.25)

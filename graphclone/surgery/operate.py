@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import onnx_graphsurgeon as gs
@@ -34,6 +33,7 @@ from graphclone.surgery.shapes import ROWS
 from graphclone.surgery.slice_weights import Slices, slice_weights
 from graphclone.surgery.tables import pick_from_tables
 from graphclone.surgery.tokens import count_tokens_anew
+from graphclone.version import __version__
 
 
 @garbage.kept()
@@ -150,15 +150,11 @@ def _claims(made: Model, slices: Slices, sizes: list[str]) -> dict[str, dict[str
 
 
 def _record(made: Model, plan: Plan, claims: dict[str, dict[str, Any]], takes: list[list[int]]) -> None:
-    try:
-        release = version("graphclone")
-    except PackageNotFoundError:  # run from a checkout that is not installed
-        release = "0"
     made.metadata |= {
         "graphclone.plan": plan.to_json(),
         "graphclone.parent_sha256": plan.parent,
         "graphclone.method": plan.method,
-        "graphclone.version": release,
+        "graphclone.version": __version__,
         "graphclone.slices": json.dumps(claims, sort_keys=True),
         "graphclone.takes": json.dumps(takes),
     }

@@ -109,7 +109,7 @@ class Edit:
     @property
     def parent(self) -> gs.Node:
         """The parent's node."""
-        return self.cut.makers[node_key(self.node)]
+        return self.cut.found.producers[node_key(self.node)]
 
     def operand(self, index: int) -> Array:
         """The numbers of an operand."""

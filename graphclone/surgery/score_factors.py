@@ -11,8 +11,8 @@ import onnx_graphsurgeon as gs
 
 from graphclone.anatomy.trace import Note, node_key
 from graphclone.surgery.cut import Cut
+from graphclone.surgery.divisors import SAME
 
-SAME = 4e-3  # relative: the constant may have been rounded to bfloat16
 ATTRIBUTES = ("scale", "alpha")
 Place = tuple[str, int | str]  # a node's key, and its operand or attribute
 
@@ -81,7 +81,7 @@ class Walk:
         """What queries or keys were multiplied by since their projection."""
         if tensor.name in self._known:
             return self._known[tensor.name]
-        node = self.cut.makers.get(tensor.name)
+        node = self.cut.found.producers.get(tensor.name)
         if node is None or node.op not in PASSED or not self._of_heads(tensor) or node_key(node) in self._products:
             return []
         branches = [self.behind(node.inputs[k]) for k in self._followed(node)]

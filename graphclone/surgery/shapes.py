@@ -13,7 +13,7 @@ from graphclone.anatomy.segments import PRODUCTS
 from graphclone.anatomy.trace import Value, describe
 from graphclone.errors import UnsupportedGraph
 from graphclone.surgery.cut import Cut
-from graphclone.surgery.divisors import added, divisor, mean_by_a_column
+from graphclone.surgery.divisors import SAME, added, divisor, mean_by_a_column
 from graphclone.surgery.head_scale import attention_scale, attribute_scale
 from graphclone.surgery.resizer import Edit, Row
 
@@ -204,7 +204,6 @@ MOVES = (
     *("DynamicQuantizeLinear", "QuantizeLinear", "DequantizeLinear"),
 )
 ROOTS = (0.5, -0.5)  # powers of a size that models multiply by: embeddings by sqrt(hidden), tied heads by its inverse
-SAME = 4e-3  # relative: the constant may have been rounded to bfloat16
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -88,7 +89,7 @@ def _scaled(piece: Array, scale: float | Array, name: str, table: Array | None =
         )
     if not _finite(made):
         by = f"scaled by {scale}" if isinstance(scale, float) else "scaled"
-        raise BadModel(f"initializer {name}: holds NaN or infinite numbers, or overflows when {by}")
+        raise BadModel(f"{name}: holds NaN or infinite numbers, or overflows when {by}")
     return made
 
 
@@ -126,7 +127,7 @@ def _replaced(cut: Recipe, values: Array, name: str) -> Array:
     with np.errstate(over="ignore", invalid="ignore"):
         made = values.astype(cut.dtype)
     if not _finite(made):
-        raise BadModel(f"initializer {name}: holds NaN or infinite numbers, or overflows when corrected")
+        raise BadModel(f"{name}: holds NaN or infinite numbers, or overflows when corrected")
     return made
 
 
@@ -138,7 +139,12 @@ class Slices:
     claims: dict[str, dict[str, Any]] = field(default_factory=dict)
     reserved: frozenset[str] = frozenset()  # names in the parent
     in_bodies: frozenset[str] = frozenset()  # names by which the bodies of branches read: what they have to find there
+    file: Path | None = None  # of the parent
     _known: dict[bytes, int] = field(default_factory=dict)
+
+    def named(self, initializer: str) -> str:
+        """An initializer of the parent, for messages."""
+        return f"{self.file}: initializer {initializer}" if self.file else f"initializer {initializer}"
 
     def index(self, take: Ids) -> int:
         """The number of an index list in ``takes``: the residual's is shared by hundreds of axes."""
@@ -152,7 +158,7 @@ class Slices:
 def slice_weights(model: Model, cut: Cut, corrections: Mapping[Use, Correction]) -> Slices:
     """Replace the initializers of ``model`` by their slices, in place. Raises UnsupportedGraph for an output cut."""
     bodies = frozenset(name for node in model.graph.nodes for name in captured(node))
-    found = Slices(reserved=cut.names, in_bodies=bodies)
+    found = Slices(reserved=cut.names, in_bodies=bodies, file=cut.trace.model.path)
     slots: dict[tuple[str, Use | None], dict[int, Slot]] = {}
     for slot in cut.trace.slots:
         slots.setdefault((slot.tensor, slot.use), {})[slot.axis] = slot
@@ -196,7 +202,7 @@ def _sliced(
     if key in made:
         return made[key]
     whole = held(tensor)
-    values = correction.of(Recipe(whole, taken), tensor.name) if taken or correction.claim else whole
+    values = correction.of(Recipe(whole, taken), found.named(tensor.name)) if taken or correction.claim else whole
     if isinstance(values, Recipe) and (values.nbytes <= LAZY_ABOVE or not is_weight(values)):
         values = values.load()
     name = f"{tensor.name}_" if values is not whole and tensor.name in found.in_bodies else tensor.name

@@ -19,17 +19,9 @@ import numpy as np
 
 from graphclone.errors import GraphCloneError
 from graphclone.statistics import runtime
+from graphclone.statistics.resident import peak
 
 BFLOAT16 = 16  # onnx.TensorProto's number of it
-
-
-def peak() -> int | None:
-    """The most bytes of memory that this process has had so far; None where the system does not say."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def read(file: Path) -> dict[str, Any]:

@@ -24,7 +24,6 @@ from graphclone.verification.sums import SUMS, lengths
 Array = np.ndarray[Any, Any]
 REACH = 12  # nodes from a mean to the gain behind it
 AXES_AS_INPUT = 13  # the opset from which ReduceSum takes its axes as an input
-FLOATS = {np.dtype(np.float64): onnx.TensorProto.DOUBLE}
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,10 @@ import numpy as np
 import onnx
 
 from graphclone.caches import rings
-from graphclone.errors import GraphCloneError, UnsupportedGraph
+from graphclone.errors import UnsupportedGraph, one_line
 from graphclone.graph import Model, to_proto
 from graphclone.inside import read
+from graphclone.requirements import FEATURES
 from graphclone.verification.products import EXACT, unsigned
 
 if TYPE_CHECKING:
@@ -28,10 +29,6 @@ TURN_RUNS, TURN_SECONDS = 2, 0.2  # of a model that is timed by turns: so many r
 PRECISION, FINEST = "accuracy_level", 1  # of MatMulNBits: 4 rounds what it multiplies to 8 bits, 1 nothing
 _FOLDER = "session.model_external_initializers_file_folder_path"
 _FATAL_ONLY = 4  # ONNX Runtime's log level: what it would print is in the exception it raises as well
-
-
-class MissingRuntime(GraphCloneError):
-    """ONNX Runtime is not installed."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,7 @@ class Session:
         try:
             results = self._over(names, given) if self.rings else self.runtime.run(names, given)
         except Exception as reason:  # noqa: BLE001  ONNX Runtime's exceptions share no base but Exception
-            raise UnsupportedGraph(f"ONNX Runtime fails to run it: {_one_line(reason)}") from None
+            raise UnsupportedGraph(f"ONNX Runtime fails to run it: {one_line(reason, 300)}") from None
         return dict(zip(names, results, strict=True))
 
     def _over(self, names: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
@@ -89,7 +86,7 @@ class Session:
             self.runtime.run_with_iobinding(binding)
             binding.synchronize_outputs()
         except Exception as reason:  # noqa: BLE001  as above
-            raise UnsupportedGraph(f"ONNX Runtime fails to run it: {_one_line(reason)}") from None
+            raise UnsupportedGraph(f"ONNX Runtime fails to run it: {one_line(reason, 300)}") from None
         return dict(zip(names, binding.get_outputs(), strict=True))
 
 
@@ -97,14 +94,12 @@ def _runtime() -> Any:
     try:
         import onnxruntime
     except ImportError:
-        raise MissingRuntime(
-            "ONNX Runtime is not installed: pip install 'graphclone[cpu]' (or 'graphclone[gpu]' beside an NVIDIA GPU)"
-        ) from None
+        raise FEATURES["cpu"].missing("ONNX Runtime") from None
     return onnxruntime
 
 
 def has_cuda() -> bool:
-    """Whether ONNX Runtime was built for NVIDIA GPUs. Raises MissingRuntime."""
+    """Whether ONNX Runtime was built for NVIDIA GPUs. Raises MissingPackage."""
     return CUDA in _runtime().get_available_providers()
 
 
@@ -147,7 +142,9 @@ def open_session(
     try:
         session = ort.InferenceSession(proto.SerializeToString(), options, providers=chosen)
     except Exception as reason:  # noqa: BLE001  as above
-        raise UnsupportedGraph(f"ONNX Runtime refuses to load it: {_one_line(reason)}") from None
+        raise UnsupportedGraph(
+            f"{model.path or 'the model'}: ONNX Runtime refuses to load it: {one_line(reason, 300)}"
+        ) from None
     return Session(session, (contiguous, values), rings(model.graph))
 
 
@@ -172,7 +169,7 @@ def open_file(model: Model) -> Session:
             source = proto.SerializeToString()
         session = ort.InferenceSession(source, options, providers=[CPU])
     except Exception as reason:  # noqa: BLE001  as above
-        raise UnsupportedGraph(f"ONNX Runtime refuses to load the file: {_one_line(reason)}") from None
+        raise UnsupportedGraph(f"ONNX Runtime refuses to load the file: {one_line(reason, 300)}") from None
     return Session(session, (), rings(model.graph))
 
 
@@ -188,10 +185,6 @@ def _coarse(part: Any) -> Iterator[onnx.AttributeProto]:
                 yield attribute
             if attribute.HasField("g"):
                 yield from _coarse(attribute.g)
-
-
-def _one_line(reason: Exception) -> str:
-    return " ".join(str(reason).split())[:300]
 
 
 def latency(

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import onnx
 
+from graphclone.errors import one_line
 from graphclone.verification.report import Check
 
 _WEIGHTS = "weights"
@@ -55,7 +56,7 @@ def _checker(proto: onnx.ModelProto) -> str | None:
         try:
             onnx.checker.check_model(str(path), full_check=True)
         except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as reason:
-            return _one_line(reason)
+            return one_line(reason, 300)
     return None
 
 
@@ -63,12 +64,8 @@ def _shape_inference(proto: onnx.ModelProto) -> str | None:
     try:
         onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
     except (onnx.shape_inference.InferenceError, RuntimeError, ValueError) as reason:
-        return _one_line(reason)
+        return one_line(reason, 300)
     return None
-
-
-def _one_line(reason: Exception) -> str:
-    return " ".join(str(reason).split())[:300]
 
 
 def _reads(node: onnx.NodeProto) -> Iterator[str]:

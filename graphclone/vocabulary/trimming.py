@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from graphclone.errors import UnsupportedGraph
+from graphclone.errors import UnsupportedGraph, one_line
 from graphclone.vocabulary.models import kind_of
 
 PAIRS = ("sep", "cls")  # of BertProcessing and RobertaProcessing: [token, id]
@@ -61,7 +61,7 @@ def _examine(held: Mapping[str, Any], ids: Mapping[str, int], where: str) -> Non
     try:
         found = Tokenizer.from_str(json.dumps(held)).get_vocab(with_added_tokens=True)
     except Exception as reason:  # noqa: BLE001  (tokenizers raises bare exceptions)
-        why = " ".join(str(reason).split())[:200]
+        why = one_line(reason, 200)
         raise UnsupportedGraph(f"{where}: with fewer tokens it is no longer read ({why})") from None
     if wrong := sorted(token for token in found.keys() | ids.keys() if found.get(token) != ids.get(token)):
         raise UnsupportedGraph(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-import re
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -13,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from graphclone import folders
+from graphclone.statistics.callables import NAMED
 from graphclone.workflow.record import Seen
 
 READ = 1 << 22
 # read without being named, beside a model; genai_config.json, as config.json, tells numbers of tokens
 BESIDE = ("tokenizer.json", "preprocessor_config.json", *folders.CONFIGURATIONS)
 DATASET = "datasets:"
-_FUNCTION = re.compile(r"(?P<file>.+\.py):\w+|(?P<module>[A-Za-z_][\w.]*):[A-Za-z_]\w*")
 
 
 def digest_of(held: Any) -> str:
@@ -66,7 +65,7 @@ class Contents:
         source, others by their name."""
         if Path(spec).exists():
             return self.of(Path(spec))
-        found = _FUNCTION.fullmatch(spec)
+        found = NAMED.fullmatch(spec)
         source = Path(found["file"]) if found and found["file"] else _source(found["module"]) if found else None
         if source is not None and source.is_file():
             return digest_of([spec, self.of(source)])

@@ -40,6 +40,7 @@ def _vocabulary_options(job: Job) -> dict[str, Any]:
     return {
         "vocab": job.contents.of_data(job.data(str(job.wanted.vocab))),
         "tokenizer": job.contents.of(tokenizer) if tokenizer and tokenizer.is_file() else "",
+        "column": _column(job),
         "configured": job.contents.named([side / name for name in folders.CONFIGURATIONS], side) if side else {},
     }
 
@@ -84,10 +85,15 @@ def _chosen_tokens(job: Job) -> tuple[int, ...] | None:
         return None
     from graphclone.vocabulary import choose_tokens
 
-    spec, folder = job.data(job.wanted.vocab), job.side_folder
-    return tuple(
-        choose_tokens(job.opened.model, job.opened.anatomy, spec, tokenizer=tokenizer_of(job), folder=folder).kept
-    )
+    spec = job.data(job.wanted.vocab)
+    read: dict[str, Any] = {"tokenizer": tokenizer_of(job), "column": _column(job), "folder": job.side_folder}
+    return choose_tokens(job.opened.model, job.opened.anatomy, spec, **read).kept
+
+
+def _column(job: Job) -> str | None:
+    """The field of records that holds text, of the recipe's data and of a vocabulary's."""
+    held = job.recipe.held.data
+    return held.column if held else None
 
 
 def tokenizer_of(job: Job) -> Path | None:

@@ -15,7 +15,7 @@ from typing import Any, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from graphclone.errors import BadData, GraphCloneError
+from graphclone.errors import BadData, GraphCloneError, one_line
 from graphclone.workflow.schema import Workflow
 
 LARGEST = 1 << 20  # characters
@@ -262,4 +262,4 @@ def _is_section(kind: Any) -> bool:
 
 
 def _short(reason: BaseException) -> str:
-    return " ".join(str(reason).split())[:200]
+    return one_line(reason, 200)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from graphclone.errors import BadModel, GraphCloneError, InvalidTarget
+from graphclone.errors import BadModel, GraphCloneError, InvalidTarget, one_line
 from graphclone.version import __version__
 from graphclone.workflow.contents import Contents, digest_of
 from graphclone.workflow.job import Done, Job, Opened, Progress, Say
@@ -145,7 +145,7 @@ class _Run:
             done = step.run(replace(job, resume=resume))
             row = self._finished(row, done, time.monotonic() - started)
         except (GraphCloneError, OSError, MemoryError, ImportError) as problem:
-            error = " ".join(str(problem).split()) or type(problem).__name__
+            error = one_line(problem) or type(problem).__name__
             self.watch.say(f"{what}: failed: {error}")
             seconds, code = time.monotonic() - started, getattr(problem, "exit_code", UNREADABLE)
             row = replace(row, state=State.FAILED, error=error, seconds=seconds, figures={"exit_code": code})

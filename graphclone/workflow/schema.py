@@ -36,7 +36,7 @@ class Data(Section):
     tokenizer: str | None = None
     """A tokenizer.json; by default the one beside the parent."""
     column: str | None = None
-    """The field of records that holds the text."""
+    """The field of records that holds the text, here and where vocab is taken from records."""
     images: str | None = None
     """How images become pixels: a preprocessor_config.json, or such as resize=256,crop=224,mean=0.5,std=0.5."""
     length: Count = 128

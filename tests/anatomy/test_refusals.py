@@ -6,12 +6,15 @@ import re
 
 import numpy as np
 import onnx
+import onnx_graphsurgeon as gs
 import pytest
 import torch
 
 import models
 from graphclone import graph
 from graphclone.anatomy import inspect
+from graphclone.anatomy.flows.attention import _outputs
+from graphclone.anatomy.trace import plain
 from graphclone.errors import UnsupportedGraph
 from models.export import quiet
 
@@ -99,6 +102,19 @@ def test_an_operator_of_an_unknown_domain():
         between(proto, "LayerNormalization", lambda x, y: [make("Frob", [x], [y], name="strange", domain="acme")])
 
     assert "acme.Frob node 'strange' (inputs [2, 7, 48])" in refused(edited(change))
+
+
+def test_an_operator_without_its_first_input():
+    def change(proto):
+        between(proto, "LayerNormalization", lambda x, y: [make("Softmax", ["", x], [y], name="empty")])
+
+    assert "Softmax node 'empty': without its first input; of " in refused(edited(change))
+
+
+def test_an_output_that_is_not_understood_is_named():
+    node = gs.Node("MultiHeadAttention", "fused", outputs=[gs.Variable("context"), gs.Variable("scores")])
+    with pytest.raises(UnsupportedGraph, match=r"node 'fused'.*: its output 1, 'scores', is not understood"):
+        _outputs(node, plain(()), None)
 
 
 def branches(kind, value):

@@ -18,10 +18,10 @@ MERGE = "--merge adds up files of statistics, which were measured: leave it out"
 TRAIN = ("train", "MODEL", "--data", "random:3", "-o", "out.onnx")
 CLONE = ("clone", "MODEL", "out.onnx", "--plan", "plan.json")
 MERGED = ("measure", "--merge", "one", "two", "-o", "out")
-DATA = "of --data, which is not given: give that as well, or leave it out"
-RATIO = "of --max-latency-ratio, which is not given: give that as well, or leave it out"
+DATA = "FLAG says how --data is read: give --data, or leave FLAG out"
+RATIO = "FLAG says how --max-latency-ratio is timed: give --max-latency-ratio, or leave FLAG out"
 RUN = "a run folder holds its own statistics, training and losses: give it alone"
-LAYERS = "of --layers: give more than the parent has, or leave it out"
+LAYERS = "FLAG says that --layers may be more than the parent has: give --layers, or leave FLAG out"
 DEPTH = "chooses which blocks go, and none is to: give --layers, or leave it out"
 PARENT = "no limit is held against the parent: give one that is, such as 50%, or leave it out"
 SHAPE = ("plan", "MODEL", "--hidden", "32", "--importance", "first")
@@ -58,6 +58,7 @@ REFUSED = [
     *((CHECK, (flag, "3"), RATIO) for flag in ("--lengths", "--runs", "--warmup", "--batch-size", "--threads")),
     (CHECK, ("--provider", "cpu"), RATIO),
     (CHECK, ("--parent", "none.onnx"), PARENT),
+    (("plan", "MODEL", "--vocab", "../ids.txt"), ("--column", "body"), DATA),  # which has none
     (SHAPE, ("--deeper",), LAYERS),
     (SHAPE, ("--depth", "uniform"), DEPTH),
     *OTHER_KINDS,
@@ -98,8 +99,17 @@ def test_an_option_that_would_do_nothing_is_refused(
     words: tuple[str, ...], more: tuple[str, ...], why: str, llama: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run([word.replace("MODEL", llama) for word in (*words, *more)]) == 2
-    assert f"{more[0]}: {why}\n" in capsys.readouterr().err
+    said = why.replace("FLAG", more[0]) if "FLAG" in why else f"{more[0]}: {why}"
+    assert f"{said}\n" in capsys.readouterr().err
     assert list(Path.cwd().iterdir()) == []
+
+
+def test_two_that_would_do_nothing_are_named_together(llama: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [word.replace("MODEL", llama) for word in SHAPE]
+    assert run([*words, "--limit", "3", "--column", "body"]) == 2
+    assert "--column, --limit say how --data is read: give --data, or leave --column, --limit out\n" in (
+        capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("ratio", ["-1", "0", "nan", "inf"])

@@ -127,7 +127,7 @@ def test_gates(
     [
         ((), 2, "nothing to check"),
         (("--max-params", "40%"), 2, "give it (--parent PARENT.onnx)"),
-        (("--max-params", "many"), 2, "write it as 50M or 40%"),
+        (("--max-params", "many"), 2, "write it as 50M or 50%"),
         (("--max-latency-ratio", "0.5"), 2, "--parent PARENT.onnx"),
         (("--min-score", "accuracy"), 2, "name a function"),
         (("--min-score", "{scores}:large"), 2, "say how much is enough"),

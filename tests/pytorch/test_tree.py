@@ -45,10 +45,6 @@ def outputs(module, given):
         return run(module, given)
 
 
-def waves(like):
-    return torch.cos(torch.arange(like.numel())).reshape(like.shape)
-
-
 def given_for(file, batch=2, length=7):
     return feeds(onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"]), batch, length)
 

@@ -230,8 +230,14 @@ def test_weights_that_are_no_numbers(
     wrong = poisoned(llama, tmp_path / "poisoned.onnx", value)
     given = ("clone", wrong, clone, "--hidden", "32", "--importance", "first", "--method", method)
     got = refused(*given)
-    assert got.code in (VERIFICATION, FILE)
-    assert "not finite" in got.line or "holds NaN or infinite numbers" in got.line
+    if method == "none":  # nobody computes with it before the examiner does
+        assert got.code == VERIFICATION
+        assert "the clone fails verification: runs at batch 1, length 3: output logits holds " in got.line
+        assert "values that are not finite" in got.line
+    else:
+        assert got.code == FILE
+        assert f"{wrong}: initializer " in got.line
+        assert ": holds NaN or infinite numbers, or overflows when scaled by 1.41421" in got.line
 
 
 def test_statistics_of_another_parent(refused: Refused, llama: Path, tmp_path: Path, clone: Path) -> None:

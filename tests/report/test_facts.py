@@ -61,6 +61,7 @@ def test_maps_hold_every_neuron_and_the_cut(facts: Facts, made: Made) -> None:
         assert np.all(np.diff(scores) <= 0)
     assert len(facts.influence) == len(anatomy.stacks[0].blocks)
     shares = [p.share for p in facts.clones[0].parts if p.kind == "feed-forward" and p.kept]
+    assert len(shares) == len(anatomy.stacks[0].blocks) - len(plan.drop_blocks["blocks"]) > 0
     assert all(share is not None and 0.5 < share < 1 for share in shares)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 from functools import cache
 from itertools import combinations
@@ -17,6 +18,7 @@ from graphclone.surgery.corrections.passes import NOTHING
 from graphclone.surgery.corrections.passes import PASSES as MADE
 from graphclone.surgery.operate import clone
 from graphclone.verification import verify
+from graphclone.version import __version__
 from tests.surgery.parents import parent
 from tests.surgery.silenced import data, measured
 
@@ -74,6 +76,18 @@ def test_a_pass_that_corrects_leaves_no_such_note():
     planned = found.plan(plan.keep, "norm-gain+mean-bias", drop=plan.drop_blocks["blocks"])
     made = clone(found.model, found.anatomy, planned, first, second)
     assert not any(IDLE in note for note in json.loads(made.metadata.get("graphclone.corrections", "{}")).values())
+
+
+def test_a_clone_says_which_graphclone_cut_it(monkeypatch):
+    """Where no package is installed, too."""
+
+    def absent(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", absent)
+    found, plan, first, second = measured_parent("gpt2")
+    made = clone(found.model, found.anatomy, found.plan(plan.keep, "none", drop=[]), first, second)
+    assert made.metadata["graphclone.version"] == __version__
 
 
 @pytest.mark.parametrize(("recipe", "method"), CASES)

@@ -11,8 +11,9 @@ import pytest
 import models
 from graphclone import dequantise, graph, normal_form, pipeline
 from graphclone.branches import inline_branches
+from graphclone.errors import UnsupportedGraph
 from graphclone.planner import Target
-from graphclone.verification import Verdict, memory, reading
+from graphclone.verification import Verdict, memory, reading, sessions
 from tests.test_branches import body, chosen, whole
 from tests.test_dequantise import blocked, table, tied
 from tests.test_normal_form import _skips
@@ -105,6 +106,13 @@ def test_a_file_that_does_not_run_itself_is_no_fault_of_the_reading(tmp_path):
     (check,) = reading.examine(model)
     assert check.verdict is Verdict.NOT_APPLICABLE
     assert "ONNX Runtime refuses to load the file" in check.detail
+
+
+def test_a_model_that_does_not_load_is_named_by_its_file(tmp_path):
+    model = read(tmp_path, "norms")
+    model.graph.nodes[0].op = "NoSuchNorm"
+    with pytest.raises(UnsupportedGraph, match=f"^{model.path}: ONNX Runtime refuses to load it: "):
+        sessions.open_session(model)
 
 
 def test_verify_asks_it_of_every_such_parent(tmp_path):

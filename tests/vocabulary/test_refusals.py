@@ -1,11 +1,12 @@
-"""What is no list of tokens is refused in a line that says why."""
+"""Which tokens stay, as the commands are asked; what is no list of tokens is refused in a line that says why."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers import models as kinds
 
 import models
@@ -43,3 +44,19 @@ def test_a_tokenizer_and_a_text_that_do_not_fit(words, text, said, tmp_path, cap
     arguments = ["clone", str(LLAMA), str(tmp_path / "small.onnx"), "--vocab", str(tmp_path / "text.txt")]
     assert run([*arguments, "--tokenizer", str(tmp_path / "tokenizer.json")]) == 5
     assert said in capsys.readouterr().err
+
+
+def test_records_hold_their_text_in_the_column_that_is_named(tmp_path):
+    vocab = {"<unk>": 0, **{f"w{k}": k for k in range(1, 131)}}
+    made = Tokenizer(kinds.WordLevel(vocab, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    made.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "v.jsonl").write_text('{"body": "w7 w9", "text": "w11"}\n')
+    named = ["--vocab", str(tmp_path / "v.jsonl"), "--tokenizer", str(tmp_path / "tokenizer.json")]
+    kept = {}
+    for name, more in {"text": [], "body": ["--column", "body"]}.items():
+        out = tmp_path / f"{name}.onnx"
+        assert run(["clone", str(LLAMA), str(out), *named, *more]) == 0
+        kept[name] = set(json.loads(out.with_suffix(".tokenizer.json").read_text())["model"]["vocab"])
+        assert run(["plan", str(LLAMA), *named, *more]) == 0
+    assert (kept["text"] - kept["body"], kept["body"] - kept["text"]) == ({"w11"}, {"w7", "w9"})

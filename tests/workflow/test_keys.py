@@ -13,7 +13,7 @@ import onnx
 import pytest
 
 import graphclone as gc
-from graphclone import pipeline
+from graphclone import pipeline, vocabulary
 from graphclone.cli.app import run
 from graphclone.errors import InvalidTarget
 from graphclone.workflow import reading, training
@@ -85,6 +85,23 @@ def test_another_content_of_a_file_that_is_read_is_another_step(folder: Path, st
     assert before == options(folder, step, more)
     write(folder / file, LOSS + "# another\n")
     assert before != options(folder, step, more)
+
+
+def test_a_vocabulary_is_read_from_the_column_of_the_recipes_data(bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = VOCAB.replace("words.txt", "words.jsonl")
+    write(bert / "words.jsonl", '{"body": "a"}\n')
+    with_column = text.replace("tokenizer:", "column: body, tokenizer:")
+    assert options(bert, "plan", text) != options(bert, "plan", with_column)
+    asked = []
+
+    def choose_tokens(*given: Any, column: str | None, **more: Any) -> None:
+        asked.append(column)
+        raise InvalidTarget("enough")
+
+    monkeypatch.setattr(vocabulary, "choose_tokens", choose_tokens)
+    (bert / "r.yaml").write_text(with_column)
+    assert run(["run", "r.yaml", "-o", "out", "--quiet"]) == 2
+    assert asked == ["body"]
 
 
 LATENCY = RECIPE.replace("layers: 1", "latency: 50%")

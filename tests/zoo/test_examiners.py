@@ -15,10 +15,8 @@ from tools.zoo import build, cell, goldens, oracles, runner, table, twin
 from tools.zoo.code import Code
 from tools.zoo.columns import COLUMNS
 from tools.zoo.expectation import mismatches
-from tools.zoo.row import Expected, Sizes
+from tools.zoo.row import Sizes
 from tools.zoo.rows import ROWS
-
-STACK = Expected(hidden=48, layers=3, heads=6, kv_heads=6, head_dim=8, ffn=100)
 
 
 def product(weight, scale=1.0):

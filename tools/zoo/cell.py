@@ -19,7 +19,7 @@ import graphclone.graph as graphs
 from graphclone import Target
 from graphclone.anatomy import inspect
 from graphclone.anatomy.parts import Anatomy
-from graphclone.errors import GraphCloneError
+from graphclone.errors import GraphCloneError, one_line
 from graphclone.graph import Model
 from graphclone.plan import Plan
 from graphclone.planner import plan
@@ -145,14 +145,12 @@ def judge(question: str, ask: Callable[[], str | None]) -> Verdict:
     try:
         return Verdict(question, GREEN, ask() or "")
     except GraphCloneError as reason:
-        return Verdict(question, REFUSED, f"{type(reason).__name__}: {' '.join(str(reason).split())}")
+        return Verdict(question, REFUSED, f"{type(reason).__name__}: {one_line(reason)}")
     except AssertionError as reason:
-        return Verdict(question, WRONG, " ".join(str(reason).split()))
+        return Verdict(question, WRONG, one_line(reason))
     except Exception as reason:  # noqa: BLE001  whatever it is, it is no refusal
         where = traceback.extract_tb(reason.__traceback__)[-1]
-        detail = (
-            f"{type(reason).__name__} at {Path(where.filename).name}:{where.lineno}: {' '.join(str(reason).split())}"
-        )
+        detail = f"{type(reason).__name__} at {Path(where.filename).name}:{where.lineno}: {one_line(reason)}"
         return Verdict(question, WRONG, detail[:600])
 
 
@@ -213,7 +211,7 @@ def without(subject: Subject, part: str) -> str:
     try:
         clone_ = clone(subject.model, subject.anatomy, made)
     except GraphCloneError as reason:
-        return f"refused: {' '.join(str(reason).split())}"
+        return f"refused: {one_line(reason)}"
     assert_verified(subject.model, clone_, made)
     return ""
 

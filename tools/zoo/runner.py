@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from graphclone import graph as graphs
+from graphclone.errors import one_line
 from tools.zoo import build, cell
 from tools.zoo.code import Code
 from tools.zoo.columns import Column
@@ -119,7 +120,7 @@ def _root(reason: BaseException) -> str:
     """What an exporter died of, below what it wraps it in."""
     while reason.__cause__ is not None:
         reason = reason.__cause__
-    return f"{type(reason).__name__}: {' '.join(str(reason).split())[:300]}"
+    return f"{type(reason).__name__}: {one_line(reason, 300)}"
 
 
 def settle_all(todo: Iterable[Work], jobs: int, told: Callable[[dict[str, Any]], None]) -> None:

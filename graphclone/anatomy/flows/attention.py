@@ -81,15 +81,16 @@ def optional(inputs: list[Value | None], index: int) -> Value | None:
 def _outputs(node: gs.Node, *values: Value | None) -> list[Value]:
     """As many as the node has; an unnamed one may be anything."""
     held = [*values, *([None] * len(node.outputs))][: len(node.outputs)]
-    if any(t.name and v is None for t, v in zip(node.outputs, held, strict=True)):
-        raise UnsupportedGraph(f"{describe(node)}: one of its optional outputs is not understood")
+    for position, (tensor, value) in enumerate(zip(node.outputs, held, strict=True)):
+        if tensor.name and value is None:
+            raise UnsupportedGraph(f"{describe(node)}: its output {position}, {tensor.name!r}, is not understood")
     return [v if v is not None else plain(()) for v in held]
 
 
 @row("Attention", domain=CONTRIB)
 def packed_attention(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
     """Holds its projection: weights [hidden, q + k + v], one bias."""
-    x, weight, bias = first(inputs), inputs[1], optional(inputs, 2)
+    x, weight, bias = first(node, inputs), inputs[1], optional(inputs, 2)
     if weight is None or optional(inputs, 4) is not None:
         raise UnsupportedGraph(f"{describe(node)}: with a packed past, or without weights, is not understood")
     heads = int(node.attrs["num_heads"])
@@ -116,7 +117,7 @@ def packed_attention(trace: Trace, node: gs.Node, inputs: list[Value | None]) ->
 def multi_head_attention(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
     """Separate queries, keys and values; an optional bias over all three, and one of the scores."""
     heads = int(node.attrs["num_heads"])
-    query, key, value = first(inputs), optional(inputs, 1), optional(inputs, 2)
+    query, key, value = first(node, inputs), optional(inputs, 1), optional(inputs, 2)
     if key is None or value is None or len(query.shape) != 3:
         raise UnsupportedGraph(f"{describe(node)}: packed keys and values are not understood")
     bias = optional(inputs, 3)
@@ -137,7 +138,7 @@ def group_query_attention(trace: Trace, node: gs.Node, inputs: list[Value | None
     """Keys and values of fewer heads, a cache, and rotary embedding inside where do_rotary says so. A sink is one more
     score a head, of no token."""
     heads, kv_heads = int(node.attrs["num_heads"]), int(node.attrs["kv_num_heads"])
-    query, key, value = first(inputs), optional(inputs, 1), optional(inputs, 2)
+    query, key, value = first(node, inputs), optional(inputs, 1), optional(inputs, 2)
     if key is None or value is None:
         width = query.shape[2] // (heads + 2 * kv_heads)
         ends = np.cumsum([heads * width, kv_heads * width, kv_heads * width])
@@ -183,13 +184,13 @@ def rotate(
 @row("RotaryEmbedding", domain=CONTRIB)
 def contrib_rotary(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
     """input, position_ids, cos_cache, sin_cache."""
-    return [_rotary(trace, node, first(inputs), optional(inputs, 2), optional(inputs, 3))]
+    return [_rotary(trace, node, first(node, inputs), optional(inputs, 2), optional(inputs, 3))]
 
 
 @row("RotaryEmbedding")
 def standard_rotary(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
     """X, cos_cache, sin_cache, position_ids."""
-    return [_rotary(trace, node, first(inputs), optional(inputs, 1), optional(inputs, 2))]
+    return [_rotary(trace, node, first(node, inputs), optional(inputs, 1), optional(inputs, 2))]
 
 
 def _rotary(trace: Trace, node: gs.Node, value: Value, cos: Value | None, sin: Value | None) -> Value:
@@ -215,7 +216,7 @@ def _rotary(trace: Trace, node: gs.Node, value: Value, cos: Value | None, sin: V
 @row("Attention")
 def standard_attention(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
     """ai.onnx Attention-23: Q, K, V of rank 3 (heads as attributes) or 4."""
-    query, key, value = first(inputs), optional(inputs, 1), optional(inputs, 2)
+    query, key, value = first(node, inputs), optional(inputs, 1), optional(inputs, 2)
     if key is None or value is None:
         raise UnsupportedGraph(f"{describe(node)}: needs keys and values")
     flat = len(query.shape) == 3

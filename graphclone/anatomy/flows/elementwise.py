@@ -25,7 +25,7 @@ SOFTMAX_OF_ONE_AXIS = 13  # the operator set from which on; before, all axes fro
 @row("FastGelu", "QuickGelu", "Gelu", "BiasGelu", domain="com.microsoft")
 def elementwise(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
     """One main input; a further float input (the bias of BiasGelu) is aligned with it."""
-    operands = [first(inputs)]
+    operands = [first(node, inputs)]
     if node.op in ("BiasGelu", "FastGelu") and len(inputs) > 1 and inputs[1] is not None:
         operands.append(inputs[1])
     out = aligned(trace, node, operands)
@@ -76,7 +76,7 @@ def aligned_axis(trace: Trace, node: gs.Node, participants: list[Factors]) -> Fa
 @row("Softmax", "LogSoftmax", "Hardmax")
 def softmax(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
     """Neurons that compete in a softmax cannot be dropped without changing the others."""
-    value, rank = first(inputs), len(first(inputs).shape)
+    value, rank = first(node, inputs), len(first(node, inputs).shape)
     flat = opset(trace.model) < SOFTMAX_OF_ONE_AXIS
     axis = int(node.attrs.get("axis", 1 if flat else -1)) % rank
     trace.note("softmax", node, [value], axis)
@@ -87,7 +87,7 @@ def softmax(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Val
 
 @row("CumSum")
 def cumulative(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
-    value = first(inputs)
+    value = first(node, inputs)
     if inputs[1] is not None and inputs[1].data is not None:
         trace.pin(value.axis(int(inputs[1].data.reshape(-1)[0])), f"accumulated by {describe(node)}")
     return [Value(value.shape, value.factors)]

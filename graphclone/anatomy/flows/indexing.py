@@ -12,7 +12,7 @@ from graphclone.anatomy.trace import Trace, Value, describe
 @row("Gather")
 def gather(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
     """Fixed indices pick neurons; indices that are fed look rows up, so all rows must stay."""
-    value, indices = first(inputs), inputs[1]
+    value, indices = first(node, inputs), inputs[1]
     assert indices is not None
     axis = int(node.attrs.get("axis", 0)) % len(value.shape)
     middle: tuple[Factors, ...] = tuple(indices.factors)
@@ -40,7 +40,7 @@ def gather(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Valu
 def gather_nd(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
     """Tuples of indices into the leading axes (after the batch ones); the trailing axes come along. A fixed list of
     indices into the first axis picks neurons."""
-    value, indices = first(inputs), inputs[1]
+    value, indices = first(node, inputs), inputs[1]
     assert indices is not None
     batch = int(node.attrs.get("batch_dims", 0))
     depth = batch + indices.shape[-1]
@@ -63,7 +63,7 @@ def only_measured(trace: Trace, node: gs.Node) -> bool:
 @row("GatherElements")
 def gather_elements(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
     """Indices have the output's shape, so what they were made for stays: the neurons they pick among are not cut."""
-    value, indices = first(inputs), inputs[1]
+    value, indices = first(node, inputs), inputs[1]
     assert indices is not None
     for factors in value.factors:
         trace.pin(factors, f"picked one by one by {describe(node)}")

@@ -168,7 +168,7 @@ def _window(node: gs.Node, size: int, kernel: int, k: int, rank: int) -> int:
 @row("Resize", "MaxPool", "AveragePool", "InstanceNormalization")
 def spatial(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
     """Channels pass through; only their images change size."""
-    value = first(inputs)
+    value = first(node, inputs)
     outputs = _spatial_shape(trace, node, inputs, value)
     factors = tuple(f if k < 2 else () for k, f in enumerate(value.factors))
     for k in range(2, len(value.shape)):

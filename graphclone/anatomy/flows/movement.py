@@ -15,25 +15,25 @@ from graphclone.errors import UnsupportedGraph
 
 @row("Shape")
 def shape_of(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
-    dims = np.array(first(inputs).shape, np.int64)[node.attrs.get("start", 0) : node.attrs.get("end")]
-    return [plain(dims.shape, dims, first(inputs).static)]
+    dims = np.array(first(node, inputs).shape, np.int64)[node.attrs.get("start", 0) : node.attrs.get("end")]
+    return [plain(dims.shape, dims, first(node, inputs).static)]
 
 
 @row("Size")
 def size_of(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
-    return [plain((), np.array(np.prod(first(inputs).shape, dtype=np.int64)), first(inputs).static)]
+    return [plain((), np.array(np.prod(first(node, inputs).shape, dtype=np.int64)), first(node, inputs).static)]
 
 
 @row("Transpose")
 def transpose(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
-    value = first(inputs)
+    value = first(node, inputs)
     order = node.attrs.get("perm") or list(reversed(range(len(value.shape))))
     return [Value(tuple(value.shape[i] for i in order), tuple(value.factors[i] for i in order), static=value.static)]
 
 
 @row("Reshape")
 def reshape(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
-    value = first(inputs)
+    value = first(node, inputs)
     asked = ints(node, inputs, "shape", 1) or []
     keep_zero = bool(node.attrs.get("allowzero", 0))
     shape = [value.shape[i] if d == 0 and not keep_zero else d for i, d in enumerate(asked)]
@@ -48,13 +48,13 @@ def reshape(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Val
 
 @row("Flatten")
 def flatten(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
-    value, axis = first(inputs), int(node.attrs.get("axis", 1))
+    value, axis = first(node, inputs), int(node.attrs.get("axis", 1))
     return [reshaped(trace, value, (int(np.prod(value.shape[:axis])), int(np.prod(value.shape[axis:]))))]
 
 
 @row("Squeeze")
 def squeeze(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
-    value = first(inputs)
+    value = first(node, inputs)
     axes = ints(node, inputs, "axes", 1)
     gone = {a % len(value.shape) for a in axes} if axes else {i for i, d in enumerate(value.shape) if d == 1}
     for axis in gone:
@@ -65,7 +65,7 @@ def squeeze(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Val
 
 @row("Unsqueeze")
 def unsqueeze(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
-    value = first(inputs)
+    value = first(node, inputs)
     axes = ints(node, inputs, "axes", 1) or []
     rank = len(value.shape) + len(axes)
     new = {a % rank for a in axes}
@@ -127,7 +127,7 @@ def taken(value: Value, axis: int, positions: Ids, static: bool | None = None) -
 
 @row("Slice")
 def slice_(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
-    value = first(inputs)
+    value = first(node, inputs)
     starts, ends = ints(node, inputs, "starts", 1) or [], ints(node, inputs, "ends", 2) or []
     axes = ints(node, inputs, "axes", 3) or list(range(len(starts)))
     steps = ints(node, inputs, "steps", 4) or [1] * len(starts)
@@ -139,7 +139,7 @@ def slice_(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Valu
 
 @row("Split")
 def split(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
-    value = first(inputs)
+    value = first(node, inputs)
     axis = int(node.attrs.get("axis", 0)) % len(value.shape)
     size, count = value.shape[axis], len(node.outputs)
     sizes = ints(node, inputs, "split", 1)
@@ -178,7 +178,7 @@ def concat(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Valu
 
 @row("Expand")
 def expand(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
-    value = first(inputs)
+    value = first(node, inputs)
     asked = known(node, inputs, 1)
     assert asked is not None
     return [expanded(trace, value, tuple(np.broadcast_shapes(value.shape, tuple(int(d) for d in asked))))]
@@ -207,7 +207,7 @@ def constant_of_shape(trace: Trace, node: gs.Node, inputs: list[Value | None]) -
 
 @row("Tile")
 def tile(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
-    value = first(inputs)
+    value = first(node, inputs)
     repeats = ints(node, inputs, "repeats", 1) or []
     factors = list(value.factors)
     for axis, count in enumerate(repeats):
@@ -221,7 +221,7 @@ def tile(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]
 @row("Pad")
 def pad(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
     """Padding holds no neurons: it is never cut."""
-    value = first(inputs)
+    value = first(node, inputs)
     pads = ints(node, inputs, "pads", 1) or []
     axes = ints(node, inputs, "axes", 3) or list(range(len(value.shape)))
     shape, factors = list(value.shape), list(value.factors)
@@ -236,7 +236,7 @@ def pad(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
 
 @row("Trilu")
 def trilu(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
-    value = first(inputs)
+    value = first(node, inputs)
     for axis in (-2, -1):
         trace.pin(value.axis(axis), f"cut to a triangle by {describe(node)}")
     return [value]

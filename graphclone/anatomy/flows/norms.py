@@ -16,7 +16,7 @@ REDUCTIONS = (
 
 @row(*REDUCTIONS)
 def reduction(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
-    value = first(inputs)
+    value = first(node, inputs)
     rank = len(value.shape)
     axes = ints(node, inputs, "axes", 1)
     if not axes:
@@ -35,7 +35,7 @@ def reduction(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[V
 @row("GlobalAveragePool")
 def global_pool(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
     """A reduction over all axes from the third on: tf2onnx writes the mean of a LayerNorm so."""
-    value = first(inputs)
+    value = first(node, inputs)
     for axis in range(2, len(value.shape)):
         if value.axis(axis):
             trace.note("reduction", node, [value], axis)
@@ -46,7 +46,7 @@ def global_pool(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list
 @row("ArgMax", "ArgMin", "TopK")
 def ranking(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
     """A rank among neurons is a statement about all of them."""
-    value = first(inputs)
+    value = first(node, inputs)
     axis = int(node.attrs.get("axis", 0 if node.op != "TopK" else -1)) % len(value.shape)
     trace.pin(value.axis(axis), f"ranked by {describe(node)}")
     size = 1
@@ -62,7 +62,7 @@ def ranking(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Val
 @row("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
 def normalization(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
     """Gain and bias align with the normalised axes."""
-    value = first(inputs)
+    value = first(node, inputs)
     rank = len(value.shape)
     axis = int(node.attrs.get("axis", -1)) % rank
     for k in range(axis, rank):
@@ -82,7 +82,7 @@ def normalization(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> li
 @row("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", domain="com.microsoft")
 def skip_normalization(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
     """Norm of a sum: input, skip, gain, [bias of the norm,] [bias added before]. Output 3 is the sum."""
-    value = first(inputs)
+    value = first(node, inputs)
     trace.note("norm", node, [v for v in inputs if v is not None], len(value.shape) - 1)
     out = aligned(trace, node, [v for v in inputs if v is not None])
     statistics = plain((*value.shape[:-1], 1))
@@ -92,7 +92,7 @@ def skip_normalization(trace: Trace, node: gs.Node, inputs: list[Value | None]) 
 @row("EmbedLayerNormalization", domain="com.microsoft")
 def embedding_normalization(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
     """input_ids, segment_ids, three tables [rows, hidden], gain, bias. Output 2 is the sum before the norm."""
-    ids = first(inputs)
+    ids = first(node, inputs)
     tables = [v for v in inputs[2:5] if v is not None]
     for table in tables:
         trace.note("lookup", node, [table], 0)
@@ -107,7 +107,7 @@ def embedding_normalization(trace: Trace, node: gs.Node, inputs: list[Value | No
 
 @row("LpNormalization", "MeanVarianceNormalization")
 def plain_normalization(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
-    value = first(inputs)
+    value = first(node, inputs)
     axes = node.attrs.get("axes", [0, 2, 3]) if node.op == "MeanVarianceNormalization" else [node.attrs.get("axis", -1)]
     for axis in axes:
         trace.note("norm", node, [value], axis % len(value.shape))
@@ -116,7 +116,7 @@ def plain_normalization(trace: Trace, node: gs.Node, inputs: list[Value | None])
 
 @row("BatchNormalization")
 def batch_normalization(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
-    value = first(inputs)
+    value = first(node, inputs)
     for parameter in inputs[1:5]:
         if parameter is not None:
             trace.tie(node, value.axis(1), parameter.axis(0))
@@ -125,7 +125,7 @@ def batch_normalization(trace: Trace, node: gs.Node, inputs: list[Value | None])
 
 @row("GroupNormalization")
 def group_normalization(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
-    value = first(inputs)
+    value = first(node, inputs)
     for axis in range(1, len(value.shape)):
         trace.pin(value.axis(axis), f"normalised in groups by {describe(node)}")
     for parameter in inputs[1:]:

@@ -18,7 +18,7 @@ from graphclone.anatomy.trace import Trace, Value, plain
 @row("DequantizeLinear", "QuantizeLinear", domain="com.microsoft")
 def linear(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
     """x, scale, zero point: one of each for the tensor, for each position of an axis, or for each block of it."""
-    value, block = first(inputs), int(node.attrs.get("block_size", 0))
+    value, block = first(node, inputs), int(node.attrs.get("block_size", 0))
     for setting in inputs[1:]:
         if setting is None or not setting.labelled:
             continue
@@ -38,7 +38,7 @@ def linear(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Valu
 @row("DynamicQuantizeLinear")
 def dynamic(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
     """One scale and one zero point for all, from the smallest and the largest number."""
-    value = first(inputs)
+    value = first(node, inputs)
     return [Value(value.shape, value.factors), plain(()), plain(())]
 
 

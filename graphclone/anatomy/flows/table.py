@@ -46,10 +46,10 @@ def ints(node: gs.Node, inputs: list[Value | None], name: str, index: int) -> li
     return None if data is None else [int(i) for i in np.atleast_1d(data)]
 
 
-def first(inputs: list[Value | None]) -> Value:
+def first(node: gs.Node, inputs: list[Value | None]) -> Value:
     """The main operand, which no operator may leave out."""
     if not inputs or inputs[0] is None:
-        raise UnsupportedGraph("an operator without its first input")
+        raise UnsupportedGraph(f"{describe(node)}: without its first input")
     return inputs[0]
 
 

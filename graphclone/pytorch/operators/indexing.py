@@ -78,10 +78,10 @@ def _counts(node: fx.Node, root: torch.nn.Module) -> bool:
 @row("GatherElements", 11, 13)
 def gather_elements(call: Call, x: Any, indices: Any) -> Any:
     axis = int(call.attr("axis", 0))
-    return torch.gather(x, axis, _from_start(call, indices, call.size(x, axis)))
+    return torch.gather(x, axis, _from_start(indices, call.size(x, axis)))
 
 
-def _from_start(call: Call, indices: Any, size: Scalar) -> Any:
+def _from_start(indices: Any, size: Scalar) -> Any:
     """torch.gather and scatter take no negative index."""
     return torch.where(indices < 0, indices + size, indices)
 
@@ -122,7 +122,7 @@ def scatter_nd(call: Call, x: Any, indices: Any, updates: Any) -> Any:
     if reduction in ("none", "add"):
         return torch.index_put(x, tuple(positions), updates, accumulate=reduction == "add")
     sizes = call.sizes(x)
-    from_start = [_from_start(call, position, size) for position, size in zip(positions, sizes, strict=False)]
+    from_start = [_from_start(position, size) for position, size in zip(positions, sizes, strict=False)]
     place = from_start[0]  # in x as a matrix: a row for each position, and in it all that lies there
     for position, size in zip(from_start[1:], sizes[1:], strict=False):
         place = place * size + position
@@ -143,7 +143,7 @@ SCATTER = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
 @row("ScatterElements", 11, 13, 16, 18)
 def scatter_elements(call: Call, x: Any, indices: Any, updates: Any) -> Any:
     axis, reduction = int(call.attr("axis", 0)), call.attr("reduction", "none")
-    indices, updates = _from_start(call, indices, call.size(x, axis)), _typed(updates, x)
+    indices, updates = _from_start(indices, call.size(x, axis)), _typed(updates, x)
     if reduction == "none":
         return torch.scatter(x, axis, indices, updates)
     return torch.scatter_reduce(x, axis, indices, updates, SCATTER[reduction])

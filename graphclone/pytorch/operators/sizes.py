@@ -20,8 +20,6 @@ from graphclone.pytorch.operators.rows import Call, on_sizes
 from graphclone.pytorch.recorder import Recorder
 from graphclone.pytorch.values import Scalar, Sizes, Symbol
 
-Elements = np.ndarray[Any, np.dtype[Any]]
-
 
 def _each(call: Call, function: Callable[..., Scalar], dtype: torch.dtype, *inputs: Sizes) -> Sizes:
     """Apply element by element, broadcasting."""

@@ -43,7 +43,7 @@ def recognise_norms(rewriter: Rewriter) -> None:
         core = _core(rewriter, mean)
         if core is None:
             continue
-        options = [f for f in _with_affine(rewriter, core) if _same_types(f) and _equal(f)]
+        options = [f for f in _with_affine(core) if _same_types(f) and _equal(f)]
         if options:
             _replace(rewriter, options[-1])
     rewriter.finish()
@@ -117,7 +117,7 @@ def _mean_of(base: fx.Node) -> fx.Node | None:
     return x if is_mean and isinstance(x, fx.Node) else None
 
 
-def _with_affine(rewriter: Rewriter, core: Found) -> list[Found]:
+def _with_affine(core: Found) -> list[Found]:
     """The core, then with its gain, then with its bias too: each step where the value is read once."""
     options, current = [core], core
     for function in (torch.mul, torch.add):

@@ -97,7 +97,7 @@ def run(
     setting = _setting(model, task, beside)
     first, batches = _with_first(batches)
     setting, shape, sample = rehearse(model, beside.teacher, first, task, setting)
-    kin = _kinship(model, beside.teacher, options, task)
+    kin = _kinship(model, beside.teacher, options)
     setting = _with_kept(setting, kin)
     ids = None if beside.teacher is None else teachers_ids(model, beside.teacher)
     teacher = _teacher(beside, task, setting, kin if _imitates(kin, options) else None, processes, ids)
@@ -174,7 +174,7 @@ def _with_first(batches: Iterable[Batch]) -> tuple[Batch, Iterable[Batch]]:
     return first, chain([first], stream) if stream is batches else batches
 
 
-def _kinship(model: Model, teacher: Model | None, options: TrainingOptions, task: Task) -> Kinship | None:
+def _kinship(model: Model, teacher: Model | None, options: TrainingOptions) -> Kinship | None:
     """What the clone's plan says of the teacher; where nothing asks for it, only if it says anything."""
     if teacher is None:
         return None

@@ -5,14 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from graphclone.errors import GraphCloneError
+from graphclone.requirements import FEATURES
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
-
-
-class MissingTensorBoard(GraphCloneError):
-    """TensorBoard is not installed."""
 
 
 class Logs:
@@ -29,7 +25,7 @@ class Logs:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
-            raise MissingTensorBoard("logs are for TensorBoard: pip install 'graphclone[logs]'") from None
+            raise FEATURES["logs"].missing("logs") from None
         self.writer = SummaryWriter(str(self.folder), purge_step=step)
 
     def add(self, step: int, **values: float) -> None:

@@ -20,17 +20,14 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.checkpoint import checkpoint
 
-from graphclone.errors import GraphCloneError, InvalidTarget, UnsupportedGraph
+from graphclone.errors import InvalidTarget, UnsupportedGraph
+from graphclone.requirements import FEATURES
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 ACCELERATE_NAMES = {"fp32": "no", "bf16": "bf16"}
 BLOCK = re.compile(r"(^|\.)blocks\.\d+$")
-
-
-class MissingAccelerate(GraphCloneError):
-    """Hugging Face Accelerate is not installed."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +43,7 @@ class Processes:
             from accelerate import Accelerator
             from accelerate.state import AcceleratorState
         except ImportError:
-            raise MissingAccelerate(
-                "training runs on Hugging Face Accelerate: pip install 'graphclone[train]'"
-            ) from None
+            raise FEATURES["train"].missing("training") from None
         AcceleratorState._reset_state()  # another run of this interpreter may have had another precision
         alone = not torch.accelerator.is_available()
         return cls(Accelerator(cpu=alone, mixed_precision=ACCELERATE_NAMES[precision]))

@@ -88,10 +88,10 @@ class Evidence:
         """Every product of the parent with a weight."""
         return tuple(projections(self.cut.found))
 
-    @cached_property
+    @property
     def nodes(self) -> dict[str, gs.Node]:
         """The parent's nodes by each of their outputs."""
-        return {t.name: n for n in self.cut.trace.model.graph.nodes for t in n.outputs if t.name}
+        return self.cut.found.producers
 
     def tensor(self, use: Use) -> gs.Tensor:
         """What a use reads, in the parent."""

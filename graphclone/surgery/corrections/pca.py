@@ -38,7 +38,6 @@ NAME = "pca"
 INDEX = ("Gather", "GatherND", "Slice", "Split")  # along other axes
 MOVES = ("Cast", "Identity", "Reshape", "Transpose", "Unsqueeze", "Squeeze", "Expand", "Dropout", "Shape")
 SUMS = ("Add", "Sum", "Sub")
-PRODUCTS = ("MatMul", "Gemm", "Conv", "FusedMatMul")
 
 
 def refuse(anatomy: Anatomy) -> None:

@@ -24,8 +24,6 @@ from graphclone.surgery.corrections.paper import uses_of
 from graphclone.surgery.head_scale import powers_of_width
 from graphclone.surgery.slice_weights import Correction, Use
 
-NAME = "query-scale"
-
 
 def query_scale(evidence: Evidence) -> dict[Use, Correction]:
     """The factor on the queries of every attention whose heads are cut."""

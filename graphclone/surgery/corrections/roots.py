@@ -66,7 +66,12 @@ class Drifts:
         for p in evidence.products if tied else ():
             if p.weight == name and p.output in evidence.living:
                 before = dict(self.norms)
-                self.behind(evidence, evidence.nodes[p.output].inputs[_operand(p.node, p.input)], 1.0 / factor, norms)
+                self.behind(
+                    evidence,
+                    evidence.nodes[p.output].inputs[_operand(p.node, p.input)],
+                    1.0 / factor,
+                    norms,
+                )
                 if self.norms == before:
                     self.weights[p.output, OUTPUT] = Correction(1.0 / factor)
 

@@ -8,7 +8,6 @@ from tests.pytorch.cases.case import MICROSOFT, Case, cases, floats, ints
 
 X = floats(2, 3, 4)
 IMAGE = floats(2, 4, 7, 6)
-BY_BATCH = {"domain": MICROSOFT, "transBatchA": 1, "transBatchB": 1}
 GAIN, BIAS = floats(4, low=0.5), floats(4)
 SMALL = np.float32(1e-3)  # so small that the epsilon of a norm counts
 FUSED = floats(4, 3), floats(4, 5), floats(5)
