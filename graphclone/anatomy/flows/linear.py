@@ -174,12 +174,14 @@ def _window(node: gs.Node, size: int, kernel: int, k: int, rank: int) -> int:
 
 @row("Resize", "MaxPool", "AveragePool", "InstanceNormalization")
 def spatial(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
-    """Channels pass through; only their images change size."""
+    """Channels pass through; only their images change size. A GroupNorm is written as an InstanceNormalization of all
+    channels of a group in a row: they stay in their places."""
     value = first(inputs)
     outputs = _spatial_shape(trace, node, inputs, value)
-    factors = tuple(f if k < 2 else () for k, f in enumerate(value.factors))
+    stays = node.op == "InstanceNormalization"
+    factors = tuple(f if k < 2 or stays else () for k, f in enumerate(value.factors))
     for k in range(2, len(value.shape)):
-        trace.pin(value.axis(k), f"resampled by {describe(node)}")
+        trace.pin(value.axis(k), f"{'normalised in groups' if stays else 'resampled'} by {describe(node)}")
     for setting in inputs[1:] if node.op == "Resize" else ():
         if setting is not None and setting.shape:
             trace.pin(setting.axis(0), f"says how {describe(node)} resamples")
