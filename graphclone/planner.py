@@ -165,7 +165,8 @@ def _hidden(stack: Stack, asked: Mapping[str, Asked | EachBlock], chooser: _Choo
     residual = groups[stack.residual]
     wanted = asked["hidden"]
     assert not isinstance(wanted, EachBlock)
-    count = _fit("hidden", wanted, residual.size, range(1, residual.size + 1), stack.name)
+    where = stack.name + _kept_together(chooser.anatomy, stack)
+    count = _fit("hidden", wanted, residual.size, range(1, residual.size + 1), where)
     chooser.cut(residual, count)
     chooser.reach("hidden", count)
     for name in sorted(groups):
@@ -176,6 +177,14 @@ def _hidden(stack: Stack, asked: Mapping[str, Asked | EachBlock], chooser: _Choo
             chooser.cut(group, count)
         else:
             chooser.keep[name] = chooser.keep[residual.name]
+
+
+def _kept_together(anatomy: Anatomy, stack: Stack) -> str:
+    """Where each neuron of the stream stands for several (the groups of a GroupNorm): how many, and why."""
+    axes = [{name for name, _ in held} for held in anatomy.axes.values()]
+    along = [names for names in axes if stack.residual in names and len(names) > 1]
+    beside = [anatomy.groups[name] for name in sorted(set.intersection(*along) - {stack.residual})] if along else []
+    return "".join(f" (of {group.size} channels each: {group.pinned})" for group in beside if group.pinned)
 
 
 def _ffn(block: Block, asked: Mapping[str, Asked], chooser: _Chooser) -> None:

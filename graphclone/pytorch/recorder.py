@@ -131,18 +131,19 @@ class Recorder(GraphAppendingTracer):
             size.node.meta["example"] = 1
         return size
 
-    def numbers(self, value: Value) -> list[Scalar]:
+    def numbers(self, value: Value, length: int | None = None) -> list[Scalar]:
         """The elements of a rank 0 or rank 1 value as numbers on the host; a run-time tensor is read with tolist.
 
-        Raises ValueError where it is not known how many there are.
+        Raises ValueError where it is not known how many there are, by the value's shape or by ``length``.
         """
         if isinstance(value, Sizes):
             return list(value.elements.reshape(-1))
         if isinstance(value, torch.Tensor):
             return list(value.reshape(-1).tolist())
         rank = 1 if value.example is UNKNOWN else value.example.dim()
-        count = product(self, [self.size(value, axis) for axis in range(rank)])
-        if not isinstance(count, int):
+        counted = product(self, [self.size(value, axis) for axis in range(rank)])
+        count = counted if isinstance(counted, int) else length
+        if count is None:
             raise ValueError("how many numbers an operand holds depends on the graph's inputs")
         listed = value.reshape(-1).tolist()
         listed.node.meta["example"] = [1] * count

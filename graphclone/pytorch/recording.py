@@ -147,7 +147,7 @@ class _Builder:
         try:
             results = self._on_sizes(call, ON_SIZES.get(key), inputs)
             if results is NotImplemented:
-                results = row.function(call, *self._operands(row, inputs, node))
+                results = row.function(call, *self._operands(row, call))
         except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as reason:
             raise call.refuse(f"{type(reason).__name__}: {reason}".splitlines()[0]) from reason
         results = results if isinstance(results, tuple) else (results,)
@@ -164,11 +164,12 @@ class _Builder:
         result = function(call, *converted)
         return result.tensor() if isinstance(result, Sizes) and result.known else result
 
-    def _operands(self, row: Row, inputs: list[Value | None], node: gs.Node) -> list[Any]:
+    def _operands(self, row: Row, call: Call) -> list[Any]:
         operands: list[Any] = []
-        for i, value in enumerate(inputs):
+        for i, value in enumerate(call.inputs):
             if value is not None and i in row.numbers:
-                operands.append(self._numbers(value, node.inputs[i].name))
+                length = row.lengths[i](call) if i in row.lengths else None
+                operands.append(self._numbers(value, call.node.inputs[i].name, length))
             elif value is not None:
                 operands.append(self.recorder.tensor(value) if not row.scalars else value)
             else:
@@ -177,10 +178,10 @@ class _Builder:
             operands = [self.recorder.constant(o) if isinstance(o, torch.Tensor) else o for o in operands]
         return self._scalars(operands) if row.scalars else operands
 
-    def _numbers(self, value: Value, name: str) -> list[Any]:
+    def _numbers(self, value: Value, name: str, length: int | None) -> list[Any]:
         if isinstance(value, Symbol) and value.example is UNKNOWN:
             value = self._with_example(value, name)
-        return self.recorder.numbers(value)
+        return self.recorder.numbers(value, length)
 
     def _scalars(self, operands: list[Any]) -> list[Any]:
         """A single number beside a run-time tensor of at least its rank becomes a literal."""

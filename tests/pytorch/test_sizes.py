@@ -49,6 +49,11 @@ CHAINS = {
     "Identity": lambda since: ([node("Identity", ["s"], ["y"])], {}),
     "Gather": lambda since: ([node("Gather", ["s", "k"], ["y"])], {"k": np.array([2, 0], np.int64)}),
     "Shape": lambda since: ([node("Shape", ["s"], ["y"])], {}),
+    "Size": lambda since: ([node("Size", ["s"], ["n"]), node("Mul", ["n", "s"], ["y"])], {}),
+    "Transpose": lambda since: (
+        [node("Reshape", ["s", "k"], ["r"]), node("Transpose", ["r"], ["y"], perm=[1, 0])],
+        {"k": np.array([3, 1], np.int64)},
+    ),
     "Concat": lambda since: ([node("Concat", ["s", "k"], ["y"], axis=0)], {"k": np.array([5], np.int64)}),
     "Slice": lambda since: (
         [node("Slice", ["s", "a", "b"], ["y"])],

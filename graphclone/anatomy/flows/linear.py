@@ -119,12 +119,15 @@ def einsum(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Valu
 
 @row("Conv", "ConvTranspose")
 def conv(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
-    """Channels flow as through a matrix; the window's axes are not neurons. Grouped channels are not cut."""
+    """Channels flow as through a matrix; the window's axes are not neurons. Where every channel is a group of its own
+    it passes through, and the groups are as many as the channels; larger groups are not cut."""
     x, w = pair(node, inputs)
     groups = int(node.attrs.get("group", 1))
     transposed = node.op == "ConvTranspose"
     in_axis, out_axis = (0, 1) if transposed else (1, 0)
-    trace.note("product", node, [x, w], 1)
+    alone = groups > 1 and groups == x.shape[1] == w.shape[0] and w.shape[1] == 1
+    if not alone:
+        trace.note("product", node, [x, w], 1)
     for axis in range(2, len(w.shape)):
         trace.pin(w.axis(axis), f"a window of {describe(node)}")
         trace.pin(x.axis(axis), f"an image convolved by {describe(node)}")
@@ -132,6 +135,10 @@ def conv(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]
     channels = w.shape[out_axis]
     if groups == 1:
         trace.tie(node, x.axis(1), w.axis(in_axis))
+    elif alone:
+        trace.tie(node, x.axis(1), w.axis(0))
+        trace.count(node, "group", w.axis(0), groups)
+        out, channels = w.axis(0), groups
     else:
         reason = f"channels of {describe(node)} are cut in {groups} groups"
         for factors in (x.axis(1), w.axis(0), w.axis(1)):
@@ -167,12 +174,14 @@ def _window(node: gs.Node, size: int, kernel: int, k: int, rank: int) -> int:
 
 @row("Resize", "MaxPool", "AveragePool", "InstanceNormalization")
 def spatial(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
-    """Channels pass through; only their images change size."""
+    """Channels pass through; only their images change size. A GroupNorm is written as an InstanceNormalization of all
+    channels of a group in a row: they stay in their places."""
     value = first(node, inputs)
     outputs = _spatial_shape(trace, node, inputs, value)
-    factors = tuple(f if k < 2 else () for k, f in enumerate(value.factors))
+    stays = node.op == "InstanceNormalization"
+    factors = tuple(f if k < 2 or stays else () for k, f in enumerate(value.factors))
     for k in range(2, len(value.shape)):
-        trace.pin(value.axis(k), f"resampled by {describe(node)}")
+        trace.pin(value.axis(k), f"{'normalised in groups' if stays else 'resampled'} by {describe(node)}")
     for setting in inputs[1:] if node.op == "Resize" else ():
         if setting is not None and setting.shape:
             trace.pin(setting.axis(0), f"says how {describe(node)} resamples")

@@ -104,7 +104,8 @@ def _sliced(call: Call, x: Any, starts: Any, ends: Any, axes: Any, steps: Any) -
         else:
             size = call.size(x, axis)
             positions = call.recorder.call(_positions, start, end, step, size)
-            x = torch.index_select(x, axis, call.recorder.call(torch.tensor, positions, device=call.recorder.device))
+            device = torch.device("cpu") if isinstance(x, torch.Tensor) else call.recorder.device  # a table stays one
+            x = torch.index_select(x, axis, call.recorder.call(torch.tensor, positions, device=device))
     return x[tuple(index[:inner])] if inner else x
 
 
@@ -156,7 +157,15 @@ def pad_by_attribute(call: Call, x: Any) -> Any:
     return _padded(call, x, list(call.attr("pads")), call.attr("value", 0.0), None)
 
 
-@row("Pad", 11, 13, 18, 19, 21, 23, 24, 25, numbers=(1, 2, 3))
+def _pads(call: Call) -> int | None:
+    """Before and after each axis of the data, or each of those named."""
+    axes = call.inputs[3] if len(call.inputs) > 3 else None
+    if axes is None:
+        return 2 * call.rank(call.inputs[0])
+    return None if isinstance(axes, Symbol) else 2 * len(call.recorder.numbers(axes))
+
+
+@row("Pad", 11, 13, 18, 19, 21, 23, 24, 25, numbers=(1, 2, 3), lengths={1: _pads})
 def pad(call: Call, x: Any, pads: list[Scalar], value: Any = None, axes: list[Scalar] | None = None) -> Any:
     return _padded(call, x, pads, value[0] if value else 0.0, call.ints(axes, "axes"))
 

@@ -44,6 +44,7 @@ class Row:
     """``function(call, *inputs)`` -> the node's outputs (one value, or a tuple).
 
     numbers: inputs handed over as lists of numbers (shapes, axes, scales) instead of tensors.
+    lengths: how many numbers such an input holds by the operator's meaning, given the call: it may not show otherwise.
     scalars: single-element constants are handed over as Python numbers.
     gains, biases: inputs that multiply or are added to normalised or projected values; they are weights by role.
     fixed: running statistics, which training does not touch.
@@ -51,6 +52,7 @@ class Row:
 
     function: Function
     numbers: tuple[int, ...] = ()
+    lengths: Mapping[int, Callable[[Call], int | None]] = field(default_factory=dict)
     scalars: bool = False
     gains: tuple[int, ...] = ()
     biases: tuple[int, ...] = ()

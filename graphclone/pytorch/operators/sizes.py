@@ -173,6 +173,16 @@ def shape(call: Call, x: Sizes) -> Sizes:
     return Sizes.of(list(x.elements.shape)[slice(call.attr("start", 0), call.attr("end"))])
 
 
+@on_sizes("Size", 1, 13, 19, 21, 23, 24, 25)
+def size(call: Call, x: Sizes) -> Sizes:
+    return Sizes(np.array(x.elements.size, dtype=object), torch.int64)
+
+
+@on_sizes("Transpose", 1, 13, 21, 23, 24, 25)
+def transpose(call: Call, x: Sizes) -> Sizes:
+    return Sizes(x.elements.transpose(call.attr("perm")), x.dtype)
+
+
 @on_sizes("Concat", 4, 11, 13)
 def concat(call: Call, *xs: Sizes) -> Sizes:
     return Sizes(np.concatenate([x.elements for x in xs], axis=int(call.attr("axis"))), xs[0].dtype)

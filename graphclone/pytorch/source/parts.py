@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from graphclone.errors import UnsupportedGraph
 from graphclone.pytorch.extents import extent
 from graphclone.pytorch.recognition.rewriting import calls, rank
 from graphclone.pytorch.recording import Recording
@@ -55,9 +56,23 @@ class Tree:
     ties: tuple[tuple[str, str], ...]  # (parameter, the one that it is)
 
 
+class _Circular(Exception):
+    """Parts of one module that wait for each other."""
+
+    def __init__(self, held: Path, parts: list[Part]) -> None:
+        self.held, self.parts = held, parts
+
+
 def tree(recording: Recording, placement: Placement) -> Tree:
-    """Make modules of the calls of a recording, as they were placed."""
-    return _Maker(recording, placement).make()
+    """Make modules of the calls of a recording, as they were placed; parts that wait for each other are taken apart."""
+    while True:
+        try:
+            return _Maker(recording, placement).make()
+        except _Circular as found:
+            taken_apart = placement.flatten(found.held, {p.path for p in found.parts})
+            if not taken_apart:
+                names = ", ".join(".".join(p.path) for p in found.parts)
+                raise UnsupportedGraph(f"the parts of the module wait for each other: {names or 'none'}") from None
 
 
 class _Maker:
@@ -98,12 +113,12 @@ class _Maker:
             deeper = self.placement.paths.get(node, ())[len(path) :]
             (below[deeper[0]] if deeper else here).append(node)
         children = [self._part((*path, name), inside) for name, inside in below.items()]
-        part.items = self._sorted(here, children)
+        part.items = self._sorted(path, here, children)
         self._bound(part, set(nodes))
         self._name(part)
         return part
 
-    def _sorted(self, nodes: list[fx.Node], children: list[Part]) -> list[fx.Node | Part]:
+    def _sorted(self, path: Path, nodes: list[fx.Node], children: list[Part]) -> list[fx.Node | Part]:
         """In an order in which everything is computed before it is read, as near to the graph's as can be."""
         maker: dict[fx.Node, Any] = {n: n for n in nodes} | {o: c for c in children for o in c.outputs}
         items: list[Any] = [*nodes, *children]
@@ -125,7 +140,8 @@ class _Maker:
                 if not needs[reader]:
                     heapq.heappush(ready, (place[reader], reader))
         if len(result) != len(items):
-            raise RuntimeError("the parts of the module depend on each other")  # placement.py makes them convex
+            waiting = {i: {m for m in needed if needs[m]} for i, needed in needs.items() if needed}
+            raise _Circular(path, [c for c in children if id(c) in _cycle(waiting)])
         return result
 
     def _bound(self, part: Part, nodes: set[fx.Node]) -> None:
@@ -188,6 +204,15 @@ class _Maker:
 
     def _renamed(self, weight: Weight) -> Weight:
         return replace(weight, name=self.renamed[weight.name])
+
+
+def _cycle(needs: dict[int, set[int]]) -> set[int]:
+    """One cycle among items of which each waits for another."""
+    item, seen = next(iter(needs)), list[int]()
+    while item not in seen:
+        seen.append(item)
+        item = next(iter(needs[item]))
+    return set(seen[seen.index(item) :])
 
 
 def _measured(node: fx.Node, tensors: list[fx.Node]) -> tuple[fx.Node, int | None] | None:

@@ -32,6 +32,16 @@ class Placement:
     roles: dict[str, str] = field(default_factory=dict)  # weight -> q, k, v, qkv, o, up, down ...
     streams: tuple[fx.Node, ...] = ()  # what enters the first block of each stack
 
+    def flatten(self, held: Path, parts: set[Path]) -> bool:
+        """Give the calls of parts to the module that holds them; the model itself has numbered blocks, so all of them.
+
+        Returns whether that moved any.
+        """
+        moved = [n for n, p in self.paths.items() if p and (not held or p[: len(held) + 1] in parts)]
+        self.paths |= dict.fromkeys(moved, held)
+        self.streams = self.streams if held else ()
+        return bool(moved)
+
 
 def place(recording: Recording, anatomy: Anatomy | None) -> Placement:
     """Place every call; without an anatomy, or where a block is not found again, calls stay with the model."""
@@ -175,12 +185,35 @@ def _part(nodes: list[fx.Node], placement: Placement, path: Path, roles: dict[st
     free = [n for n in nodes if placement.paths[n] == path[:-1]]
     if not ends or not starts or not set(ends) | set(starts) <= set(free):
         return
-    inside = (below(free, starts) & set(free)) - (below(free, ends) - set(ends))
-    if not set(ends) <= inside:
+    inside = _between(free, starts, ends)
+    if not _is_convex(nodes, inside):  # used again further on, or its keys and values are: one call, the first, is it
+        again = _behind(nodes, ends)
+        starts, ends = [n for n in starts if n not in again], [n for n in ends if n not in again]
+        inside = _between(free, starts, ends)
+    if not set(ends) <= inside or not _is_convex(nodes, inside):
         return
     placement.roles |= roles
     for node in inside:
         placement.paths[node] = path
+
+
+def _between(free: list[fx.Node], starts: list[fx.Node], ends: list[fx.Node]) -> set[fx.Node]:
+    return (below(free, starts) & set(free)) - (_behind(free, ends) - set(ends))
+
+
+def _behind(nodes: list[fx.Node], ends: list[fx.Node]) -> set[fx.Node]:
+    """What depends on one of the ends, other ends included."""
+    found: set[fx.Node] = set()
+    for node in nodes:
+        if any(n in found or n in ends for n in node.all_input_nodes):
+            found.add(node)
+    return found
+
+
+def _is_convex(nodes: list[fx.Node], inside: set[fx.Node]) -> bool:
+    """Whether nothing leaves a part and comes back: it can be one call then."""
+    left = below(nodes, inside) - inside
+    return not any(n in left for node in inside for n in node.all_input_nodes)
 
 
 def _weights_of(node: fx.Node) -> set[str]:

@@ -81,6 +81,28 @@ CONV_CASES = [
         group=2,
     ),
     case(
+        "of one channel each",
+        "Conv",
+        {"x": floats(2, 4, 5, 5), "w": floats(4, 1, 3, 3), "b": floats(4)},
+        spatial("x", "w"),
+        group=4,
+    ),
+    case(
+        "of one channel each",
+        "ConvTranspose",
+        {"x": floats(2, 4, 5, 5), "w": floats(4, 1, 3, 3), "b": floats(4)},
+        spatial("x", "w"),
+        group=4,
+        strides=[2, 2],
+    ),
+    case(
+        "two filters a channel",
+        "Conv",
+        {"x": floats(1, 3, 5, 5), "w": floats(6, 1, 3, 3)},
+        {("x", 1): "pinned", ("w", 0): "pinned"} | spatial("x", "w"),
+        group=3,
+    ),
+    case(
         "",
         "ConvTranspose",
         {"x": IMAGE, "w": floats(3, 4, 3, 3), "b": floats(4)},
