@@ -2,8 +2,8 @@
 
 In the zeroed parent a dropped channel is zero, but it still counts: a mean over d channels of which k are kept is k/d
 of the mean over those, and a centred channel that was dropped is minus the mean. So each mean takes the kept alone:
-mean(x) becomes mean(x * mask) * d / k, sum(x) / d becomes sum(x * mask) / k whatever the clone divides by, and norms
-that are one operator are written out so.
+mean(x) becomes mean(x * mask) * d / k, sum(x) / d becomes sum(x * mask) / k whatever the clone divides by, an unbiased
+variance's d / (d - 1) becomes k / (k - 1), and norms that are one operator are written out so.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from graphclone.graph import Model, to_proto
 from graphclone.verification.channels import mask
 from graphclone.verification.claims import Claims
 from graphclone.verification.forms import FORMS, OTHERS, Form, constant, name_of
-from graphclone.verification.sums import SUMS, lengths
+from graphclone.verification.sums import SUMS, lengths, unbiased
 
 Array = np.ndarray[Any, Any]
 AXES_AS_INPUT = 13  # the opset from which ReduceSum takes its axes as an input
@@ -115,11 +115,13 @@ def leave_out(model: Model, parent: Model, clone: Model, claims: Claims) -> None
 
 
 def _shorten(model: Model, parent: Model, thinner: Mapping[str, tuple[int, int]]) -> None:
-    """Sums over fewer channels are divided by how many there are, in place."""
+    """Sums over fewer channels are divided by how many there are, and variances corrected by them, in place."""
     twins = {name_of(node): node for node in model.graph.nodes}
+    dims = {name: known.dims for name, known in _values(parent).items()} if thinner else {}
     for node in parent.graph.nodes:
         before, after = thinner.get(name_of(node), (0, 0))
-        for length in lengths(node, before) if node.op in SUMS and after else ():
+        found = lengths(node, before) if node.op in SUMS else unbiased(node, before, dims)
+        for length in found if after else ():
             length.shorten(twins[name_of(length.node)], after)
 
 
