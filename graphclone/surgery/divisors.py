@@ -1,7 +1,8 @@
 """Rewrites constants that hold the number of neurons in a sum: a mean may be written as a sum divided by its length.
 
 JAX's mean is ReduceSum(x) / d, and a root mean square may be ReduceL2(x) * d^-1/2. The value that is divided carries no
-neuron any more, so the number is found from the sum, not from the stream. A sum that nothing divides stays one.
+neuron any more, so the number is found from the sum, not from the stream. A sum that nothing divides stays one. An
+unbiased variance is a sum divided by d - 1, or a mean times d divided by d - 1 (torch's dynamo exporter).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from graphclone.errors import UnsupportedGraph
 from graphclone.surgery.cut import Cut
 from graphclone.surgery.resizer import Edit
 
+MEAN = "ReduceMean"
 SUMS = ("ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2", "Einsum")
 PASSED = ("Cast", "Identity", "Sqrt", "Reshape", "Squeeze", "Unsqueeze")  # between a sum and what divides it
 POWERS = (1.0, -1.0, 0.5, -0.5)  # of the length: divided or multiplied by, before a root or behind it
@@ -25,12 +27,55 @@ SAME = 4e-3  # relative: the constant may have been rounded to bfloat16
 def divisor(cut: Cut, node: gs.Node, place: int) -> float | None:
     """What an operand of a Mul or Div becomes that is a power of the length of a sum that is cut; None for others."""
     number = _number(cut, node, place)
-    reduction = _sum_behind(cut, node.inputs[1 - place]) or _sum_ahead(node.outputs[0])
-    if number is None or reduction is None:
+    if number is None:
         return None
+    reduction = _sum_behind(cut, node.inputs[1 - place]) or _sum_ahead(node.outputs[0])
+    if reduction is None:
+        return _corrected(cut, node, place)
     full, kept = _length(cut, reduction)
+    if node.op == "Div" and kept != full and _is(cut, node, place, full - 1) and not _is(cut, node, place, full):
+        return float(kept - 1)
     power = next((p for p in POWERS if abs(number - full**p) <= SAME * full**p), None)
     return None if kept == full or power is None else float(kept**power)
+
+
+def _corrected(cut: Cut, node: gs.Node, place: int) -> float | None:
+    """What an operand becomes that makes a mean an unbiased one: d and d - 1, or their quotient."""
+    ahead = node.op == "Mul"
+    first = node if ahead else _behind(node.inputs[1 - place])
+    mean = next((m for t in first.inputs if (m := _behind(t)) is not None and m.op == MEAN), None) if first else None
+    full, kept = _length(cut, mean) if mean is not None else (1, 1)
+    if first is None or first.op != "Mul" or kept == full:
+        return None
+    if ahead and _is(cut, node, place, full / (full - 1)) and not _is(cut, node, place, 1.0):
+        return kept / max(kept - 1, 1)
+    multiplied = any(_is(cut, first, k, full) for k in range(2))
+    by = _divided_by(cut, first, full - 1) if ahead else _is(cut, node, place, full - 1)
+    return float(kept if ahead else kept - 1) if multiplied and by else None
+
+
+def _divided_by(cut: Cut, node: gs.Node, number: float) -> bool:
+    """Is what a node makes divided by a number next?"""
+    return any(
+        (reader.op == "Div" and reader.inputs[0] is tensor and _is(cut, reader, 1, number))
+        or (reader.op in PASSED and _divided_by(cut, reader, number))
+        for tensor in node.outputs
+        for reader in tensor.outputs
+    )
+
+
+def _behind(tensor: gs.Tensor) -> gs.Node | None:
+    """What makes a value, moves apart."""
+    while tensor.inputs and tensor.inputs[0].op in PASSED:
+        tensor = tensor.inputs[0].inputs[0]
+    return tensor.inputs[0] if tensor.inputs else None
+
+
+def _is(cut: Cut, node: gs.Node, place: int, number: float) -> bool:
+    """Does an operand hold a number, rounded once?"""
+    held = cut.trace.input(node, place)
+    data = held.data if held is not None and held.static else None
+    return data is not None and data.size == 1 and bool((data == np.asarray(number, data.dtype)).all())
 
 
 def added(edit: Edit) -> None:

@@ -2,13 +2,13 @@
 
 In the zeroed parent a dropped channel is zero, but it still counts: a mean over d channels of which k are kept is k/d
 of the mean over those, and a centred channel that was dropped is minus the mean. So each mean takes the kept alone:
-mean(x) becomes mean(x * mask) * d / k, sum(x) / d becomes sum(x * mask) / k whatever the clone divides by, and norms
-that are one operator are written out so.
+mean(x) becomes mean(x * mask) * d / k, sum(x) / d becomes sum(x * mask) / k whatever the clone divides by, an unbiased
+variance's d / (d - 1) becomes k / (k - 1), and norms that are one operator are written out so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,43 +18,13 @@ import onnx_graphsurgeon as gs
 
 from graphclone.errors import GraphCloneError, UnsupportedGraph
 from graphclone.graph import Model, to_proto
+from graphclone.verification.channels import mask
 from graphclone.verification.claims import Claims
-from graphclone.verification.sums import SUMS, lengths
+from graphclone.verification.forms import FORMS, OTHERS, Form, constant, name_of
+from graphclone.verification.sums import SUMS, lengths, unbiased
 
 Array = np.ndarray[Any, Any]
-REACH = 12  # nodes from a mean to the gain behind it
 AXES_AS_INPUT = 13  # the opset from which ReduceSum takes its axes as an input
-
-
-@dataclass(frozen=True)
-class Form:
-    """A norm that is one operator: where its parts stand. sums: inputs added up before; whole: output of that sum;
-    epsilon: where the node does not say."""
-
-    centred: bool
-    gain: int
-    bias: int | None = None
-    sums: tuple[int, ...] = (0,)
-    whole: int | None = None
-    epsilon: float = 1e-5
-
-
-FORMS = {  # onnx/docs/Operators.md, onnxruntime/docs/ContribOperators.md
-    "LayerNormalization": Form(True, 1, 2),
-    "RMSNormalization": Form(False, 1),
-    "SimplifiedLayerNormalization": Form(False, 1),
-    "SkipLayerNormalization": Form(True, 2, 3, (0, 1, 4), 3, 1e-12),
-    "SkipSimplifiedLayerNormalization": Form(False, 2, None, (0, 1, 3), 3, 1e-12),
-}
-OTHERS = (
-    "EmbedLayerNormalization",
-    "MeanVarianceNormalization",
-    "AveragePool",
-    "GroupNormalization",
-    "InstanceNormalization",
-    "GroupNorm",
-    "LRN",
-)
 
 
 def narrowed(parent: Model, clone: Model) -> dict[str, tuple[int, int]]:
@@ -73,7 +43,7 @@ def _widths(model: Model, sums: bool = False) -> dict[str, int]:
     for node in model.graph.nodes:
         dims = values.get(node.inputs[0].name, Known()).dims if node.inputs else ()
         if node.op in FORMS:
-            gain = _constant(node.inputs[FORMS[node.op].gain])
+            gain = constant(node.inputs[FORMS[node.op].gain])
             found[node.outputs[0].name] = int(gain.shape[-1]) if gain is not None else dims[-1] if dims else 0
         elif dims and _axes(node, len(dims)) in ([-1], [len(dims) - 1]) and (sums or _averages(node, dims[-1])):
             found[node.outputs[0].name] = dims[-1]
@@ -127,7 +97,7 @@ def leave_out(model: Model, parent: Model, clone: Model, claims: Claims) -> None
     thinner = narrowed(parent, clone)
     if thinner and (other := next((n for n in parent.graph.nodes if n.op in OTHERS), None)):
         raise UnsupportedGraph(f"{other.op} node {other.name!r} may average over channels that were cut")
-    masks = {name_of(n): _mask(n, *thinner[name_of(n)], claims) for n in parent.graph.nodes if name_of(n) in thinner}
+    masks = {name_of(n): mask(n, *thinner[name_of(n)], claims) for n in parent.graph.nodes if name_of(n) in thinner}
     _shorten(model, parent, thinner)
     values = _values(model) if thinner else {}
     made: list[gs.Node] = []
@@ -144,60 +114,14 @@ def leave_out(model: Model, parent: Model, clone: Model, claims: Claims) -> None
 
 
 def _shorten(model: Model, parent: Model, thinner: Mapping[str, tuple[int, int]]) -> None:
-    """Sums over fewer channels are divided by how many there are, in place."""
+    """Sums over fewer channels are divided by how many there are, and variances corrected by them, in place."""
     twins = {name_of(node): node for node in model.graph.nodes}
+    dims = {name: known.dims for name, known in _values(parent).items()} if thinner else {}
     for node in parent.graph.nodes:
         before, after = thinner.get(name_of(node), (0, 0))
-        for length in lengths(node, before) if node.op in SUMS and after else ():
+        found = lengths(node, before) if node.op in SUMS else unbiased(node, before, dims)
+        for length in found if after else ():
             length.shorten(twins[name_of(length.node)], after)
-
-
-def _mask(node: gs.Node, width: int, left: int, claims: Claims) -> Array:
-    """1 for the channels kept: those that the gain keeps; without a gain, those of the one kept set that fits."""
-    sets = [claim.take[0] for t in _gains(node, width) for claim in _cuts(t.name, claims) if len(claim.take) == 1]
-    sets = [take for take in sets if take is not None and take.size == left]
-    planned = [np.asarray(kept, np.int64) for kept in claims.plan.keep.values()]
-    sets = sets or [kept for kept in planned if kept.size == left and kept.max() < width]
-    if not sets or any(set(kept.tolist()) != set(sets[0].tolist()) for kept in sets):
-        raise UnsupportedGraph(
-            f"it is not told over which {left} of {width} channels the norm that makes {name_of(node)} averages"
-        )
-    mask: Array = np.zeros(width, np.float32)
-    mask[sets[0]] = 1.0
-    return mask
-
-
-def _constant(tensor: gs.Tensor) -> gs.Constant | None:
-    """The constant that a value is, however it is handed on."""
-    while not isinstance(tensor, gs.Constant):
-        if not tensor.inputs or tensor.inputs[0].op not in ("Identity", "Cast", "DequantizeLinear"):
-            return None
-        tensor = tensor.inputs[0].inputs[0]
-    return tensor
-
-
-def name_of(node: gs.Node) -> str:
-    """What a node is known by: its first output."""
-    return str(node.outputs[0].name) if node.outputs else ""
-
-
-def _cuts(parent: str, claims: Claims) -> Iterator[Any]:
-    yield from (claim for claim in claims.slices.values() if claim.parent == parent)
-
-
-def _gains(node: gs.Node, width: int) -> list[gs.Constant]:
-    """Vectors of that width among the norm's inputs, or the nearest behind a mean."""
-    near = [c for t in node.inputs[1:] if (c := _constant(t)) is not None and tuple(c.shape) == (width,)]
-    if near or node.op in FORMS:
-        return near
-    layer, seen = [node], {id(node)}
-    for _ in range(REACH):
-        layer = [n for one in layer for t in one.outputs for n in t.outputs if id(n) not in seen]
-        seen |= {id(n) for n in layer}
-        found = [c for n in layer for t in n.inputs if (c := _constant(t)) is not None and tuple(c.shape) == (width,)]
-        if found:
-            return found[:1]
-    return []
 
 
 @dataclass

@@ -13,7 +13,7 @@ import numpy as np
 
 from graphclone.graph import Model
 from graphclone.plan import Plan
-from graphclone.verification import missing, weights
+from graphclone.verification import missing, nodes, weights
 from graphclone.verification.claims import Claims, Indices
 from graphclone.verification.report import Check
 from graphclone.verification.weights import fits
@@ -27,11 +27,14 @@ PARTS = 32  # unequal parts packed in one axis (Q, K and V of grouped queries) e
 def examine(parent: Model, clone: Model, claims: Claims) -> list[Check]:
     """Weights held against the parent's byte for byte, and the slices taken of them against the plan."""
     before, after = parent.constants(), clone.constants()
-    explained, kept = f"{_cuts(claims)} cut axes, each explained", f"{len(claims.plan.keep)} groups kept as planned"
+    explained = f"{_cuts(claims)} cut axes, each explained; {len(clone.graph.nodes)} nodes as the parent has them"
+    kept = f"{len(claims.plan.keep)} groups kept as planned"
     return [
         weights.examine(before, after, claims),
         missing.examine(parent, clone, claims),
-        Check.of("slices follow the plan", _unplanned(before, claims), explained),
+        Check.of(
+            "slices follow the plan", [*_unplanned(before, claims), *nodes.faults(parent, clone, claims)], explained
+        ),
         Check.of("the plan is carried out", _unused_keeps(before, claims), kept),
     ]
 

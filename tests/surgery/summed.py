@@ -38,7 +38,7 @@ class Summed(Decoder):
         return self.add("Mul", [x, x], name)
 
     def norm(self, x, name):
-        return (FORMS | COLUMN)[self.form](self, x, name)
+        return (FORMS | COLUMN | UNBIASED)[self.form](self, x, name)
 
     def scaled(self, x, root, name):
         """Divided by the root mean square, times the gain."""
@@ -128,6 +128,45 @@ def column(d, x, name):
 
 
 COLUMN: dict[str, Callable[[Summed, str, str], str]] = {"column of 1/d": column}
+
+
+def mean_of_squares(d, x, name):
+    square = d.squared(x, f"{name}.square")
+    return d.add("ReduceMean", [square], f"{name}.share", axes=[-1], keepdims=1)
+
+
+def times_d_by_less(d, x, name):
+    """torch.var, as its dynamo exporter writes it."""
+    times = d.add("Mul", [mean_of_squares(d, x, name), d.number("width", HIDDEN)], f"{name}.times")
+    return d.rooted(x, d.add("Div", [times, d.number("less", HIDDEN - 1)], f"{name}.mean"), name)
+
+
+def counted(d, x, name):
+    """The same, as its TorchScript exporter does: from the shape."""
+    d.weights["last"], d.weights["one"] = LAST, np.asarray(1.0, np.float32)
+    size = d.add("Gather", [d.add("Shape", [x], f"{name}.shape"), "last"], f"{name}.size", axis=0)
+    count = d.add("Cast", [d.add("ReduceProd", [size], f"{name}.all", keepdims=0)], f"{name}.count", to=1)
+    times = d.add("Mul", [mean_of_squares(d, x, name), count], f"{name}.times")
+    less = d.add("Sub", [count, "one"], f"{name}.less")
+    return d.rooted(x, d.add("Div", [times, less], f"{name}.mean"), name)
+
+
+def quotient(d, x, name):
+    factor = d.number("correction", HIDDEN / (HIDDEN - 1))
+    return d.rooted(x, d.add("Mul", [mean_of_squares(d, x, name), factor], f"{name}.mean"), name)
+
+
+def sum_by_less(d, x, name):
+    total = d.sum_of(d.squared(x, f"{name}.square"), f"{name}.sum")
+    return d.rooted(x, d.add("Div", [total, d.number("less", HIDDEN - 1)], f"{name}.mean"), name)
+
+
+UNBIASED: dict[str, Callable[[Summed, str, str], str]] = {
+    "mean * d / (d - 1)": times_d_by_less,
+    "mean * d / (d - 1) of a shape": counted,
+    "mean * (d / (d - 1))": quotient,
+    "sum / (d - 1)": sum_by_less,
+}
 
 
 def summed_parent(form: str) -> Model:

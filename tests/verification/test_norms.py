@@ -9,10 +9,47 @@ import pytest
 from graphclone.errors import UnsupportedGraph
 from graphclone.graph import Model
 from graphclone.plan import Plan
+from graphclone.verification.channels import mask
 from graphclone.verification.claims import Claims, Slice
 from graphclone.verification.norms import leave_out, narrowed
 from graphclone.verification.sessions import open_session
 from tests.tolerances import assert_close
+
+
+def gain_first():
+    """g x / |x|, then a projection of other channels, as many, with a bias."""
+    x, y = gs.Variable("x", np.float32, ["batch", 8]), gs.Variable("y", np.float32)
+    scaled, length, out = (gs.Variable(n, np.float32) for n in ("scaled", "length", "out"))
+    gain, q, bias = (gs.Constant(n, np.ones(s, np.float32)) for n, s in (("gain", 8), ("q", (8, 8)), ("bias", 8)))
+    product = gs.Variable("product", np.float32)
+    nodes = [
+        gs.Node("Mul", inputs=[gain, x], outputs=[scaled]),
+        gs.Node("ReduceL2", attrs={"axes": [-1], "keepdims": 1}, inputs=[x], outputs=[length]),
+        gs.Node("Div", inputs=[scaled, length], outputs=[y]),
+        gs.Node("MatMul", inputs=[y, q], outputs=[product]),
+        gs.Node("Add", inputs=[product, bias], outputs=[out]),
+    ]
+    return gs.Graph(nodes=nodes, inputs=[x], outputs=[out], opset=17, ir_version=8)
+
+
+def test_a_gain_met_before_the_division_says_which_channels_are_kept():
+    gain, others = np.array([0, 2, 3, 6]), np.array([1, 4, 5, 7])
+    slices = {"gain": Slice("gain", (gain,)), "bias": Slice("bias", (others,)), "q": Slice("q", (gain, others))}
+    claims = Claims(Plan("", {"residual": tuple(gain), "heads": tuple(others)}, method="none"), "", "none", "0", slices)
+    kept = mask(gain_first().nodes[1], 8, 4, claims)
+    assert np.flatnonzero(kept).tolist() == gain.tolist()
+
+
+def test_what_makes_a_norms_input_says_which_channels_are_kept():
+    kept, others = np.array([0, 2, 3, 6]), np.array([1, 4, 5, 7])
+    claims = Claims(
+        Plan("", {"a": tuple(kept), "b": tuple(others)}, method="none"),
+        "",
+        "none",
+        "0",
+        {"q": Slice("q", (None, kept))},
+    )
+    assert np.flatnonzero(mask(normed("ReduceMean", 8).graph.nodes[1], 8, 4, claims)).tolist() == kept.tolist()
 
 
 def normed(op, queries, inner=6):
