@@ -108,7 +108,10 @@ class _Chooser:
 
     def cut(self, group: NeuronGroup, count: int, otherwise: str | None = None) -> None:
         """Keep ``count`` neurons of a group, by the importance ``otherwise`` where nothing is known about it. Raises
-        InvalidTarget where it is pinned, or nothing is known and there is no other."""
+        InvalidTarget where it is pinned, is kept at another count, or nothing is known and there is no other."""
+        kept = len(self.keep.get(group.name, ()))
+        if kept not in (0, count):
+            raise InvalidTarget(f"{group.name} cannot keep {count} neurons: another part of the target keeps {kept}")
         if count == group.size:
             self.keep[group.name] = tuple(range(group.size))
             return
