@@ -14,7 +14,7 @@ from graphclone.anatomy.ids import Factors
 from graphclone.anatomy.naming import Names
 from graphclone.anatomy.parts import Attention
 from graphclone.anatomy.projections import Projection
-from graphclone.anatomy.trace import Note, Slot, Trace, node_key
+from graphclone.anatomy.trace import Note, Slot, Trace, describe, node_key
 
 READ = ("attention", "product", "softmax")  # what the trace notes of an attention
 
@@ -24,7 +24,8 @@ class Raw:
     """An attention as the graph shows it: the tensors that bring queries, keys and values, its axes' factors.
 
     ``context``: what it makes. ``weighs``: are scores normalised on the way there, and not another's? What takes two
-    products otherwise (experts looked up by id) is no attention.
+    products otherwise (experts looked up by id) is no attention. ``mixing``: products with weights on that way: they
+    mix heads.
     """
 
     tensors: tuple[str, str, str]
@@ -35,6 +36,7 @@ class Raw:
     v_dim: int
     context: str
     weighs: bool = True
+    mixing: tuple[Projection, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class _Weights:
 
     scores: tuple[Note, ...] = ()
     normalised: bool = False
+    mixing: tuple[Projection, ...] = ()
 
 
 def raw_attentions(
@@ -58,6 +61,7 @@ def raw_attentions(
     order = {id(note): k for k, note in enumerate(notes)}
     holding_last = sorted(notes, key=lambda n: n.kind == "attention")  # such an operator may be noted as a product, too
     by_node = {node_key(n.node): n for n in holding_last}
+    by_output = {p.output: p for p in projections}
     written = {id(g) for p in projections for g in p.writes}
     held: dict[str, _Weights] = {}
     used: set[int] = set()
@@ -73,7 +77,10 @@ def raw_attentions(
             continue
         if note is not None and note.kind == "softmax":
             here = replace(here, normalised=True)
-        elif note is not None and not any(v.static or v.data is not None for v in note.inputs):
+        elif note is not None and any(v.static or v.data is not None for v in note.inputs):
+            mixes = by_output.get(node_key(node)) if here.scores else None
+            here = replace(here, mixing=(*here.mixing, mixes)) if mixes and mixes.reads else here
+        elif note is not None:
             a, b = note.inputs
             first = held.get(node.inputs[0].name, _Weights())
             if over_neurons(a.axis(-1)):
@@ -94,6 +101,7 @@ def _joined(node: gs.Node, held: Mapping[str, _Weights]) -> _Weights:
     return _Weights(
         tuple({id(n): n for w in read for n in w.scores}.values()),
         any(w.normalised for w in read),
+        tuple(dict.fromkeys(p for w in read for p in w.mixing)),
     )
 
 
@@ -118,6 +126,7 @@ def _decomposed(trace: Trace, score: Note, context: Note, weights: _Weights) -> 
         v.shape[-1],
         node_key(context.node),
         weights.normalised,
+        weights.mixing,
     )
 
 
@@ -137,6 +146,9 @@ def attentions(
         head_groups = [g for factors in raw.heads for g in found.on(factors)]
         dims = [g for g in found.on(raw.dims) if g not in head_groups]
         value_dims = [g for g in found.on(raw.value_dims) if g not in head_groups and g is not residual]
+        for p in raw.mixing:
+            for group in (*p.reads, *p.writes):
+                group.pinned = group.pinned or f"mixed with others by {describe(p.node)}"
         kv_groups = _of_keys(found, head_groups, [*dims, *value_dims], {p.weight for p in k})
         alone = kv_groups == head_groups
         for group in head_groups:

@@ -148,3 +148,18 @@ def test_products_with_looked_up_experts_are_no_attention():
 def test_what_weighs_without_a_softmax_is_not_cut_as_heads():
     with pytest.raises(InvalidTarget, match="heads: nothing in this model"):
         verified(transformer(sigmoid_attention), heads=2)
+
+
+def mixing_heads(made: Maker, x: str, stem: str) -> str:
+    q, k, v = split_heads(made, x, stem)
+    scores = made.op("MatMul", q, made.op("Transpose", k, perm=[0, 1, 3, 2]))
+    mixed = made.op("Einsum", scores, made.weight(f"{stem}.mix", HEADS, HEADS), equation="bhij,hg->bgij")
+    weights = made.op("Softmax", mixed, axis=-1)
+    return merge_heads(made, made.op("MatMul", weights, v), stem)
+
+
+def test_heads_that_a_matrix_mixes_stay_with_the_reason():
+    with pytest.raises(InvalidTarget, match="mixed with others by Einsum node"):
+        verified(transformer(mixing_heads), heads=2)
+    words = verified(transformer(mixing_heads), hidden=8, ffn=12).constants()["words"]
+    assert words.shape == (VOCAB, 8)
