@@ -114,7 +114,10 @@ class _Chooser:
 
     def cut(self, group: NeuronGroup, count: int, otherwise: str | None = None) -> None:
         """Keep ``count`` neurons of a group, by the importance ``otherwise`` where nothing is known about it. Raises
-        InvalidTarget where it is pinned, or nothing is known and there is no other."""
+        InvalidTarget where it is pinned, is kept at another count, or nothing is known and there is no other."""
+        kept = len(self.keep.get(group.name, ()))
+        if kept not in (0, count):
+            raise InvalidTarget(f"{group.name} cannot keep {count} neurons: another part of the target keeps {kept}")
         if count == group.size:
             self.keep[group.name] = tuple(range(group.size))
             return
@@ -206,14 +209,13 @@ def _head_dim(block: Block, asked: Mapping[str, Asked], chooser: _Chooser) -> No
         groups = [(chooser.anatomy.groups[name], held) for name, held in part.qk_dims]
         groups = [(group, held) for group, held in groups if group.size > 1]  # of pairs side by side, too
         along = [*groups, *((chooser.anatomy.groups[name], held) for name, held in part.v_dims)]
-        sizes = range(1 if groups else part.head_dim, part.head_dim + 1)
-        feasible = [size for size in sizes if all(_shared_out(size, part, *g) for g in groups)]
+        sizes = range(1 if groups and part.v_dims else part.head_dim, part.head_dim + 1)  # values may be the stream's
+        feasible = [size for size in sizes if all(_shared_out(size, part, *g) for g in along)]
         pinned = next((f" (it {g.pinned})" for g, _ in along if g.pinned), "")
         size = _fit("head_dim", asked["head_dim"], part.head_dim, feasible, f"block {block.index}{pinned}")
         for group, held in along:
-            count = _shared_out(size, part, group, held)
-            if count and group.pinned is None:
-                chooser.cut(group, count, otherwise="uniform")
+            if group.pinned is None:
+                chooser.cut(group, _shared_out(size, part, group, held), otherwise="uniform")
         chooser.reach("head_dim", size)
 
 

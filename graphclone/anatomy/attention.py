@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,12 +14,19 @@ from graphclone.anatomy.ids import Factors
 from graphclone.anatomy.naming import Names
 from graphclone.anatomy.parts import Attention
 from graphclone.anatomy.projections import Projection
-from graphclone.anatomy.trace import Note, Slot, Trace, node_key
+from graphclone.anatomy.trace import Note, Slot, Trace, describe, node_key
+
+READ = ("attention", "product", "softmax")  # what the trace notes of an attention
 
 
 @dataclass(frozen=True)
 class Raw:
-    """An attention as the graph shows it: the tensors that bring queries, keys and values, its axes' factors."""
+    """An attention as the graph shows it: the tensors that bring queries, keys and values, its axes' factors.
+
+    ``context``: what it makes. ``weighs``: are scores normalised on the way there, and not another's? What takes two
+    products otherwise (experts looked up by id) is no attention. ``mixing``: products with weights on that way: they
+    mix heads.
+    """
 
     tensors: tuple[str, str, str]
     heads: tuple[Factors, ...]
@@ -27,33 +34,75 @@ class Raw:
     value_dims: Factors
     head_dim: int
     v_dim: int
+    context: str
+    weighs: bool = True
+    mixing: tuple[Projection, ...] = ()
 
 
-def raw_attentions(found: Grouping, nodes: Sequence[gs.Node], projections: Sequence[Projection]) -> list[Raw]:
-    """Attentions among ``nodes``: pairs of products (scores over neurons, context over tokens), or fused operators.
+@dataclass(frozen=True)
+class _Weights:
+    """What a value holds of scores: which products made them, and what was done to them since."""
 
-    Neurons are what projections write; tokens may carry ids too, from a position table.
+    scores: tuple[Note, ...] = ()
+    normalised: bool = False
+    mixing: tuple[Projection, ...] = ()
+
+
+def raw_attentions(
+    found: Grouping, nodes: Sequence[gs.Node], projections: Sequence[Projection], residual: Group
+) -> list[Raw]:
+    """Attentions among ``nodes``, in graph order: fused operators, or pairs of products (scores over neurons, context
+    over tokens) of which the second reads what the first gave.
+
+    Neurons are what projections write, the stream's own excepted; tokens may carry ids too, from a position table.
     """
-    written = {id(g) for p in projections for g in p.writes}
     names = {node_key(n) for n in nodes}
-    scores: list[Note] = []
-    result: list[Raw] = []
+    notes = [n for n in found.trace.notes if n.kind in READ and node_key(n.node) in names]
+    order = {id(note): k for k, note in enumerate(notes)}
+    holding_last = sorted(notes, key=lambda n: n.kind == "attention")  # such an operator may be noted as a product, too
+    by_node = {node_key(n.node): n for n in holding_last}
+    by_output = {p.output: p for p in projections}
+    written = {id(g) for p in projections for g in p.writes}
+    held: dict[str, _Weights] = {}
+    used: set[int] = set()
+    result: list[tuple[int, Raw]] = []
 
     def over_neurons(factors: Factors) -> bool:
         return any(id(g) in written for g in found.on(factors))
 
-    for note in found.trace.notes:
-        if node_key(note.node) not in names:
+    for node in nodes:
+        note, here = by_node.get(node_key(node)), _joined(node, held)
+        if note is not None and note.kind == "attention":
+            result.append((order[id(note)], _fused(note)))
             continue
-        if note.kind == "attention":
-            result.append(_fused(note))
-        elif note.kind == "product" and not any(v.static or v.data is not None for v in note.inputs):
+        if note is not None and note.kind == "softmax":
+            here = replace(here, normalised=True)
+        elif note is not None and any(v.static or v.data is not None for v in note.inputs):
+            mixes = by_output.get(node_key(node)) if here.scores else None
+            here = replace(here, mixing=(*here.mixing, mixes)) if mixes and mixes.reads else here
+        elif note is not None:
             a, b = note.inputs
+            first = held.get(node.inputs[0].name, _Weights())
             if over_neurons(a.axis(-1)):
-                scores.append(note)
-            elif scores and over_neurons(b.axis(-1)):
-                result.append(_decomposed(found.trace, scores.pop(0), note))
-    return result
+                here = _Weights() if residual in found.on(a.axis(-1)) else _Weights((note,))
+            elif first.scores and over_neurons(b.axis(-1)):
+                score = min(first.scores, key=lambda n: order[id(n)])
+                first = replace(first, normalised=first.normalised and id(score) not in used)  # values may be in halves
+                result.append((order[id(note)], _decomposed(found.trace, score, note, first)))
+                used |= {id(n) for n in first.scores}
+                here = _Weights()
+        if here.scores:
+            held |= {t.name: here for t in node.outputs if t.name}
+    return [raw for _, raw in sorted(result, key=lambda r: r[0])]
+
+
+def _joined(node: gs.Node, held: Mapping[str, _Weights]) -> _Weights:
+    read = [held[t.name] for t in node.inputs if t.name in held]
+    return _Weights(
+        tuple({id(n): n for w in read for n in w.scores}.values()),
+        any(w.normalised for w in read),
+        tuple(dict.fromkeys(p for w in read for p in w.mixing)),
+    )
 
 
 def _fused(note: Note) -> Raw:
@@ -61,18 +110,28 @@ def _fused(note: Note) -> Raw:
     tensors = [t.name for t in note.node.inputs[:3]]
     if len(tensors) < 3 or not tensors[1] or note.node.op == "Attention" and note.node.domain:
         tensors = [note.node.outputs[0].name if note.node.domain and note.node.op == "Attention" else tensors[0]] * 3
-    return Raw((tensors[0], tensors[1], tensors[2]), (q.axis(2),), q.axis(3), v.axis(3), q.shape[3], v.shape[3])
+    brings = (tensors[0], tensors[1], tensors[2])
+    return Raw(brings, (q.axis(2),), q.axis(3), v.axis(3), q.shape[3], v.shape[3], node_key(note.node))
 
 
-def _decomposed(trace: Trace, score: Note, context: Note) -> Raw:
+def _decomposed(trace: Trace, score: Note, context: Note, weights: _Weights) -> Raw:
     out = trace.values[node_key(score.node)]
     (a, _), (_, v) = score.inputs, context.inputs
-    tensors = (score.node.inputs[0].name, score.node.inputs[1].name, context.node.inputs[1].name)
-    return Raw(tensors, out.factors[:-2], a.axis(-1), v.axis(-1), a.shape[-1], v.shape[-1])
+    return Raw(
+        (score.node.inputs[0].name, score.node.inputs[1].name, context.node.inputs[1].name),
+        out.factors[:-2],
+        a.axis(-1),
+        v.axis(-1),
+        a.shape[-1],
+        v.shape[-1],
+        node_key(context.node),
+        weights.normalised,
+        weights.mixing,
+    )
 
 
 def attentions(
-    found: Grouping, nodes: Sequence[gs.Node], projections: Sequence[Projection], residual: Group, names: Names
+    found: Grouping, raws: Sequence[Raw], projections: Sequence[Projection], residual: Group, names: Names
 ) -> list[Attention]:
     """Every attention of a block, in graph order; its groups are named on the way.
 
@@ -81,12 +140,15 @@ def attentions(
     producer = found.producers
     by_output = {p.output: p for p in projections}
     result = []
-    for raw in raw_attentions(found, nodes, projections):
+    for raw in raws:
         fed = (feeding(found.trace, name, producer, by_output) for name in raw.tensors)
         q, k, v = ([p for p in made if p.reads] for made in fed)  # a table of angles times positions reads no neurons
         head_groups = [g for factors in raw.heads for g in found.on(factors)]
         dims = [g for g in found.on(raw.dims) if g not in head_groups]
-        value_dims = [g for g in found.on(raw.value_dims) if g not in head_groups]
+        value_dims = [g for g in found.on(raw.value_dims) if g not in head_groups and g is not residual]
+        for p in raw.mixing:
+            for group in (*p.reads, *p.writes):
+                group.pinned = group.pinned or f"mixed with others by {describe(p.node)}"
         kv_groups = _of_keys(found, head_groups, [*dims, *value_dims], {p.weight for p in k})
         alone = kv_groups == head_groups
         for group in head_groups:

@@ -9,8 +9,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphclone import garbage
-from graphclone.anatomy.attention import attentions
+from graphclone.anatomy.attention import attentions, raw_attentions
 from graphclone.anatomy.blocks import runs
+from graphclone.anatomy.feed_forwards import Walk, ends
 from graphclone.anatomy.flows import TABLE
 from graphclone.anatomy.groups import Group, Grouping, grouping
 from graphclone.anatomy.naming import Names
@@ -20,7 +21,6 @@ from graphclone.anatomy.parts import (
     Anatomy,
     AxisRef,
     Block,
-    FeedForward,
     Ids,
     Linear,
     NeuronGroup,
@@ -130,17 +130,19 @@ def _block(
     nodes = [n for s in segments for n in s.nodes]
     keys = {node_key(n) for n in nodes}
     inside = [p for p in made if p.output in keys]
-    parts = attentions(found, nodes, made, raw.residual, names)
+    weighing = raw_attentions(found, nodes, made, raw.residual)
+    seen = [a for a in weighing if a.weighs]
+    parts = attentions(found, seen, made, raw.residual, names)
+    walk = Walk(nodes, {s.entry for s in segments}, {a.context for a in weighing})
+    found_ends = ends(walk, inside, raw.residual, {w for a in parts for w in a.o}, names)
+    further = (found_ends.attention.get(a.context, ()) for a in seen)
+    parts = [replace(a, o=tuple(dict.fromkeys((*a.o, *more)))) for a, more in zip(parts, further, strict=True)]
     outputs = {w for a in parts for w in a.o}
-    feed_forward: list[FeedForward] = []
     sites: list[Site] = []
     for p in inside:
         if raw.residual not in p.writes:
             continue
         role = "attention" if p.weight in outputs else "ffn"
-        if role == "ffn":
-            part = _feed_forward(p, inside, names)
-            feed_forward += [part] if part else []
         sites += projection_sites(found, p, unused(sites, f"{names.prefix}blocks.{index}.{role}"), index)
     cuts = {s.exit for s in segments}
     reads = {s.entry for s in segments}
@@ -153,7 +155,7 @@ def _block(
         exit=segments[-1].exit,
         nodes=tuple(node_key(n) for n in nodes),
         attention=tuple(parts),
-        feed_forward=tuple(feed_forward),
+        feed_forward=tuple(found_ends.feed_forward),
         norms=tuple(its_norms),
         parallel=len([s for s in segments if any(node_key(n) in {p.output for p in inside} for n in s.nodes)]) == 1,
     )
@@ -178,17 +180,6 @@ def _renamed(blocks: Sequence[Block], names: Mapping[str, str]) -> tuple[Block, 
         )
         for block in blocks
     )
-
-
-def _feed_forward(down: Projection, inside: Sequence[Projection], names: Names) -> FeedForward | None:
-    if not down.reads:
-        return None
-    group = down.reads[0]
-    up = [p for p in inside if group in p.writes]
-    names.give(group, "ffn")
-    gated = len({p.weight for p in up}) > 1 or any(p.width_out >= 2 * group.size for p in up)
-    weights = tuple(dict.fromkeys(p.weight for p in up))
-    return FeedForward(group.size, gated, weights, (down.weight,), group.name)
 
 
 def _name_the_rest(found: Grouping, residuals: Sequence[Group], made: Sequence[Projection], taken: set[str]) -> None:

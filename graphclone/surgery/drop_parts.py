@@ -129,6 +129,8 @@ def _without(graph: gs.Graph, node: gs.Node, branch: set[str]) -> None:
         if tensor is output:  # the caller keeps the name
             node.op, node.domain, node.attrs, node.inputs = "Identity", "", {}, kept
             graph.outputs[position] = output
+            return
+    node.inputs = []  # it is no sum any more to what a part's next end is followed to
 
 
 def _shape_readers(graph: gs.Graph, name: str) -> list[gs.Node]:
