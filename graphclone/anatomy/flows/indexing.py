@@ -1,12 +1,14 @@
-"""Indexing: fixed indices pick neurons, fed indices look rows up."""
+"""Indexing: fixed indices pick neurons, fed indices look rows up or say where to write."""
 
 from __future__ import annotations
 
 import onnx_graphsurgeon as gs
 
+from graphclone.anatomy.flows.elementwise import aligned_axis
 from graphclone.anatomy.flows.table import drop_axis, first, row
 from graphclone.anatomy.ids import Factors
 from graphclone.anatomy.trace import Trace, Value, describe
+from graphclone.errors import UnsupportedGraph
 
 
 @row("Gather")
@@ -73,3 +75,40 @@ def gather_elements(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> 
         for k, (factors, d) in enumerate(zip(value.factors, indices.shape, strict=True))
     )
     return [Value(indices.shape, kept)]
+
+
+@row("ScatterElements")
+def scatter_elements(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
+    """Indices say places along one axis, whose neurons stay; along the others what is written stands where it goes."""
+    value, indices, updates = written(node, inputs)
+    chosen = int(node.attrs.get("axis", 0)) % len(value.shape)
+    axes: list[Factors] = []
+    for axis, size in enumerate(value.shape):
+        meeting = [v.axis(axis) for v in (value, indices, updates)]
+        if axis == chosen or indices.shape[axis] != size:
+            for factors in meeting:
+                trace.pin(factors, f"written one by one by {describe(node)}")
+            axes.append(value.axis(axis))
+        else:
+            axes.append(aligned_axis(trace, node, meeting))
+    return [Value(value.shape, tuple(axes))]
+
+
+@row("ScatterND")
+def scatter_nd(trace: Trace, node: gs.Node, inputs: list[Value | None]) -> list[Value]:
+    """Tuples of indices say places along the leading axes, whose neurons stay; the trailing axes are written whole."""
+    value, indices, updates = written(node, inputs)
+    depth, lead = indices.shape[-1], len(indices.shape) - 1
+    for factors in (*value.factors[:depth], *indices.factors, *updates.factors[:lead]):
+        trace.pin(factors, f"written one by one by {describe(node)}")
+    rest = zip(value.factors[depth:], updates.factors[lead:], strict=True)
+    whole = tuple(aligned_axis(trace, node, [mine, theirs]) for mine, theirs in rest)
+    return [Value(value.shape, value.factors[:depth] + whole)]
+
+
+def written(node: gs.Node, inputs: list[Value | None]) -> tuple[Value, Value, Value]:
+    """What is written into, where, and what."""
+    value, indices, updates = (*inputs, None, None, None)[:3]
+    if value is None or indices is None or updates is None:
+        raise UnsupportedGraph(f"{describe(node)}: needs data, indices and updates")
+    return value, indices, updates
