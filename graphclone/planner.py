@@ -19,7 +19,7 @@ from graphclone.statistics.depth import choose
 from graphclone.statistics.depth import refuse_unknown as refuse_unknown_depth
 from graphclone.statistics.importance import find, score, select
 from graphclone.statistics.store import Statistics
-from graphclone.target import Asked, EachBlock, Target, kept_blocks, middle, of_block, without_part
+from graphclone.target import Asked, EachBlock, Target, kept_blocks, middle, of_block, refuse_outside, without_part
 
 __all__ = ["Target", "plan", "refuse_unreachable"]
 
@@ -44,6 +44,7 @@ def plan(
     that are missing or of another parent.
     """
     asked = target.asked()
+    refuse_outside(anatomy, asked)
     find(importance)
     refuse_unknown_depth(depth)
     depth = best.depth_beside(method, depth)

@@ -110,6 +110,28 @@ def of_block(stack: Stack, block: Block, asked: Mapping[str, Asked | EachBlock])
     return found
 
 
+def refuse_outside(anatomy: Anatomy, asked: Mapping[str, Asked | EachBlock]) -> None:
+    """Raises InvalidTarget for a size that a part in no block would not get. Sizes of named blocks are theirs alone."""
+    blocks = [block for stack in anatomy.stacks for block in stack.blocks]
+    held = {
+        "heads": ("attention", {a.heads for b in blocks for a in b.attention}),
+        "kv_heads": ("attention", {a.kv_heads for b in blocks for a in b.attention}),
+        "head_dim": ("attention", {a.head_dim for b in blocks for a in b.attention}),
+        "ffn": ("ffn", {f.ffn for b in blocks for f in b.feed_forward} | {p.size for p in anatomy.outside if p.size}),
+        "layers": ("", {len(stack.blocks) for stack in anatomy.stacks}),
+    }
+    for name, (kind, sizes) in held.items():
+        size = asked.get(name, 1)
+        whole = isinstance(size, EachBlock) or (isinstance(size, Fraction) and size == 1) or sizes == {size}
+        for part in anatomy.outside if name in asked and not whole else ():
+            if part.kind.startswith(kind):
+                named = "keep_blocks drops" if name == "layers" else "sizes of named blocks (0-5:50%) cut"
+                raise InvalidTarget(
+                    f"{name}: {part} is on the residual stream but in none of the blocks that were found, so it would "
+                    f"stay as it is; {named} the found ones alone"
+                )
+
+
 def kept_blocks(stack: Stack, target: Target) -> set[int] | None:
     """The blocks that ``keep_blocks`` names. Raises InvalidTarget for one that is not there."""
     named = target.blocks("keep_blocks")

@@ -151,6 +151,18 @@ class Stack:
 
 
 @dataclass(frozen=True)
+class Outside:
+    """A part on the residual stream of a stack that is in none of its blocks, so that no target reaches it."""
+
+    kind: str  # attention or ffn
+    node: str  # as an error names it
+    size: int = 0  # hidden neurons of an ffn
+
+    def __str__(self) -> str:
+        return f"the {'attention' if self.kind == 'attention' else 'feed-forward'} at {self.node}"
+
+
+@dataclass(frozen=True)
 class Anatomy:
     """Everything a planner needs to know about a parent; picklable, holds no weights.
 
@@ -168,6 +180,7 @@ class Anatomy:
     axes: Mapping[AxisRef, tuple[tuple[str, Ids], ...]] = field(repr=False)
     stored: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()  # what reading the file changed
+    outside: tuple[Outside, ...] = ()
     found: Grouping | None = field(default=None, repr=False, compare=False)  # the trace, in the process that made it
 
     @property
