@@ -16,10 +16,10 @@ from itertools import pairwise
 import onnx_graphsurgeon as gs
 
 from graphclone.anatomy.groups import Group, Grouping
-from graphclone.anatomy.periods import longest_run, single_block
+from graphclone.anatomy.periods import is_attention, longest_run, single_block
 from graphclone.anatomy.projections import Projection
 from graphclone.anatomy.segments import PRODUCTS, Cut, Run, Segment
-from graphclone.anatomy.structure import NONE, expression
+from graphclone.anatomy.structure import NONE, expression, skeleton
 from graphclone.anatomy.trace import Value, node_key
 
 MOVES = ("Add", "Cast", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")  # between a product and its parts
@@ -104,9 +104,13 @@ class Stream:
                 for n in self.nodes[before.position + 1 : after.position + 1]
                 if any(t.name in self.depends for t in n.outputs)
             )
-            made = expression(before.value, after.value, nodes, lambda n, k: _kind(self.found.trace.input(n, k)))
-            found.append(Segment(before.value, after.value, nodes, made))
+            made = expression(before.value, after.value, nodes, self._kind)
+            bare = skeleton(nodes, self._kind) if is_attention(self.found.trace, nodes) else made
+            found.append(Segment(before.value, after.value, nodes, made, bare))
         return found
+
+    def _kind(self, node: gs.Node, index: int) -> str:
+        return _kind(self.found.trace.input(node, index))
 
 
 def _kind(value: Value | None) -> str:

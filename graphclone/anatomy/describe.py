@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -103,10 +103,18 @@ def describe(found: Grouping, model: Model) -> Anatomy:
         linears=tuple(_linear(p) for p in made),
         axes=_axes(found),
         stored=parameters_by_type(found),
-        notes=(*model.notes, *said),
+        notes=(*model.notes, *said, *_long_blocks(stacks)),
         outside=tuple(outside_blocks),
         found=found,
     )
+
+
+def _long_blocks(stacks: Sequence[Stack]) -> Iterator[str]:
+    """A target for layers counts blocks: where one is several layers of what was exported, it says so."""
+    for stack in stacks:
+        if stack.layers_each > 1:
+            held = f"{stack.layers_each} attentions and feed-forwards"
+            yield f"a block of {stack.name} holds {held}: a target for layers counts blocks"
 
 
 def _block(

@@ -149,6 +149,11 @@ class Stack:
     blocks: tuple[Block, ...]
     norms: tuple[Norm, ...] = ()
 
+    @property
+    def layers_each(self) -> int:
+        """How many attentions, and feed-forwards, a block holds: above 1 a block may be several layers."""
+        return max((min(len(b.attention), len(b.feed_forward)) for b in self.blocks), default=0)
+
 
 @dataclass(frozen=True)
 class Outside:
