@@ -113,3 +113,24 @@ def test_blocks_are_layers_where_every_other_has_one_attention_more():
     proto = assemble(made.nodes, made.held, inputs=inputs, outputs=[info("logits", shape=("batch", "length", VOCAB))])
     (stack,) = inspect(graph.from_proto(proto)).stacks
     assert [(len(b.attention), len(b.feed_forward)) for b in stack.blocks] == [(2, 1), (1, 1), (2, 1)]
+
+
+@pytest.mark.parametrize("normed", [False, True])
+def test_a_classifier_after_every_layer_leaves_the_layers_blocks_of_one_stack(normed):
+    made = Maker()
+    x = made.op("Gather", made.weight("words", VOCAB, HIDDEN, scale=1.0), "input_ids")
+    for layer in range(LAYERS):
+        for k, part in enumerate((plain, feed_forward)):
+            x = made.op("Add", x, part(made, norm(made, x, f"{layer}.{k}.norm"), f"{layer}.{k}"))
+        read = norm(made, x, f"{layer}.exit") if normed else x
+        pooled = made.op("ReduceMean", read, axes=[1], keepdims=0)
+        made.op("MatMul", pooled, made.weight(f"{layer}.classes", HIDDEN, 5), out=f"classes.{layer}")
+    inputs = [info("input_ids", onnx.TensorProto.INT64, ("batch", "length"))]
+    outputs = [info(f"classes.{layer}", shape=("batch", 5)) for layer in reversed(range(LAYERS))]
+    proto = assemble(made.nodes, made.held, inputs=inputs, outputs=outputs)
+    anatomy = inspect(graph.from_proto(proto))
+    (stack,) = anatomy.stacks
+    assert [(len(b.attention), len(b.feed_forward)) for b in stack.blocks] == [(1, 1)] * LAYERS
+    assert (anatomy.outside, anatomy.notes) == ((), ())
+    verified(proto, hidden=8, ffn=8, heads=2)
+    assert sum(node.op == "Softmax" for node in cut(proto, layers=2)[0].graph.nodes) == 2
