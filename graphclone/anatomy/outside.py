@@ -38,7 +38,7 @@ def parts_outside(
     for node, raw in _attentions(found, inside, made):
         groups = _on_streams(found, raw, streams, made) if raw else []
         attended += groups
-        if groups and not reached & {g.name for g in groups}:
+        if groups and not {g.name for g in groups} <= reached:
             parts.append(Outside("attention", describe(node)))
         else:
             notes.append(f"the attention at {describe(node)} is in no block: a target for heads leaves it as it is")
@@ -70,13 +70,13 @@ def _attentions(found: Grouping, inside: set[str], made: Sequence[Projection]) -
 
 
 def _on_streams(found: Grouping, raw: Raw, streams: Sequence[Group], made: Sequence[Projection]) -> list[Group]:
-    """The groups of the heads and values of an attention whose queries come from a stream that it writes, too."""
+    """All groups of an attention whose queries come from a stream that it writes, too."""
     queries = feeding(found.trace, raw.tensors[0], found.producers, {p.output: p for p in made})
     read = {s for s in streams if any(s in p.reads for p in queries)}
     heads = [g for factors in raw.heads for g in found.on(factors)]
     values = [g for g in found.on(raw.value_dims) if g not in heads]
     written = any(read & set(p.writes) and set(values) & set(p.reads) for p in made)
-    return [*heads, *values] if written else []
+    return [*heads, *(g for g in found.on(raw.dims) if g not in heads), *values] if written else []
 
 
 def _reached(stacks: Sequence[Stack]) -> Iterator[str]:

@@ -100,3 +100,20 @@ def back_to_words(made: Maker, x: str) -> list[onnx.ValueInfoProto]:
 
 def drawn(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+
+
+def test_an_attention_that_shares_a_part_of_its_neurons_with_a_block_is_named_too():
+    """Its values are made by a block's weights, so heads go with the block's; queries and keys are its own."""
+
+    def shared(made: Maker, x: str) -> list[onnx.ValueInfoProto]:
+        y = norm(made, x, "more.first")
+        q, k, _ = hand_made.split_heads(made, y, "more.attention")
+        _, _, v = hand_made.split_heads(made, y, "0.attention")
+        weights = made.op("Softmax", made.op("MatMul", q, made.op("Transpose", k, perm=[0, 1, 3, 2])), axis=-1)
+        y = made.op("Tanh", hand_made.merge_heads(made, made.op("MatMul", weights, v), "more.attention"))
+        made.op("MatMul", made.op("Add", x, y), made.weight("head", HIDDEN, 5), out="logits")
+        return [info("logits", shape=("batch", "length", 5))]
+
+    anatomy = inspect(graph.from_proto(transformer(tail=shared)))
+    assert [len(stack.blocks) for stack in anatomy.stacks] == [LAYERS]
+    assert [part.kind for part in anatomy.outside] == ["attention"]
