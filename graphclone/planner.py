@@ -19,7 +19,16 @@ from graphclone.statistics.depth import choose
 from graphclone.statistics.depth import refuse_unknown as refuse_unknown_depth
 from graphclone.statistics.importance import find, score, select
 from graphclone.statistics.store import Statistics
-from graphclone.target import Asked, EachBlock, Target, kept_blocks, middle, of_block, without_part
+from graphclone.target import (
+    Asked,
+    EachBlock,
+    Target,
+    answerable,
+    kept_blocks,
+    middle,
+    of_block,
+    without_part,
+)
 
 __all__ = ["Target", "plan", "refuse_unreachable"]
 
@@ -44,7 +53,7 @@ def plan(
     Raises InvalidTarget for a shape that cannot be reached (naming what can), for what is pinned, and for statistics
     that are missing or of another parent.
     """
-    asked = target.asked()
+    asked = answerable(anatomy, target)
     find(importance)
     refuse_unknown_depth(depth)
     depth = best.depth_beside(method, depth)

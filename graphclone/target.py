@@ -114,6 +114,46 @@ def of_block(stack: Stack, block: Block, asked: Mapping[str, Asked | EachBlock])
     return found
 
 
+def answerable(anatomy: Anatomy, target: Target) -> dict[str, Asked | EachBlock]:
+    """The sizes that are asked for. Raises InvalidTarget for those that cutting every block would not give."""
+    asked = target.asked()
+    _refuse_outside(anatomy, asked)
+    _refuse_idle_layers(anatomy, asked)
+    return asked
+
+
+def _refuse_outside(anatomy: Anatomy, asked: Mapping[str, Asked | EachBlock]) -> None:
+    """Raises InvalidTarget for a size that a part in no block would not get. Sizes of named blocks are theirs alone."""
+    blocks = [block for stack in anatomy.stacks for block in stack.blocks]
+    held = {
+        "heads": ("attention", {a.heads for b in blocks for a in b.attention}),
+        "kv_heads": ("attention", {a.kv_heads for b in blocks for a in b.attention}),
+        "head_dim": ("attention", {a.head_dim for b in blocks for a in b.attention}),
+        "ffn": ("ffn", {f.ffn for b in blocks for f in b.feed_forward} | {p.size for p in anatomy.outside if p.size}),
+        "layers": ("", {len(stack.blocks) for stack in anatomy.stacks}),
+    }
+    for name, (kind, sizes) in held.items():
+        size = asked.get(name, 1)
+        whole = isinstance(size, EachBlock) or (isinstance(size, Fraction) and size == 1) or sizes == {size}
+        for part in anatomy.outside if name in asked and not whole else ():
+            if part.kind.startswith(kind):
+                named = "keep_blocks drops" if name == "layers" else "sizes of named blocks (0-5:50%) cut"
+                raise InvalidTarget(
+                    f"{name}: {part} is on the residual stream but in none of the blocks that were found, so it would "
+                    f"stay as it is; {named} the found ones alone"
+                )
+
+
+def _refuse_idle_layers(anatomy: Anatomy, asked: Mapping[str, Asked | EachBlock]) -> None:
+    """Raises InvalidTarget for as many layers as there are blocks, where a block may be what others call several."""
+    for stack in anatomy.stacks:
+        if stack.layers_each > 1 and {len(other.blocks) for other in anatomy.stacks} == {asked.get("layers")}:
+            raise InvalidTarget(
+                f"layers {len(stack.blocks)}: layers counts blocks, {stack.name} has as many, and each holds "
+                f"{stack.layers_each} attentions and feed-forwards: nothing would be dropped"
+            )
+
+
 def kept_blocks(stack: Stack, target: Target) -> set[int] | None:
     """The blocks that ``keep_blocks`` names. Raises InvalidTarget for one that is not there."""
     named = target.blocks("keep_blocks")

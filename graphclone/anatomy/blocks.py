@@ -16,13 +16,14 @@ from itertools import pairwise
 import onnx_graphsurgeon as gs
 
 from graphclone.anatomy.groups import Group, Grouping
-from graphclone.anatomy.periods import longest_run, single_block
+from graphclone.anatomy.periods import is_attention, longest_run, single_block
 from graphclone.anatomy.projections import Projection
 from graphclone.anatomy.segments import PRODUCTS, Cut, Run, Segment
-from graphclone.anatomy.structure import NONE, expression
+from graphclone.anatomy.structure import NONE, expression, skeleton
 from graphclone.anatomy.trace import Value, node_key
 
 MOVES = ("Add", "Cast", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")  # between a product and its parts
+ATTENDS = ("attention", "softmax")
 
 
 class Stream:
@@ -39,6 +40,7 @@ class Stream:
         for tensor in found.trace.model.graph.outputs:  # the stream's end, where nothing reads it but the caller
             if tensor.name in self.on_stream:
                 self.last_use.setdefault(tensor.name, len(self.nodes))
+        self._leave_exits()
 
     def _visit(self, position: int, node: gs.Node) -> None:
         trace = self.found.trace
@@ -55,6 +57,30 @@ class Stream:
                 self.on_stream.add(tensor.name)
             if carries or read:
                 self.depends.add(tensor.name)
+
+    def _leave_exits(self) -> None:
+        """What is read from the stream and only leads out of the model, as a classifier after every layer, keeps no
+        cut point alive and has none. Where an attention is on such a way it may be a stack: nothing is left then."""
+        depth: dict[str, int] = {}
+        for node in self.nodes:
+            most = max((depth.get(t.name, 0) for t in node.inputs), default=0)
+            depth |= {t.name: most + 1 for t in node.outputs if t.name in self.depends}
+        leads = {max(self.on_stream, key=lambda name: depth[name])} if self.on_stream else set()
+        onward: dict[str, int] = {}
+        for position in reversed(range(len(self.nodes))):
+            node = self.nodes[position]
+            if any(t.name in leads for t in node.outputs):
+                read = [t.name for t in node.inputs if t.name in self.depends]
+                leads.update(read)
+                onward = dict.fromkeys(read, position) | onward
+        exits: set[str] = set()
+        for node in self.nodes:
+            if any(t.name in leads or t.name in exits for t in node.inputs):
+                exits.update(t.name for t in node.outputs if t.name in self.depends and t.name not in leads)
+        if not any(t.name in exits for n in self.found.trace.notes if n.kind in ATTENDS for t in n.node.outputs):
+            self.on_stream -= exits
+            self.depends -= exits
+            self.last_use |= onward
 
     def _settled(self, name: str) -> bool:
         """Shapes and masks: computed without weights, available everywhere."""
@@ -104,9 +130,13 @@ class Stream:
                 for n in self.nodes[before.position + 1 : after.position + 1]
                 if any(t.name in self.depends for t in n.outputs)
             )
-            made = expression(before.value, after.value, nodes, lambda n, k: _kind(self.found.trace.input(n, k)))
-            found.append(Segment(before.value, after.value, nodes, made))
+            made = expression(before.value, after.value, nodes, self._kind)
+            bare = skeleton(nodes, self._kind) if is_attention(self.found.trace, nodes) else made
+            found.append(Segment(before.value, after.value, nodes, made, bare))
         return found
+
+    def _kind(self, node: gs.Node, index: int) -> str:
+        return _kind(self.found.trace.input(node, index))
 
 
 def _kind(value: Value | None) -> str:

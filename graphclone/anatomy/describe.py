@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-import onnx_graphsurgeon as gs
 
 from graphclone import garbage
 from graphclone.anatomy.attention import attentions, raw_attentions
@@ -16,6 +15,7 @@ from graphclone.anatomy.flows import TABLE
 from graphclone.anatomy.groups import Group, Grouping, grouping
 from graphclone.anatomy.naming import Names
 from graphclone.anatomy.normalisations import norms
+from graphclone.anatomy.outside import parts_outside
 from graphclone.anatomy.parameters import parameters_by_type
 from graphclone.anatomy.parts import (
     Anatomy,
@@ -31,7 +31,6 @@ from graphclone.anatomy.projections import Projection, projections
 from graphclone.anatomy.segments import Run, Segment
 from graphclone.anatomy.sites import embedding_site, norm_sites, outer_norms, projection_sites, unused, with_names
 from graphclone.anatomy.trace import Trace, node_key
-from graphclone.anatomy.trace import describe as said
 from graphclone.anatomy.tracing import run, so_far
 from graphclone.anatomy.vocabulary import mark
 from graphclone.errors import UnsupportedGraph
@@ -94,34 +93,28 @@ def describe(found: Grouping, model: Model) -> Anatomy:
         sites += outside[number][1]
     mark(found, model, made, taken)
     _name_the_rest(found, [r.residual for r in stacks_raw], made, taken)
+    stacks = [replace(stack, blocks=_renamed(stack.blocks, renamed)) for stack in stacks]
+    outside_blocks, said = parts_outside(found, stacks_raw, stacks, made)
     return Anatomy(
         parent=lambda: model.sha256,
-        stacks=tuple(replace(stack, blocks=_renamed(stack.blocks, renamed)) for stack in stacks),
+        stacks=tuple(stacks),
         groups={g.name: _finished(g) for g in found.groups},
         sites=tuple(with_names(found, s) for s in sites),
         linears=tuple(_linear(p) for p in made),
         axes=_axes(found),
         stored=parameters_by_type(found),
-        notes=(*model.notes, *_outside(found.trace, stacks_raw)),
+        notes=(*model.notes, *said, *_long_blocks(stacks)),
+        outside=tuple(outside_blocks),
         found=found,
     )
 
 
-def _outside(trace: Trace, stacks: Sequence[Run]) -> Iterator[str]:
-    """Attentions of no block (one that pools): a target for heads is not theirs."""
-    inside = {node_key(n) for raw in stacks for segments in raw.blocks for s in segments for n in s.nodes}
-    weighed = {t.name for n in trace.notes if n.kind == "product" for t in n.node.inputs[:1] if not n.inputs[1].static}
-    for note in trace.notes:
-        by_hand = note.kind == "softmax" and not weighed.isdisjoint(_handed_on(note.node))
-        if (note.kind == "attention" or by_hand) and node_key(note.node) not in inside:
-            yield f"the attention at {said(note.node)} is in no block: a target for heads leaves it as it is"
-
-
-def _handed_on(node: gs.Node) -> Iterator[str]:
-    """A value, and the same in another type."""
-    for tensor in node.outputs:
-        yield tensor.name
-        yield from (t.name for n in tensor.outputs if n.op in ("Cast", "Identity") for t in n.outputs)
+def _long_blocks(stacks: Sequence[Stack]) -> Iterator[str]:
+    """A target for layers counts blocks: where one is several layers of what was exported, it says so."""
+    for stack in stacks:
+        if stack.layers_each > 1:
+            held = f"{stack.layers_each} attentions and feed-forwards"
+            yield f"a block of {stack.name} holds {held}: a target for layers counts blocks"
 
 
 def _block(

@@ -164,6 +164,23 @@ class Stack:
     blocks: tuple[Block, ...]
     norms: tuple[Norm, ...] = ()
 
+    @property
+    def layers_each(self) -> int:
+        """How many attentions, and feed-forwards, a block holds: above 1 a block may be several layers."""
+        return max((min(len(b.attention), len(b.feed_forward)) for b in self.blocks), default=0)
+
+
+@dataclass(frozen=True)
+class Outside:
+    """A part on the residual stream of a stack that is in none of its blocks, so that no target reaches it."""
+
+    kind: str  # attention or ffn
+    node: str  # as an error names it
+    size: int = 0  # hidden neurons of an ffn
+
+    def __str__(self) -> str:
+        return f"the {'attention' if self.kind == 'attention' else 'feed-forward'} at {self.node}"
+
 
 @dataclass(frozen=True)
 class Anatomy:
@@ -183,6 +200,7 @@ class Anatomy:
     axes: Mapping[AxisRef, tuple[tuple[str, Ids], ...]] = field(repr=False)
     stored: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()  # what reading the file changed
+    outside: tuple[Outside, ...] = ()
     found: Grouping | None = field(default=None, repr=False, compare=False)  # the trace, in the process that made it
 
     @property

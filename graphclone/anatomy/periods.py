@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 
+import onnx_graphsurgeon as gs
+
 from graphclone.anatomy.groups import Group, Grouping
 from graphclone.anatomy.segments import PRODUCTS, Run, Segment
 from graphclone.anatomy.trace import Trace
@@ -19,10 +21,26 @@ LONGEST_PATTERN = 8  # segments of a block: two attentions and a feed-forward, e
 
 
 def longest_run(found: Grouping, residual: Group, segments: list[Segment]) -> Run | None:
-    """The blocks of a stream, or None where nothing with attention repeats."""
-    shapes = [s.structure for s in segments]
-    attends = [is_attention(found.trace, s) for s in segments]
+    """The blocks of a stream, or None where nothing with attention repeats. Layers that differ in what rotates their
+    queries and keys (none does in every fourth) are blocks each, where they are whole otherwise."""
+    attends = [is_attention(found.trace, s.nodes) for s in segments]
     weighty = [a or _multiplies(s) for a, s in zip(attends, segments, strict=True)]
+    strict, bare = (
+        _longest_run(shapes, attends, weighty)
+        for shapes in ([s.structure for s in segments], [s.skeleton for s in segments])
+    )
+
+    def heavy(blocks: Sequence[range]) -> int:
+        return sum(weighty[k] for block in blocks for k in block)
+
+    def attending(blocks: Sequence[range]) -> int:
+        return sum(any(attends[k] for k in block) for block in blocks)
+
+    blocks = bare if attending(bare) > attending(strict) and heavy(bare) >= heavy(strict) else strict
+    return Run(residual, tuple(tuple(segments[k] for k in block) for block in blocks)) if blocks else None
+
+
+def _longest_run(shapes: Sequence[int], attends: Sequence[bool], weighty: Sequence[bool]) -> list[range]:
     best = _best_period(shapes)
     regular: list[range] = []
     if best is not None:
@@ -33,8 +51,7 @@ def longest_run(found: Grouping, residual: Group, segments: list[Segment]) -> Ru
         if not any(attends[k] for k in regular[0]):
             regular = []
     blocks = _uneven(shapes, weighty, regular) if regular else []
-    blocks = _best_pattern(shapes, attends, weighty, blocks)
-    return Run(residual, tuple(tuple(segments[k] for k in block) for block in blocks)) if blocks else None
+    return _best_pattern(shapes, attends, weighty, blocks)
 
 
 def _best_period(shapes: Sequence[int]) -> tuple[int, int, int] | None:
@@ -106,7 +123,7 @@ def _best_pattern(
     covers most products in the fewest blocks, if that beats the regular run."""
 
     def worth(blocks: Sequence[range]) -> tuple[int, int, int]:
-        return sum(weighty[k] for block in blocks for k in block), sum(map(len, blocks)), -len(blocks)
+        return sum(weighty[k] for block in blocks for k in block), -len(blocks), sum(map(len, blocks))
 
     best: list[range] = []
     for start in (k for k, attention in enumerate(attends) if attention):
@@ -123,7 +140,7 @@ def _best_pattern(
 
 def single_block(found: Grouping, residual: Group, segments: list[Segment]) -> Run | None:
     """A model of one block repeats nothing: it is attention and what follows up to the last feed-forward."""
-    attends = [k for k, s in enumerate(segments) if is_attention(found.trace, s)]
+    attends = [k for k, s in enumerate(segments) if is_attention(found.trace, s.nodes)]
     if len(attends) != 1:
         return None
     first = attends[0]
@@ -140,9 +157,9 @@ def _is_norm(segment: Segment) -> bool:
     return any(op.endswith("Normalization") for op in ops) and not ops & {"MatMul", "Gemm"}
 
 
-def is_attention(trace: Trace, segment: Segment) -> bool:
+def is_attention(trace: Trace, segment: Sequence[gs.Node]) -> bool:
     """Holds a softmax between two products of activations, or an operator that fuses them."""
-    nodes = {id(n) for n in segment.nodes}
+    nodes = {id(n) for n in segment}
     kinds = {n.kind for n in trace.notes if id(n.node) in nodes}
     return "attention" in kinds or ("softmax" in kinds and "product" in kinds)
 

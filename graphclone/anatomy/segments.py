@@ -22,12 +22,13 @@ class Cut:
 
 @dataclass(frozen=True)
 class Segment:
-    """The nodes between two cut points."""
+    """The nodes between two cut points. ``skeleton``: of an attention without what rotates it, or the structure."""
 
     entry: str
     exit: str
     nodes: tuple[gs.Node, ...]
     structure: int
+    skeleton: int
 
 
 @dataclass(frozen=True)

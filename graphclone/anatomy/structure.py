@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 import onnx_graphsurgeon as gs
 
+from graphclone.anatomy.segments import PRODUCTS
+
 Terms = tuple[int, ...]  # hashes of what is summed; of anything else its one hash
 
 RESHAPES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity")
@@ -17,6 +19,10 @@ SUMS = ("Add", "Sum")
 COMMUTATIVE = ("Mul",)
 NORMS_OF_SUMS = {"SkipLayerNormalization": 4, "SkipSimplifiedLayerNormalization": 3}  # where a bias is added before
 NONE = "none"
+TURNS = (  # what rotates a head, shifts a window, and masks
+    "Add And Cast Concat ConstantOfShape Cos Div Equal Expand Flatten Gather Identity Mul Neg Range Reshape "
+    "RotaryEmbedding ScatterND Shape Sin Slice Split Squeeze Sub Transpose Unsqueeze Where"
+).split()
 
 
 def expression(entry: str, exit_: str, nodes: Sequence[gs.Node], kind: Callable[[gs.Node, int], str]) -> int:
@@ -27,6 +33,20 @@ def expression(entry: str, exit_: str, nodes: Sequence[gs.Node], kind: Callable[
         for k, tensor in enumerate(node.outputs):
             known[tensor.name] = _result(node, k, operands)
     return _whole(known.get(exit_, ()))
+
+
+def skeleton(nodes: Sequence[gs.Node], kind: Callable[[gs.Node, int], str]) -> int:
+    """Hash of the operators of an attention, without those that rotate queries and keys or move tokens: one layer of a
+    model does and the next does not. Products tell what they read from outside: self-attention is no cross-attention.
+    """
+    made = {t.name for n in nodes for t in n.outputs}
+    kept = [n for n in nodes if n.op not in TURNS]
+    outside = [tuple(kind(n, k) if t.name not in made else "" for k, t in enumerate(n.inputs)) for n in kept]
+    operators = [
+        ("MatMul" if n.op == "Gemm" else n.op, read[:2] if n.op in PRODUCTS else ())
+        for n, read in zip(kept, outside, strict=True)
+    ]
+    return hash(tuple(sorted(operators)))
 
 
 def _result(node: gs.Node, output: int, operands: list[Terms]) -> Terms:

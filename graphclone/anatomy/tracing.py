@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -102,7 +103,8 @@ def _outputs(
         return [Value(v.shape, v.factors, a, static, v.labelled) for v, a in zip(moved, arrays, strict=False)]
     if flow is not None:
         try:
-            return flow(trace, node, inputs)
+            made = flow(trace, node, inputs)
+            return [replace(v, static=True) for v in made] if given and static else made  # whatever the row says
         except (ValueError, IndexError) as reason:  # NumPy found sizes that do not fit each other
             raise UnsupportedGraph(f"{describe(node)} (inputs {_shapes(inputs)}): {reason}") from None
     if labelled:
