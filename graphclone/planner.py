@@ -19,16 +19,7 @@ from graphclone.statistics.depth import choose
 from graphclone.statistics.depth import refuse_unknown as refuse_unknown_depth
 from graphclone.statistics.importance import find, score, select
 from graphclone.statistics.store import Statistics
-from graphclone.target import (
-    Asked,
-    EachBlock,
-    Target,
-    answerable,
-    kept_blocks,
-    middle,
-    of_block,
-    without_part,
-)
+from graphclone.target import Asked, EachBlock, Target, answerable, kept_blocks, middle, of_block, without_part
 
 __all__ = ["Target", "plan", "refuse_unreachable"]
 

@@ -49,12 +49,12 @@ class _Weights:
 
 
 def raw_attentions(
-    found: Grouping, nodes: Sequence[gs.Node], projections: Sequence[Projection], residual: Group
+    found: Grouping, nodes: Sequence[gs.Node], projections: Sequence[Projection], streams: Sequence[Group]
 ) -> list[Raw]:
     """Attentions among ``nodes``, in graph order: fused operators, or pairs of products (scores over neurons, context
     over tokens) of which the second reads what the first gave.
 
-    Neurons are what projections write, the stream's own excepted; tokens may carry ids too, from a position table.
+    Neurons are what projections write, those of ``streams`` excepted; tokens may carry ids too, from a position table.
     """
     names = {node_key(n) for n in nodes}
     notes = [n for n in found.trace.notes if n.kind in READ and node_key(n.node) in names]
@@ -84,7 +84,7 @@ def raw_attentions(
             a, b = note.inputs
             first = held.get(node.inputs[0].name, _Weights())
             if over_neurons(a.axis(-1)):
-                here = _Weights() if residual in found.on(a.axis(-1)) else _Weights((note,))
+                here = _Weights() if any(g in streams for g in found.on(a.axis(-1))) else _Weights((note,))
             elif first.scores and over_neurons(b.axis(-1)):
                 score = min(first.scores, key=lambda n: order[id(n)])
                 first = replace(first, normalised=first.normalised and id(score) not in used)  # values may be in halves

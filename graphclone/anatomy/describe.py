@@ -123,7 +123,7 @@ def _block(
     nodes = [n for s in segments for n in s.nodes]
     keys = {node_key(n) for n in nodes}
     inside = [p for p in made if p.output in keys]
-    weighing = raw_attentions(found, nodes, made, raw.residual)
+    weighing = raw_attentions(found, nodes, made, [raw.residual])
     seen = [a for a in weighing if a.weighs]
     parts = attentions(found, seen, made, raw.residual, names)
     walk = Walk(nodes, {s.entry for s in segments}, {a.context for a in weighing})

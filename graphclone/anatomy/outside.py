@@ -35,7 +35,7 @@ def parts_outside(
     by_output = {p.output: p for p in made}
     attended: list[Group] = []
     parts, notes = [], []
-    for node, raw in _attentions(found, inside, made):
+    for node, raw in _attentions(found, inside, made, streams):
         groups = _on_streams(found, raw, streams, made) if raw else []
         attended += groups
         if groups and not {g.name for g in groups} <= reached:
@@ -52,11 +52,13 @@ def parts_outside(
     return parts, [f"{part} is on the residual stream, but in no block: {REFUSED[part.kind]}" for part in parts] + notes
 
 
-def _attentions(found: Grouping, inside: set[str], made: Sequence[Projection]) -> Iterator[tuple[gs.Node, Raw | None]]:
+def _attentions(
+    found: Grouping, inside: set[str], made: Sequence[Projection], streams: Sequence[Group]
+) -> Iterator[tuple[gs.Node, Raw | None]]:
     """Those of no block: the node of the softmax, or of all; and which tensors and axes they have, where known."""
     trace = found.trace
     nodes = [n for n in trace.model.graph.nodes if node_key(n) not in inside]
-    raws = raw_attentions(found, nodes, made)
+    raws = raw_attentions(found, nodes, made, streams)
     products = (n for n in trace.notes if n.kind == "product" and not n.inputs[1].static)
     weighed = {n.node.inputs[0].name: n.node.inputs[1].name for n in products}
     for note in trace.notes:
