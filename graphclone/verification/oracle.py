@@ -23,6 +23,7 @@ from graphclone.verification.claims import Claims
 from graphclone.verification.memory import too_large
 from graphclone.verification.norms import leave_out
 from graphclone.verification.report import Check
+from graphclone.verification.scores import follow, measured
 from graphclone.verification.sessions import open_session
 from graphclone.verification.slices import shows
 from graphclone.verification.zeroed import Ambiguous, difference, zeroed
@@ -49,11 +50,15 @@ def examine(parent: Model, clone: Model, claims: Claims, sizes: tuple[int, int] 
         return Check.skipped(NAME, reason)
     try:
         reference = zeroed(parent, clone, claims)
-        leave_out(reference, parent, clone, claims)
+        fed = tiny.tiny_feeds(parent, batch=sizes[0], length=sizes[1])
+        own = tiny.tiny_feeds(clone, batch=sizes[0], length=sizes[1])  # its caches are narrower
+        divided = any(_is_divided_by(group) and _is_cut(parent, claims, group) for group in claims.plan.keep)
+        sized = (measured(parent, fed), measured(clone, own)) if divided else ({}, {})
+        leave_out(reference, parent, clone, claims, sized)
+        if divided:
+            follow(reference, clone, claims, own)
     except (Ambiguous, UnsupportedGraph) as problem:
         return Check.skipped(NAME, str(problem))
-    fed = tiny.tiny_feeds(parent, batch=sizes[0], length=sizes[1])
-    own = tiny.tiny_feeds(clone, batch=sizes[0], length=sizes[1])  # its caches are narrower
     try:
         # as fused, integer products round what they multiply, each size its own way
         fused = not _holds_integers(parent)
@@ -136,10 +141,12 @@ def _not_applicable(parent: Model, clone: Model, claims: Claims) -> str | None:
         return "blocks were repeated"
     if any(claims.plan.drop_blocks.values()) and (node := _stops_the_stream(parent, clone)):
         return f"a block that was dropped hands the stream on changed, whatever its weights ({node})"
-    for group in claims.plan.keep:
-        if NUMBERED.sub("", group).endswith(DIVISOR) and _is_cut(parent, claims, group):
-            return f"{group} is cut, which changes what attention divides by"
     return None
+
+
+def _is_divided_by(group: str) -> bool:
+    """Is a group's size what attention divides by, or a share of it?"""
+    return NUMBERED.sub("", group).endswith(DIVISOR)
 
 
 def _stops_the_stream(parent: Model, clone: Model) -> str | None:

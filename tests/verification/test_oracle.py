@@ -9,7 +9,10 @@ from graphclone import feeds, pipeline
 from graphclone.planner import Target, plan
 from graphclone.surgery.operate import clone
 from graphclone.verification import Verdict, claims, oracle
+from graphclone.verification.scores import follow
+from graphclone.verification.zeroed import Ambiguous
 from tests.surgery.parents import parent, shuffled
+from tests.surgery.zoo_parent import zoo_parent
 
 CELLS = [("llama", "torchscript"), ("gpt2", "dynamo"), ("bert", "dynamo"), ("vit-tiny", "torchscript")]
 HALF = {"hidden": "50%", "heads": "50%", "ffn": "50%"}
@@ -45,6 +48,40 @@ def test_a_shorter_stack_is_the_parent_with_zeroed_blocks_where_norms_stand_befo
         assert "hands the stream on changed" in check.detail
     else:
         assert check.verdict is Verdict.PASSED, check
+
+
+@pytest.mark.parametrize("cell", CELLS, ids="-".join)
+def test_narrower_heads_are_the_parents_that_divide_by_their_own_width(cell):
+    found = parent(*cell)
+    model = made(found, Target(head_dim="50%", heads="50%"))
+    check = examined(found, model)
+    assert check.verdict is Verdict.PASSED, check
+    softmax = next(node for node in model.graph.nodes if node.op == "Softmax")
+    softmax.op = "Sigmoid"
+    softmax.attrs.clear()
+    assert examined(found, model).verdict is Verdict.FAILED
+
+
+@pytest.mark.parametrize("column", ["fused-torchscript", "ort-extended", "float16"])
+def test_narrower_heads_of_a_fused_attention_too(column):
+    found = zoo_parent("gpt2", column)
+    check = examined(found, made(found, Target(head_dim="50%")))
+    assert check.verdict is Verdict.PASSED, check
+
+
+def test_norms_of_heads_that_are_split_by_sizes_computed_are_over_the_kept_alone():
+    found = zoo_parent("qwen3", "torchscript")
+    check = examined(found, made(found, Target(head_dim="50%")))
+    assert check.verdict is Verdict.PASSED, check
+
+
+def test_an_attention_of_which_it_is_not_known_what_it_divides_by_is_not_compared():
+    found = parent("gpt2", "torchscript")
+    model = made(found, Target(head_dim="50%"))
+    reference = found.model.copy()
+    reference.graph.nodes[0].op = "OtherAttention"
+    with pytest.raises(Ambiguous, match="OtherAttention"):
+        follow(reference, model, claims.read(model), {})
 
 
 @pytest.mark.parametrize("cell", CELLS, ids="-".join)
