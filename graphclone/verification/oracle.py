@@ -13,13 +13,13 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-import onnx_graphsurgeon as gs
 
 from graphclone import feeds as tiny
 from graphclone.errors import UnsupportedGraph
 from graphclone.graph import Model
 from graphclone.plan import Plan
 from graphclone.verification.claims import Claims
+from graphclone.verification.joins import counted_anew, join, joins
 from graphclone.verification.memory import too_large
 from graphclone.verification.norms import leave_out
 from graphclone.verification.report import Check
@@ -33,7 +33,6 @@ Array = np.ndarray[Any, Any]
 DIVISOR = "qk_dim"  # end of the names of groups whose size attention divides by
 NUMBERED = re.compile(r"\.\d+$")  # several groups of a kind in a block: blocks.0.qk_dim.2
 DIGIT = re.compile(r"\d")
-HANDS_ON = ("Add", "Identity", "Cast", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization")
 NAME = "equals the zeroed parent"
 
 # largest |difference| over largest |parent output|, by the coarsest float type among the weights: sums are taken in
@@ -50,6 +49,8 @@ def examine(parent: Model, clone: Model, claims: Claims, sizes: tuple[int, int] 
         return Check.skipped(NAME, reason)
     try:
         reference = zeroed(parent, clone, claims)
+        if any(claims.plan.drop_blocks.values()):
+            join(reference, joins(parent, clone))
         fed = tiny.tiny_feeds(parent, batch=sizes[0], length=sizes[1])
         own = tiny.tiny_feeds(clone, batch=sizes[0], length=sizes[1])  # its caches are narrower
         divided = any(_is_divided_by(group) and _is_cut(parent, claims, group) for group in claims.plan.keep)
@@ -139,48 +140,16 @@ def _not_applicable(parent: Model, clone: Model, claims: Claims) -> str | None:
     """Why this clone is not the parent with something zeroed, or None."""
     if any(claims.plan.repeat_blocks.values()):
         return "blocks were repeated"
-    if any(claims.plan.drop_blocks.values()) and (node := _stops_the_stream(parent, clone)):
-        return f"a block that was dropped hands the stream on changed, whatever its weights ({node})"
+    gone = next(joins(parent, clone), None) if any(claims.plan.drop_blocks.values()) else None
+    halved = any(claims.plan.drop_attention.values()) or any(claims.plan.drop_feed_forward.values())
+    if gone is not None and (halved or counted_anew(parent, clone)):
+        return f"a block that was dropped hands the stream on changed, whatever its weights ({gone})"
     return None
 
 
 def _is_divided_by(group: str) -> bool:
     """Is a group's size what attention divides by, or a share of it?"""
     return NUMBERED.sub("", group).endswith(DIVISOR)
-
-
-def _stops_the_stream(parent: Model, clone: Model) -> str | None:
-    """Where the clone reads one value for another of the parent's: the node from which that other is not a sum with
-    it."""
-    makers = {t.name: node for node in parent.graph.nodes for t in node.outputs if t.name}
-    before = parent.graph.tensors()
-    for node in clone.graph.nodes:
-        twin = next((makers[t.name] for t in node.outputs if t.name in makers), None)
-        for old, new in zip(twin.inputs if twin else (), node.inputs, strict=False):
-            known = isinstance(new, gs.Variable) and isinstance(old, gs.Variable) and new.name in before
-            if known and new.name != old.name and _is_float(old) and not _sum_with(old, new.name):
-                return f"{old.name} is no sum with {new.name}"
-    return None
-
-
-def _is_float(tensor: gs.Variable) -> bool:
-    return tensor.dtype is None or np.dtype(tensor.dtype).kind in "fV"
-
-
-def _sum_with(tensor: gs.Tensor, wanted: str) -> bool:
-    """Is a value the sum of another and more?"""
-    waiting, seen = [tensor], {tensor.name}
-    while waiting:
-        held = waiting.pop()
-        if held.name == wanted:
-            return True
-        maker = held.inputs[0] if held.inputs else None
-        if maker is None or maker.op not in HANDS_ON or (maker.op.startswith("Skip") and held is maker.outputs[0]):
-            continue
-        fresh = [t for t in maker.inputs if t.name not in seen]
-        seen |= {t.name for t in fresh}
-        waiting += fresh
-    return False
 
 
 def _is_cut(parent: Model, claims: Claims, group: str) -> bool:

@@ -6,6 +6,7 @@ import onnx_graphsurgeon as gs
 import pytest
 
 from graphclone import feeds, pipeline
+from graphclone.plan import Plan
 from graphclone.planner import Target, plan
 from graphclone.surgery.operate import clone
 from graphclone.verification import Verdict, claims, oracle
@@ -40,14 +41,34 @@ def test_a_narrower_residual_is_the_parent_with_norms_over_the_channels_kept(cel
 
 
 @pytest.mark.parametrize("cell", CELLS, ids="-".join)
-def test_a_shorter_stack_is_the_parent_with_zeroed_blocks_where_norms_stand_before_them(cell):
+def test_a_shorter_stack_is_the_parent_with_zeroed_blocks_wherever_norms_stand(cell):
+    """Blocks whose norms stand behind the sum (bert) are left out of the reference too."""
     found = parent(*cell)
-    check = examined(found, made(found, Target(**HALF, layers=2)))
-    if cell[0] == "bert":  # its norms stand behind the sum, and would norm again
-        assert check.verdict is Verdict.NOT_APPLICABLE
-        assert "hands the stream on changed" in check.detail
-    else:
-        assert check.verdict is Verdict.PASSED, check
+    model = made(found, Target(**HALF, layers=2))
+    check = examined(found, model)
+    assert check.verdict is Verdict.PASSED, check
+    softmax = next(node for node in model.graph.nodes if node.op == "Softmax")
+    softmax.op = "Sigmoid"
+    softmax.attrs.clear()
+    assert examined(found, model).verdict is Verdict.FAILED
+
+
+@pytest.mark.parametrize("block", [0, 1])
+@pytest.mark.parametrize("column", ["torchscript", "fused-torchscript", "ort-extended"])
+def test_a_block_whose_norm_is_behind_the_sum_is_left_out_of_the_reference(column, block):
+    found = zoo_parent("bert", column)
+    plan = Plan(found.anatomy.fingerprint, {}, {found.anatomy.stacks[0].name: (block,)}, "none")
+    check = examined(found, clone(found.model, found.anatomy, plan))
+    assert check.verdict is Verdict.PASSED, check
+
+
+def test_a_block_beside_half_of_another_is_not_compared():
+    found = zoo_parent("bert", "fused-torchscript")
+    stack = found.anatomy.stacks[0].name
+    plan = Plan(found.anatomy.fingerprint, {}, {stack: (0,)}, "none", drop_attention={stack: (1,)})
+    check = examined(found, clone(found.model, found.anatomy, plan))
+    assert check.verdict is Verdict.NOT_APPLICABLE
+    assert "hands the stream on changed" in check.detail
 
 
 @pytest.mark.parametrize("cell", CELLS, ids="-".join)
