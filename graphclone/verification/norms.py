@@ -139,8 +139,9 @@ def _shorten(model: Model, parent: Model, thinner: Mapping[str, tuple[int, int]]
     dims = dims_of(parent) if thinner else {}
     for node in parent.graph.nodes:
         before, after = thinner.get(name_of(node), (0, 0))
-        found = lengths(node, before) if node.op in SUMS else unbiased(node, before, dims)
-        for length in found if after else ():
+        if not after:
+            continue
+        for length in lengths(node, before) if node.op in SUMS else unbiased(node, before, dims):
             length.shorten(twins[name_of(length.node)], after)
 
 

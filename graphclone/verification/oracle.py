@@ -17,7 +17,6 @@ import numpy as np
 from graphclone import feeds as tiny
 from graphclone.errors import UnsupportedGraph
 from graphclone.graph import Model
-from graphclone.plan import Plan
 from graphclone.verification.claims import Claims
 from graphclone.verification.joins import counted_anew, join, joins
 from graphclone.verification.memory import too_large
@@ -68,7 +67,7 @@ def examine(parent: Model, clone: Model, claims: Claims, sizes: tuple[int, int] 
         actual = open_session(clone, optimise=fused).run({**own, **shared})
     except UnsupportedGraph as problem:
         return Check.of(NAME, [str(problem)], "")
-    worst, where = difference(*_aligned(_not_renumbered(expected, claims), actual, claims.plan))
+    worst, where = difference(*_aligned(_not_renumbered(expected, claims), actual, claims))
     limit = allowed(
         worst, parent, lambda: difference(expected, open_session(reference, optimise=not fused).run(fed))[0]
     )
@@ -101,27 +100,36 @@ def _not_renumbered(outputs: Mapping[str, Array], claims: Claims) -> Mapping[str
 
 
 def _aligned(
-    expected: Mapping[str, Array], actual: Mapping[str, Array], plan: Plan
+    expected: Mapping[str, Array], actual: Mapping[str, Array], claims: Claims
 ) -> tuple[dict[str, Array], Mapping[str, Array]]:
     """Outputs that hold channels or heads, cut and ordered as some kept set of the plan says; others as they are."""
-    sets = {tuple(kept) for kept in plan.keep.values()}
-    return {name: _best(array, actual.get(name), sets) for name, array in expected.items()}, actual
+    sets = {tuple(kept) for kept in claims.plan.keep.values()}
+    takes = [take for claim in claims.slices.values() for take in claim.take if take is not None and take.size]
+    return {name: _best(array, actual.get(name), sets, takes) for name, array in expected.items()}, actual
 
 
-def _best(array: Array, wanted: Array | None, sets: set[tuple[int, ...]]) -> Array:
+def _best(array: Array, wanted: Array | None, sets: set[tuple[int, ...]], takes: list[Array]) -> Array:
     if wanted is None or wanted.ndim != array.ndim:
         return array
-    fitting = [made for made in (array, *_taken(array, wanted, sets)) if made.shape == wanted.shape]
+    fitting = [made for made in (array, *_taken(array, wanted, sets, takes)) if made.shape == wanted.shape]
     return min(fitting, key=lambda made: difference({"": made}, {"": wanted})[0], default=array)
 
 
-def _taken(array: Array, wanted: Array, sets: set[tuple[int, ...]]) -> Iterator[Array]:
-    """The array at each kept set, or product of two (heads that are groups times heads of a group), that fits the one
-    axis in which it may differ."""
+def _taken(array: Array, wanted: Array, sets: set[tuple[int, ...]], takes: list[Array]) -> Iterator[Array]:
+    """The array at each kept set, product of two (heads that are groups times heads of a group), or what a weight takes
+    of its first head (of which a part may turn), that fits the one axis in which it may differ."""
     axes = [k for k, (a, b) in enumerate(zip(array.shape, wanted.shape, strict=True)) if a != b]
     for axis in axes if len(axes) == 1 else range(array.ndim) if not axes else ():
-        for kept in sorted(_fitting(sets, array.shape[axis], wanted.shape[axis])):
+        size, count = array.shape[axis], wanted.shape[axis]
+        for kept in sorted({*_fitting(sets, size, count), *_of_a_head(takes, size, count)}):
             yield np.take(array, kept, axis=axis)
+
+
+def _of_a_head(takes: list[Array], size: int, count: int) -> Iterator[tuple[int, ...]]:
+    for take in takes:
+        first = take[take // size == take[0] // size] % size
+        if first.size == count:
+            yield tuple(first.tolist())
 
 
 def _fitting(sets: set[tuple[int, ...]], size: int, count: int) -> Iterator[tuple[int, ...]]:

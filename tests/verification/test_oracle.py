@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
 
@@ -94,6 +95,14 @@ def test_norms_of_heads_that_are_split_by_sizes_computed_are_over_the_kept_alone
     found = zoo_parent("qwen3", "torchscript")
     check = examined(found, made(found, Target(head_dim="50%")))
     assert check.verdict is Verdict.PASSED, check
+
+
+def test_caches_of_heads_of_which_a_part_turns_are_compared_as_they_were_cut():
+    found = zoo_parent("phi", "cache-torchscript")
+    check = examined(found, made(found, Target(head_dim="50%")))
+    assert check.verdict is Verdict.PASSED, check
+    takes = [np.array([1, 3, 4, 9, 11, 12])]  # of heads of 8
+    assert list(oracle._of_a_head(takes, 8, 3)) == [(1, 3, 4)]
 
 
 def test_an_attention_of_which_it_is_not_known_what_it_divides_by_is_not_compared():
