@@ -27,13 +27,24 @@ Array = np.ndarray[Any, Any]
 AXES_AS_INPUT = 13  # the opset from which ReduceSum takes its axes as an input
 
 
-def narrowed(parent: Model, clone: Model) -> dict[str, tuple[int, int]]:
-    """Norms of the clone whose mean is over fewer channels than the parent's: first output -> (the parent's, its)."""
-    before, after = _widths(parent), _widths(clone, sums=True)
+Dims = Mapping[str, tuple[int, ...]]
+
+
+def narrowed(parent: Model, clone: Model, measured: tuple[Dims, Dims] = ({}, {})) -> dict[str, tuple[int, int]]:
+    """Norms of the clone whose mean is over fewer channels than the parent's: first output -> (the parent's, its).
+    ``measured``: sizes of values of both that their graphs do not tell."""
+    before, after = _widths(parent, measured[0]), _widths(clone, measured[1], sums=True)
     return {n: (before[n], width) for n, width in after.items() if n in before and width < before[n]}
 
 
-def _widths(model: Model, sums: bool = False) -> dict[str, int]:
+def unsized(model: Model) -> list[str]:
+    """What is averaged or summed over axes of which the last is not known."""
+    dims = dims_of(model)
+    found = [n.inputs[0].name for n in model.graph.nodes if n.op == "ReduceMean" or n.op in SUMS]
+    return sorted({name for name in found if not dims.get(name, ()) or not dims[name][-1]})
+
+
+def _widths(model: Model, measured: Dims, sums: bool = False) -> dict[str, int]:
     """Channels over which each norm averages, by its output: the last axis of its input, where that is known.
 
     ``sums``: of every sum, divided by its length or not. A clone is not believed that it divides by the right one.
@@ -41,7 +52,8 @@ def _widths(model: Model, sums: bool = False) -> dict[str, int]:
     values = _values(model)
     found: dict[str, int] = {}
     for node in model.graph.nodes:
-        dims = values.get(node.inputs[0].name, Known()).dims if node.inputs else ()
+        given = node.inputs[0].name if node.inputs else ""
+        dims = measured.get(given, values.get(given, Known()).dims)
         if node.op in FORMS:
             gain = constant(node.inputs[FORMS[node.op].gain])
             found[node.outputs[0].name] = int(gain.shape[-1]) if gain is not None else dims[-1] if dims else 0
@@ -72,6 +84,11 @@ def _values(model: Model) -> dict[str, Known]:
     return found
 
 
+def dims_of(model: Model) -> dict[str, tuple[int, ...]]:
+    """Sizes of every value whose shape is declared or inferred, 0 for one that is not known."""
+    return {name: known.dims for name, known in _values(model).items()}
+
+
 def _averages(node: gs.Node, width: int) -> bool:
     return node.op not in SUMS or bool(lengths(node, width))
 
@@ -89,12 +106,14 @@ def _axes(node: gs.Node, rank: int) -> list[int]:
     return [] if given is None else [int(axis) for axis in given]
 
 
-def leave_out(model: Model, parent: Model, clone: Model, claims: Claims) -> None:
+def leave_out(
+    model: Model, parent: Model, clone: Model, claims: Claims, measured: tuple[Dims, Dims] = ({}, {})
+) -> None:
     """Make the norms of the zeroed parent that the clone has narrower average over the kept channels, in place.
 
     Raises UnsupportedGraph where it is not told which those are.
     """
-    thinner = narrowed(parent, clone)
+    thinner = narrowed(parent, clone, measured)
     if thinner and (other := next((n for n in parent.graph.nodes if n.op in OTHERS), None)):
         raise UnsupportedGraph(f"{other.op} node {other.name!r} may average over channels that were cut")
     masks = {name_of(n): mask(n, *thinner[name_of(n)], claims) for n in parent.graph.nodes if name_of(n) in thinner}
@@ -116,11 +135,12 @@ def leave_out(model: Model, parent: Model, clone: Model, claims: Claims) -> None
 def _shorten(model: Model, parent: Model, thinner: Mapping[str, tuple[int, int]]) -> None:
     """Sums over fewer channels are divided by how many there are, and variances corrected by them, in place."""
     twins = {name_of(node): node for node in model.graph.nodes}
-    dims = {name: known.dims for name, known in _values(parent).items()} if thinner else {}
+    dims = dims_of(parent) if thinner else {}
     for node in parent.graph.nodes:
         before, after = thinner.get(name_of(node), (0, 0))
-        found = lengths(node, before) if node.op in SUMS else unbiased(node, before, dims)
-        for length in found if after else ():
+        if not after:
+            continue
+        for length in lengths(node, before) if node.op in SUMS else unbiased(node, before, dims):
             length.shorten(twins[name_of(length.node)], after)
 
 

@@ -13,16 +13,16 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-import onnx_graphsurgeon as gs
 
 from graphclone import feeds as tiny
 from graphclone.errors import UnsupportedGraph
 from graphclone.graph import Model
-from graphclone.plan import Plan
 from graphclone.verification.claims import Claims
+from graphclone.verification.joins import counted_anew, join, joins
 from graphclone.verification.memory import too_large
 from graphclone.verification.norms import leave_out
 from graphclone.verification.report import Check
+from graphclone.verification.scores import follow, measured
 from graphclone.verification.sessions import open_session
 from graphclone.verification.slices import shows
 from graphclone.verification.zeroed import Ambiguous, difference, zeroed
@@ -32,7 +32,6 @@ Array = np.ndarray[Any, Any]
 DIVISOR = "qk_dim"  # end of the names of groups whose size attention divides by
 NUMBERED = re.compile(r"\.\d+$")  # several groups of a kind in a block: blocks.0.qk_dim.2
 DIGIT = re.compile(r"\d")
-HANDS_ON = ("Add", "Identity", "Cast", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization")
 NAME = "equals the zeroed parent"
 
 # largest |difference| over largest |parent output|, by the coarsest float type among the weights: sums are taken in
@@ -49,11 +48,17 @@ def examine(parent: Model, clone: Model, claims: Claims, sizes: tuple[int, int] 
         return Check.skipped(NAME, reason)
     try:
         reference = zeroed(parent, clone, claims)
-        leave_out(reference, parent, clone, claims)
+        if any(claims.plan.drop_blocks.values()):
+            join(reference, joins(parent, clone))
+        fed = tiny.tiny_feeds(parent, batch=sizes[0], length=sizes[1])
+        own = tiny.tiny_feeds(clone, batch=sizes[0], length=sizes[1])  # its caches are narrower
+        divided = any(_is_divided_by(group) and _is_cut(parent, claims, group) for group in claims.plan.keep)
+        sized = (measured(parent, fed), measured(clone, own)) if divided else ({}, {})
+        leave_out(reference, parent, clone, claims, sized)
+        if divided:
+            follow(reference, clone, claims, own)
     except (Ambiguous, UnsupportedGraph) as problem:
         return Check.skipped(NAME, str(problem))
-    fed = tiny.tiny_feeds(parent, batch=sizes[0], length=sizes[1])
-    own = tiny.tiny_feeds(clone, batch=sizes[0], length=sizes[1])  # its caches are narrower
     try:
         # as fused, integer products round what they multiply, each size its own way
         fused = not _holds_integers(parent)
@@ -62,7 +67,7 @@ def examine(parent: Model, clone: Model, claims: Claims, sizes: tuple[int, int] 
         actual = open_session(clone, optimise=fused).run({**own, **shared})
     except UnsupportedGraph as problem:
         return Check.of(NAME, [str(problem)], "")
-    worst, where = difference(*_aligned(_not_renumbered(expected, claims), actual, claims.plan))
+    worst, where = difference(*_aligned(_not_renumbered(expected, claims), actual, claims))
     limit = allowed(
         worst, parent, lambda: difference(expected, open_session(reference, optimise=not fused).run(fed))[0]
     )
@@ -95,27 +100,36 @@ def _not_renumbered(outputs: Mapping[str, Array], claims: Claims) -> Mapping[str
 
 
 def _aligned(
-    expected: Mapping[str, Array], actual: Mapping[str, Array], plan: Plan
+    expected: Mapping[str, Array], actual: Mapping[str, Array], claims: Claims
 ) -> tuple[dict[str, Array], Mapping[str, Array]]:
     """Outputs that hold channels or heads, cut and ordered as some kept set of the plan says; others as they are."""
-    sets = {tuple(kept) for kept in plan.keep.values()}
-    return {name: _best(array, actual.get(name), sets) for name, array in expected.items()}, actual
+    sets = {tuple(kept) for kept in claims.plan.keep.values()}
+    takes = [take for claim in claims.slices.values() for take in claim.take if take is not None and take.size]
+    return {name: _best(array, actual.get(name), sets, takes) for name, array in expected.items()}, actual
 
 
-def _best(array: Array, wanted: Array | None, sets: set[tuple[int, ...]]) -> Array:
+def _best(array: Array, wanted: Array | None, sets: set[tuple[int, ...]], takes: list[Array]) -> Array:
     if wanted is None or wanted.ndim != array.ndim:
         return array
-    fitting = [made for made in (array, *_taken(array, wanted, sets)) if made.shape == wanted.shape]
+    fitting = [made for made in (array, *_taken(array, wanted, sets, takes)) if made.shape == wanted.shape]
     return min(fitting, key=lambda made: difference({"": made}, {"": wanted})[0], default=array)
 
 
-def _taken(array: Array, wanted: Array, sets: set[tuple[int, ...]]) -> Iterator[Array]:
-    """The array at each kept set, or product of two (heads that are groups times heads of a group), that fits the one
-    axis in which it may differ."""
+def _taken(array: Array, wanted: Array, sets: set[tuple[int, ...]], takes: list[Array]) -> Iterator[Array]:
+    """The array at each kept set, product of two (heads that are groups times heads of a group), or what a weight takes
+    of its first head (of which a part may turn), that fits the one axis in which it may differ."""
     axes = [k for k, (a, b) in enumerate(zip(array.shape, wanted.shape, strict=True)) if a != b]
     for axis in axes if len(axes) == 1 else range(array.ndim) if not axes else ():
-        for kept in sorted(_fitting(sets, array.shape[axis], wanted.shape[axis])):
+        size, count = array.shape[axis], wanted.shape[axis]
+        for kept in sorted({*_fitting(sets, size, count), *_of_a_head(takes, size, count)}):
             yield np.take(array, kept, axis=axis)
+
+
+def _of_a_head(takes: list[Array], size: int, count: int) -> Iterator[tuple[int, ...]]:
+    for take in takes:
+        first = take[take // size == take[0] // size] % size
+        if first.size == count:
+            yield tuple(first.tolist())
 
 
 def _fitting(sets: set[tuple[int, ...]], size: int, count: int) -> Iterator[tuple[int, ...]]:
@@ -134,46 +148,16 @@ def _not_applicable(parent: Model, clone: Model, claims: Claims) -> str | None:
     """Why this clone is not the parent with something zeroed, or None."""
     if any(claims.plan.repeat_blocks.values()):
         return "blocks were repeated"
-    if any(claims.plan.drop_blocks.values()) and (node := _stops_the_stream(parent, clone)):
-        return f"a block that was dropped hands the stream on changed, whatever its weights ({node})"
-    for group in claims.plan.keep:
-        if NUMBERED.sub("", group).endswith(DIVISOR) and _is_cut(parent, claims, group):
-            return f"{group} is cut, which changes what attention divides by"
+    gone = next(joins(parent, clone), None) if any(claims.plan.drop_blocks.values()) else None
+    halved = any(claims.plan.drop_attention.values()) or any(claims.plan.drop_feed_forward.values())
+    if gone is not None and (halved or counted_anew(parent, clone)):
+        return f"a block that was dropped hands the stream on changed, whatever its weights ({gone})"
     return None
 
 
-def _stops_the_stream(parent: Model, clone: Model) -> str | None:
-    """Where the clone reads one value for another of the parent's: the node from which that other is not a sum with
-    it."""
-    makers = {t.name: node for node in parent.graph.nodes for t in node.outputs if t.name}
-    before = parent.graph.tensors()
-    for node in clone.graph.nodes:
-        twin = next((makers[t.name] for t in node.outputs if t.name in makers), None)
-        for old, new in zip(twin.inputs if twin else (), node.inputs, strict=False):
-            known = isinstance(new, gs.Variable) and isinstance(old, gs.Variable) and new.name in before
-            if known and new.name != old.name and _is_float(old) and not _sum_with(old, new.name):
-                return f"{old.name} is no sum with {new.name}"
-    return None
-
-
-def _is_float(tensor: gs.Variable) -> bool:
-    return tensor.dtype is None or np.dtype(tensor.dtype).kind in "fV"
-
-
-def _sum_with(tensor: gs.Tensor, wanted: str) -> bool:
-    """Is a value the sum of another and more?"""
-    waiting, seen = [tensor], {tensor.name}
-    while waiting:
-        held = waiting.pop()
-        if held.name == wanted:
-            return True
-        maker = held.inputs[0] if held.inputs else None
-        if maker is None or maker.op not in HANDS_ON or (maker.op.startswith("Skip") and held is maker.outputs[0]):
-            continue
-        fresh = [t for t in maker.inputs if t.name not in seen]
-        seen |= {t.name for t in fresh}
-        waiting += fresh
-    return False
+def _is_divided_by(group: str) -> bool:
+    """Is a group's size what attention divides by, or a share of it?"""
+    return NUMBERED.sub("", group).endswith(DIVISOR)
 
 
 def _is_cut(parent: Model, claims: Claims, group: str) -> bool:

@@ -1,4 +1,4 @@
-"""Does the plan ask for the slices that the clone claims to be made of?
+"""Does the plan ask for the slices that the clone claims to be made of, and do the parent's nodes read them?
 
 The plan speaks of groups of neurons, the claims of axes; an axis is explained where its indices are a product of kept
 sets, in mixed radix (heads x head size, packed Q|K|V, rotary halves).
@@ -27,8 +27,7 @@ PARTS = 32  # unequal parts packed in one axis (Q, K and V of grouped queries) e
 def examine(parent: Model, clone: Model, claims: Claims) -> list[Check]:
     """Weights held against the parent's byte for byte, and the slices taken of them against the plan."""
     before, after = parent.constants(), clone.constants()
-    explained = f"{_cuts(claims)} cut axes, each explained; {len(clone.graph.nodes)} nodes as the parent has them"
-    kept = f"{len(claims.plan.keep)} groups kept as planned"
+    explained, kept = f"{_cuts(claims)} cut axes, each explained", f"{len(claims.plan.keep)} groups kept as planned"
     return [
         weights.examine(before, after, claims),
         missing.examine(parent, clone, claims),

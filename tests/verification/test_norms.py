@@ -132,3 +132,20 @@ def test_where_no_gain_and_no_plan_says_which_channels_it_is_said():
     claims = Claims(Plan("00", {"a": (0, 1, 2, 3), "b": (4, 5, 6, 7)}), "00", "none", "0", {})
     with pytest.raises(UnsupportedGraph, match="not told over which 4 of 8 channels"):
         leave_out(parent.copy(), parent, clone, claims)
+
+
+def test_a_sum_that_is_not_cut_beside_a_norm_that_is_stays_as_it_is():
+    model, clone = normed("ReduceMean", 8), normed("ReduceMean", 4)
+    for made in (model, clone):
+        whole = gs.Variable("whole", np.float32)
+        half = gs.Constant("half", np.asarray(0.5, np.float32))
+        scaled = gs.Variable("scaled", np.float32)
+        made.graph.nodes.append(
+            gs.Node("ReduceL2", attrs={"axes": [-1]}, inputs=[made.graph.inputs[0]], outputs=[whole])
+        )
+        made.graph.nodes.append(gs.Node("Mul", inputs=[whole, half], outputs=[scaled]))
+        made.graph.outputs.append(scaled)
+    claims = Claims(Plan("", {"a": tuple(KEPT)}, method="none"), "", "none", "0", {"q": Slice("q", (None, KEPT))})
+    before = model.copy()
+    leave_out(before, model, clone, claims)
+    assert [n.inputs[1].name for n in before.graph.nodes if n.op == "Mul" and n.outputs[0].name == "scaled"] == ["half"]

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
 
 from graphclone import feeds, pipeline
+from graphclone.plan import Plan
 from graphclone.planner import Target, plan
 from graphclone.surgery.operate import clone
 from graphclone.verification import Verdict, claims, oracle
+from graphclone.verification.scores import follow
+from graphclone.verification.zeroed import Ambiguous
 from tests.surgery.parents import parent, shuffled
+from tests.surgery.zoo_parent import zoo_parent
 
 CELLS = [("llama", "torchscript"), ("gpt2", "dynamo"), ("bert", "dynamo"), ("vit-tiny", "torchscript")]
 HALF = {"hidden": "50%", "heads": "50%", "ffn": "50%"}
@@ -37,14 +42,76 @@ def test_a_narrower_residual_is_the_parent_with_norms_over_the_channels_kept(cel
 
 
 @pytest.mark.parametrize("cell", CELLS, ids="-".join)
-def test_a_shorter_stack_is_the_parent_with_zeroed_blocks_where_norms_stand_before_them(cell):
+def test_a_shorter_stack_is_the_parent_with_zeroed_blocks_wherever_norms_stand(cell):
+    """Blocks whose norms stand behind the sum (bert) are left out of the reference too."""
     found = parent(*cell)
-    check = examined(found, made(found, Target(**HALF, layers=2)))
-    if cell[0] == "bert":  # its norms stand behind the sum, and would norm again
-        assert check.verdict is Verdict.NOT_APPLICABLE
-        assert "hands the stream on changed" in check.detail
-    else:
-        assert check.verdict is Verdict.PASSED, check
+    model = made(found, Target(**HALF, layers=2))
+    check = examined(found, model)
+    assert check.verdict is Verdict.PASSED, check
+    softmax = next(node for node in model.graph.nodes if node.op == "Softmax")
+    softmax.op = "Sigmoid"
+    softmax.attrs.clear()
+    assert examined(found, model).verdict is Verdict.FAILED
+
+
+@pytest.mark.parametrize("block", [0, 1])
+@pytest.mark.parametrize("column", ["torchscript", "fused-torchscript", "ort-extended"])
+def test_a_block_whose_norm_is_behind_the_sum_is_left_out_of_the_reference(column, block):
+    found = zoo_parent("bert", column)
+    plan = Plan(found.anatomy.fingerprint, {}, {found.anatomy.stacks[0].name: (block,)}, "none")
+    check = examined(found, clone(found.model, found.anatomy, plan))
+    assert check.verdict is Verdict.PASSED, check
+
+
+def test_a_block_beside_half_of_another_is_not_compared():
+    found = zoo_parent("bert", "fused-torchscript")
+    stack = found.anatomy.stacks[0].name
+    plan = Plan(found.anatomy.fingerprint, {}, {stack: (0,)}, "none", drop_attention={stack: (1,)})
+    check = examined(found, clone(found.model, found.anatomy, plan))
+    assert check.verdict is Verdict.NOT_APPLICABLE
+    assert "hands the stream on changed" in check.detail
+
+
+@pytest.mark.parametrize("cell", CELLS, ids="-".join)
+def test_narrower_heads_are_the_parents_that_divide_by_their_own_width(cell):
+    found = parent(*cell)
+    model = made(found, Target(head_dim="50%", heads="50%"))
+    check = examined(found, model)
+    assert check.verdict is Verdict.PASSED, check
+    softmax = next(node for node in model.graph.nodes if node.op == "Softmax")
+    softmax.op = "Sigmoid"
+    softmax.attrs.clear()
+    assert examined(found, model).verdict is Verdict.FAILED
+
+
+@pytest.mark.parametrize("column", ["fused-torchscript", "ort-extended", "float16"])
+def test_narrower_heads_of_a_fused_attention_too(column):
+    found = zoo_parent("gpt2", column)
+    check = examined(found, made(found, Target(head_dim="50%")))
+    assert check.verdict is Verdict.PASSED, check
+
+
+def test_norms_of_heads_that_are_split_by_sizes_computed_are_over_the_kept_alone():
+    found = zoo_parent("qwen3", "torchscript")
+    check = examined(found, made(found, Target(head_dim="50%")))
+    assert check.verdict is Verdict.PASSED, check
+
+
+def test_caches_of_heads_of_which_a_part_turns_are_compared_as_they_were_cut():
+    found = zoo_parent("phi", "cache-torchscript")
+    check = examined(found, made(found, Target(head_dim="50%")))
+    assert check.verdict is Verdict.PASSED, check
+    takes = [np.array([1, 3, 4, 9, 11, 12])]  # of heads of 8
+    assert list(oracle._of_a_head(takes, 8, 3)) == [(1, 3, 4)]
+
+
+def test_an_attention_of_which_it_is_not_known_what_it_divides_by_is_not_compared():
+    found = parent("gpt2", "torchscript")
+    model = made(found, Target(head_dim="50%"))
+    reference = found.model.copy()
+    reference.graph.nodes[0].op = "OtherAttention"
+    with pytest.raises(Ambiguous, match="OtherAttention"):
+        follow(reference, model, claims.read(model), {})
 
 
 @pytest.mark.parametrize("cell", CELLS, ids="-".join)
