@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,6 +31,7 @@ TEXTS: dict[str, Callable[[str, str | None], Texts]] = {
     "text": text.plain,
 }
 BATCH = 256  # pieces of text encoded at once
+_BETWEEN = re.compile(r"[\s,;\[\]]+")  # ids of a list, as people and programs write one
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ def _listed(spec: str) -> set[int] | None:
     if path.suffix != ".txt" or not path.is_file():
         return None
     try:
-        words = path.read_text(encoding="utf-8-sig").split()
+        words = [word for word in _BETWEEN.split(path.read_text(encoding="utf-8-sig")) if word]
     except (OSError, UnicodeDecodeError):
         return None  # the reader of texts says what is wrong
     ids = bool(words) and all(word.isdecimal() and len(word) <= text.MOST_DIGITS for word in words)
