@@ -48,7 +48,6 @@ def plan(
     find(importance)
     refuse_unknown_depth(depth)
     depth = best.depth_beside(method, depth)
-    method = best.settled(method, statistics, anatomy, target)
     wide = set(asked) - {"layers"}
     scores = score(importance, anatomy, statistics, weights) if wide else {}
     chooser = _Chooser(anatomy, importance, scores, statistics)
@@ -78,7 +77,7 @@ def plan(
         parent=anatomy.fingerprint,
         keep=chooser.keep,
         drop_blocks={name: indices for name, indices in dropped.items() if indices},
-        method=method,
+        method=best.settled(method, statistics, anatomy, target, chooser.keep),
         importance=importance,
         target={n: _recorded(chooser.reached[n], getattr(target, n)) for n in sorted(asked)},
         drop_attention=without["drop_attention"],
