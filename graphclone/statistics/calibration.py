@@ -19,11 +19,13 @@ import numpy as np
 from graphclone import feeds
 from graphclone.errors import BadData, InvalidTarget
 from graphclone.graph import Model
+from graphclone.statistics import positions
 from graphclone.statistics.kinds import KINDS, chosen, passed_over
 from graphclone.statistics.reading import Asked, Reading
 
 Array = np.ndarray[Any, Any]
 MOST_SHARDS = 1 << 31
+LENGTH = 128  # tokens of a sequence, where nobody says
 Batch = Mapping[str, Array]
 
 
@@ -119,7 +121,7 @@ def open_source(
     model: Model,
     *,
     tokenizer: str | Path | None = None,
-    length: int = 128,
+    length: int = LENGTH,
     batch_size: int = 8,
     limit: int | None = None,
     seed: int = 0,
@@ -130,9 +132,9 @@ def open_source(
     """Data for a model: any iterable of batches (input name -> array), or the name of data of one of KINDS.
 
     Text needs a tokenizer.json: ``tokenizer``, or one beside the model. It is packed into windows of ``length`` tokens,
-    ``batch_size`` a batch; fixed axes of the graph win over both. limit: at most so many batches. seed: of random:N.
-    column: the field of records that holds text. images: their recipe (see ``recipe.find``). shard: which part of the
-    batches, and of how many.
+    ``batch_size`` a batch; fixed axes of the graph win over both, and fewer positions over a length of 128. limit: at
+    most so many batches. seed: of random:N. column: the field of records that holds text. images: their recipe (see
+    ``recipe.find``). shard: which part of the batches, and of how many.
 
     Gives an iterable of batches, each a mapping from input names to arrays. The first one is read at once, so that what
     does not fit is said before anything runs. Raises BadData for data that is missing, empty or does not fit the graph,
@@ -189,8 +191,21 @@ def _reading(spec: str, asked: Asked) -> Reading:
     if kind is None:
         exists = "cannot be told from its name" if Path(spec).exists() else "there is no such file"
         raise BadData(f"{spec}: {exists}; data is {'; '.join(row.looks_like for row in KINDS)}")
+    notes: tuple[str, ...] = ()
+    if "length" in kind.takes and _fixed(asked.known, 1) is None:
+        asked, notes = _within_positions(asked)
     reading = kind.open(spec, asked)
-    return replace(reading, notes=(*reading.notes, *passed_over(spec, kind)))
+    return replace(reading, notes=(*reading.notes, *notes, *passed_over(spec, kind)))
+
+
+def _within_positions(asked: Asked) -> tuple[Asked, tuple[str, ...]]:
+    """The default length gives way to fewer positions; another that is beyond them is refused."""
+    count = positions.most(asked.model, asked.length)
+    if count is None:
+        return asked, ()
+    if asked.length != LENGTH:
+        raise BadData(f"length {asked.length}: the model has {count} positions: --length {count} at most")
+    return replace(asked, length=count), (f"sequences of {count} tokens, as the model has no more positions",)
 
 
 def _iterable(held: Iterable[Batch]) -> Reading:
