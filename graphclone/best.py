@@ -5,6 +5,7 @@ Decided by training, not by the loss before it: docs/decisions/0012, 0022 and 00
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
 from graphclone.anatomy.parts import Anatomy
@@ -14,14 +15,28 @@ from graphclone.statistics.store import Statistics
 from graphclone.target import Target
 
 
-def settled(method: str, statistics: Statistics | None, anatomy: Anatomy, target: Target) -> str:
+def settled(
+    method: str,
+    statistics: Statistics | None,
+    anatomy: Anatomy,
+    target: Target,
+    keep: Mapping[str, Sequence[int]] | None = None,
+) -> str:
     """``best`` as passes, alone or beside others: norm-gain, and least squares where second moments were measured; the
     paper's scaling where there are no statistics (docs/decisions/0012), and where a stream that LayerNorms read before
-    each part of a block is narrowed: there it trains better (docs/decisions/0023)."""
-    if statistics is None or narrows_layer_norms(anatomy, target):
-        return with_best(method, "paper")
+    each part of a block is narrowed: there it trains better (docs/decisions/0023). Where ``keep`` cuts weights
+    that cannot be scaled, not that."""
+    scales = unscalable(anatomy, keep or {}) is None
+    if statistics is None or (scales and narrows_layer_norms(anatomy, target)):
+        return with_best(method, "paper" if scales else "")
     moments = any("moment" in held for held in statistics.sites.values())
     return with_best(method, "norm-gain+least-squares" if moments else "norm-gain")
+
+
+def unscalable(anatomy: Anatomy, keep: Mapping[str, Sequence[int]]) -> str | None:
+    """The first weight that keeps fewer of its inputs and cannot be multiplied for it, as those of quantised files."""
+    cut = {name for name, kept in keep.items() if len(kept) < anatomy.groups[name].size}
+    return next((p.weight for p in anatomy.linears if not p.scalable and not cut.isdisjoint(p.reads)), None)
 
 
 def takes_moments(method: str, target: Target, *, budget: bool = False) -> bool:

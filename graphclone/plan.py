@@ -140,8 +140,10 @@ class Plan:
             return cls.from_json(_standard_input(), "standard input")
         try:
             return cls.from_json(Path(path).read_text(), str(path))
+        except FileNotFoundError:
+            raise BadData(f"{path}: there is no such file") from None
         except (OSError, UnicodeDecodeError) as reason:
-            raise BadData(f"{path}: cannot be read ({reason})") from None
+            raise BadData(f"{path}: cannot be read ({getattr(reason, 'strerror', None) or reason})") from None
 
 
 @cache

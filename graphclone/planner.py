@@ -48,7 +48,6 @@ def plan(
     find(importance)
     refuse_unknown_depth(depth)
     depth = best.depth_beside(method, depth)
-    method = best.settled(method, statistics, anatomy, target)
     wide = set(asked) - {"layers"}
     scores = score(importance, anatomy, statistics, weights) if wide else {}
     chooser = _Chooser(anatomy, importance, scores, statistics)
@@ -78,7 +77,7 @@ def plan(
         parent=anatomy.fingerprint,
         keep=chooser.keep,
         drop_blocks={name: indices for name, indices in dropped.items() if indices},
-        method=method,
+        method=best.settled(method, statistics, anatomy, target, chooser.keep),
         importance=importance,
         target={n: _recorded(chooser.reached[n], getattr(target, n)) for n in sorted(asked)},
         drop_attention=without["drop_attention"],
@@ -122,7 +121,7 @@ class _Chooser:
             self.keep[group.name] = tuple(range(group.size))
             return
         if group.pinned is not None:
-            raise InvalidTarget(f"{group.name} stays at {group.size}: it {group.pinned}")
+            raise InvalidTarget(f"{group.name} stays at {group.size}: {group.pinned}")
         if group.name not in self.scores and otherwise is not None:
             self.keep[group.name] = tuple(int(i) for i in select(otherwise, np.zeros(group.size), count))
             return
@@ -211,7 +210,7 @@ def _head_dim(block: Block, asked: Mapping[str, Asked], chooser: _Chooser) -> No
         along = [*groups, *((chooser.anatomy.groups[name], held) for name, held in part.v_dims)]
         sizes = range(1 if groups and part.v_dims else part.head_dim, part.head_dim + 1)  # values may be the stream's
         feasible = [size for size in sizes if all(_shared_out(size, part, *g) for g in along)]
-        pinned = next((f" (it {g.pinned})" for g, _ in along if g.pinned), "")
+        pinned = next((f" ({g.pinned})" for g, _ in along if g.pinned), "")
         size = _fit("head_dim", asked["head_dim"], part.head_dim, feasible, f"block {block.index}{pinned}")
         for group, held in along:
             if group.pinned is None:
@@ -235,7 +234,7 @@ def _heads(block: Block, asked: Mapping[str, Asked], chooser: _Chooser) -> None:
         groups = [chooser.anatomy.groups[name] for name in part.head_groups]
         inner = [g for g in groups if g.kind == "group"]
         outer = [g for g in groups if g not in inner]
-        pinned = [f"its heads {g.pinned}" for g in groups if g.pinned]
+        pinned = [f"its heads: {g.pinned}" for g in groups if g.pinned]
         where = f"block {block.index}" + (f" ({pinned[0]})" if pinned else "")
         kv_heads, group = _head_shape(part, outer, inner, asked, where)
         for axes, count in ((outer, kv_heads), (inner, group)):

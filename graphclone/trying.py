@@ -107,6 +107,15 @@ TOOLS: Mapping[str, Tool] = {  # the first whose file is there reads the folder
 }
 
 
+def _no_tool(folder: Path) -> str:
+    """Why no tool reads what is, or is not, at a path."""
+    if not folder.exists():
+        return "there is no such folder"
+    if not folder.is_dir():
+        return "a file: give the folder that it is in"
+    return f"none of {', '.join(row.file for row in TOOLS.values())} in it: a folder of no tool"
+
+
 def attempt(folder: str | Path, tool: str | None = None, asked: Asked | None = None) -> Tried:
     """Load a folder in a tool, the one that it is laid out for unless another is named, and let it run once.
 
@@ -118,7 +127,7 @@ def attempt(folder: str | Path, tool: str | None = None, asked: Asked | None = N
         raise InvalidTarget(f"no tool {tool!r} to try with; there are {', '.join(TOOLS)}")
     name = tool or next((name for name, row in TOOLS.items() if (folder / row.file).is_file()), None)
     if name is None:
-        raise BadData(f"{folder}: none of {', '.join(row.file for row in TOOLS.values())} in it: a folder of no tool")
+        raise BadData(f"{folder}: {_no_tool(folder)}")
     model = folders.model_in(folder)
     FEATURES[name].require(f"try {folder}")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before Hugging Face's libraries are imported: all of it is here

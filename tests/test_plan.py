@@ -40,3 +40,10 @@ def test_what_is_wrong_with_a_plan_is_said(change, said):
 
 def test_a_plan_is_read_as_it_was_written():
     assert json.loads(Plan.from_json(json.dumps(PLAN)).to_json()) == PLAN
+
+
+def test_a_plan_that_is_not_there_is_said_in_words(tmp_path):
+    with pytest.raises(BadData, match=r"none\.json: there is no such file$"):
+        Plan.read(tmp_path / "none.json")
+    with pytest.raises(BadData, match=r"cannot be read \(Is a directory\)$"):
+        Plan.read(tmp_path)

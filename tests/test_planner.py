@@ -164,7 +164,7 @@ def test_multi_head_attention_has_as_many_kv_heads_as_heads():
 
 def test_what_is_pinned_is_refused_with_the_reason_and_may_stay_whole():
     why = "reaches output logits"
-    with pytest.raises(InvalidTarget, match="residual stays at 24: it reaches output logits"):
+    with pytest.raises(InvalidTarget, match="residual stays at 24: reaches output logits"):
         planned(Target(hidden=12), anatomy_of(pinned={"residual": why}))
     assert planned(Target(hidden=24), anatomy_of(pinned={"residual": why})).target == {"hidden": 24}
     assert "tail" not in planned(Target(hidden=12), anatomy_of(pinned={"tail": why})).keep

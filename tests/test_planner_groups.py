@@ -38,7 +38,7 @@ def test_a_group_of_two_parts_keeps_one_number_of_neurons():
 
 @pytest.mark.parametrize(
     ("size", "pinned", "said"),
-    [(DIM, "moves", "(it moves) has 4 and can have 4;"), (6, None, "can have 2, 4;"), (0, None, "can have 4;")],
+    [(DIM, "moves", "(moves) has 4 and can have 4;"), (6, None, "can have 2, 4;"), (0, None, "can have 4;")],
     ids=["pinned", "in no whole number", "the stream's own"],
 )
 def test_head_dim_is_met_by_the_values_too(size, pinned, said):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from graphclone import trying
-from graphclone.errors import InvalidTarget, VerificationFailed
+from graphclone.errors import BadData, InvalidTarget, VerificationFailed
 from graphclone.requirements import FEATURES, Feature, Requirement
 from graphclone.trying import TOOLS, Asked, Tool, attempt
 
@@ -43,3 +43,11 @@ def test_what_goes_wrong_is_said_in_the_tools_words(folder, monkeypatch):
     monkeypatch.setattr(trying, "TOOLS", {"genai": Tool("genai_config.json", run)})
     with pytest.raises(VerificationFailed, match=r"genai \S+ does not run it: RuntimeError: no such operator$"):
         attempt(folder, asked=Asked("hello", 3))
+
+
+def test_what_is_no_folder_of_a_tool_is_told_apart(tmp_path):
+    (tmp_path / "model.onnx").write_bytes(b"x")
+    said = {"nope": "there is no such folder", "model.onnx": "a file: give the folder", ".": "a folder of no tool"}
+    for name, why in said.items():
+        with pytest.raises(BadData, match=why):
+            attempt(tmp_path / name)

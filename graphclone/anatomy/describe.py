@@ -27,7 +27,7 @@ from graphclone.anatomy.parts import (
     Site,
     Stack,
 )
-from graphclone.anatomy.projections import Projection, projections
+from graphclone.anatomy.projections import Projection, projections, scalable
 from graphclone.anatomy.segments import Run, Segment
 from graphclone.anatomy.sites import embedding_site, norm_sites, outer_norms, projection_sites, unused, with_names
 from graphclone.anatomy.trace import Trace, node_key
@@ -208,7 +208,7 @@ def _finished(group: Group) -> NeuronGroup:
 
 def _linear(p: Projection) -> Linear:
     reads, writes = tuple(g.name for g in p.reads), tuple(g.name for g in p.writes)
-    return Linear(node_key(p.node), p.weight, p.in_axis, p.out_axis, reads, writes, p.input, p.output)
+    return Linear(node_key(p.node), p.weight, p.in_axis, p.out_axis, reads, writes, p.input, p.output, scalable(p))
 
 
 def _axes(found: Grouping) -> dict[AxisRef, tuple[tuple[str, Ids], ...]]:

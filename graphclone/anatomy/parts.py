@@ -73,6 +73,7 @@ class Linear:
     writes: tuple[str, ...]
     input: str  # the activation it reads
     output: str  # the activation it writes
+    scalable: bool = True  # it holds floats, or integers that a constant multiplies before the product
 
 
 @dataclass(frozen=True)

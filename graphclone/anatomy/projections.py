@@ -12,6 +12,8 @@ from graphclone.anatomy.groups import Group, Grouping
 from graphclone.anatomy.ids import Factors
 from graphclone.anatomy.trace import Note, Slot, Trace, Value, node_key
 
+STEPS = 12  # between a stored weight and its product
+
 
 @dataclass(frozen=True, eq=False)
 class Projection:
@@ -136,3 +138,25 @@ def axis_of(value: Value, found: Grouping, group: Group) -> int | None:
         if group in found.on(factors):
             return axis - len(value.factors)
     return None
+
+
+def scalable(p: Projection) -> bool:
+    """Whether a number can be multiplied into a weight: integers take none, what multiplies them before the product
+    does."""
+    node = p.node
+    for _ in range(STEPS):
+        constants = [t for t in node.inputs if isinstance(t, gs.Constant)]
+        if node.op == "Mul" and any(not _whole(t) for t in constants):
+            return True
+        held = next((t for t in constants if t.name == p.weight), None)
+        if held is not None:
+            return not _whole(held)
+        above = [t.inputs[0] for t in node.inputs if t.inputs and t.name != p.input]
+        if not above:
+            return True
+        node = above[0]
+    return True
+
+
+def _whole(tensor: gs.Constant) -> bool:
+    return "int" in str(tensor.dtype)

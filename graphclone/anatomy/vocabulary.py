@@ -67,7 +67,7 @@ def find(model: Model, anatomy: Anatomy) -> Vocabulary:
         raise UnsupportedGraph(f"{where}: no token ids look rows of a table up: there is no vocabulary to trim")
     for group in groups:
         if group.pinned != TRIMMED:
-            raise UnsupportedGraph(f"{where}: the vocabulary of {group.size} cannot be trimmed: it {group.pinned}")
+            raise UnsupportedGraph(f"{where}: the vocabulary of {group.size} cannot be trimmed: {group.pinned}")
     uses = _Uses.of(model)
     return Vocabulary(groups[0].size, tuple(sorted(g.name for g in groups)), tuple(uses.named))
 

@@ -22,12 +22,13 @@ def refuse_of_data(data: str | None, *used: str) -> None:
     if data is None:
         typed.refuse_without("--data", OF_DATA, *(name for name in READING if name not in used))
         return
-    from graphclone.statistics.calibration import kind_of
+    from graphclone.statistics.kinds import kinds_of
 
-    kind = kind_of(data)
-    if kind is not None and (kind.named or Path(data).exists()):  # that a file is missing is said first
-        others = (name for name in READING if name not in (*kind.takes, "limit", *used))
-        typed.refuse(f"does nothing for {kind.looks_like}: leave it out", *others)
+    kinds = kinds_of(data)
+    if kinds and (kinds[0].named or Path(data).exists()):  # that a file is missing is said first
+        takes = {name for kind in kinds for name in kind.takes}  # which of them is read, the graph says
+        others = (name for name in READING if name not in (*takes, "limit", *used))
+        typed.refuse(f"does nothing for {kinds[0].looks_like}: leave it out", *others)
 
 
 def refuse_of_clones(given: Mapping[str, Any]) -> None:
@@ -47,10 +48,9 @@ def refuse_of_clones(given: Mapping[str, Any]) -> None:
 
 
 def _has_columns(spec: str) -> bool:
-    from graphclone.statistics.calibration import kind_of
+    from graphclone.statistics.kinds import kinds_of
 
-    kind = kind_of(spec)
-    return kind is not None and "column" in kind.takes
+    return any("column" in kind.takes for kind in kinds_of(spec))
 
 
 def refuse_of_gates(given: Mapping[str, Any]) -> None:

@@ -161,7 +161,12 @@ Images = Annotated[
 Tokenizer = Annotated[
     str | None, typer.Option("--tokenizer", help="A tokenizer.json.", rich_help_panel=_DATA, show_default=False)
 ]
-Length = Annotated[int, typer.Option("--length", min=1, help="Tokens a sequence.", rich_help_panel=_DATA)]
+Length = Annotated[
+    int,
+    typer.Option(
+        "--length", min=1, help="Tokens a sequence, or as many as the model has positions.", rich_help_panel=_DATA
+    ),
+]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Sequences a batch.", rich_help_panel=_DATA)]
 Limit = Annotated[
     int | None,

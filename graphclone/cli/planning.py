@@ -73,7 +73,8 @@ def plan(
     parent = commands.opened(model, output)
     anatomy = pipeline.inspect(parent)
     chosen = cloning.choose(parent, anatomy, wish, cloning.tokens(parent, anatomy, wish, given))
-    predicted = _predicted(parent, anatomy, chosen, wish.clock, asked=timed is not None)
+    clock = wish.clock if timed is not None or wish.clock is None else wish.clock.within(parent)
+    predicted = _predicted(parent, anatomy, chosen, clock, asked=timed is not None)
     if output and str(output) != "-":
         with outputs.staged(output) as draft:
             draft.write_text(chosen.plan.to_json() + "\n")
@@ -84,7 +85,7 @@ def plan(
         return show.as_json({"output": str(output) if output else None, **held})
     describe.print_plan(anatomy, chosen.plan)
     print()
-    _print(parent, anatomy, predicted, wish.clock)
+    _print(parent, anatomy, predicted, clock)
 
 
 def _predicted(

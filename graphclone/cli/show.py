@@ -146,7 +146,12 @@ def progress(what: str, *, quiet: bool = False) -> Iterator[Callable[[int, int |
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+        def shown(done: int, total: int | None) -> None:
+            bar.tasks[0].total = total  # to update() None means as before
+            bar.update(task, completed=done)
+
+        yield shown
 
 
 class _PlainProgress:

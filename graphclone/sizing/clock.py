@@ -22,6 +22,7 @@ from graphclone.errors import InvalidTarget, UnsupportedGraph
 from graphclone.graph import Model
 from graphclone.plan import Plan
 from graphclone.recipes import held
+from graphclone.statistics import positions
 from graphclone.statistics.runtime import PROVIDERS, provider
 from graphclone.surgery.operate import clone
 from graphclone.verification.memory import available
@@ -62,6 +63,10 @@ class Clock:
             raise InvalidTarget(f"timed {text!r}: write the batch and its length as 1x128")
         return cls(int(found[1]), int(found[2]), provider, threads)
 
+    def within(self, model: Model) -> Clock:
+        """Of as many tokens as the model has positions, where they are fewer."""
+        return replace(self, length=positions.most(model, self.length) or self.length)
+
     @property
     def shown(self) -> str:
         """In words, for a table."""
@@ -69,12 +74,12 @@ class Clock:
 
     def seconds(self, model: Model) -> float:
         """Of a model as it is. Raises InvalidTarget where ONNX Runtime does not run it on such a batch."""
-        with self._refusing():
+        with self._refusing(model):
             return latency(model, self._feeds(model), threads=self.threads, gpu=self._gpu)
 
     def by_turns(self, models: Sequence[Model]) -> Array:
         """Of several, [turn, model]. Raises InvalidTarget as ``seconds`` does."""
-        with self._refusing():
+        with self._refusing(models[0]):
             return latencies([(m, self._feeds(m)) for m in models], threads=self.threads, gpu=self._gpu)
 
     def clone(self, model: Model, anatomy: Anatomy, plan: Plan, made: Model | None = None) -> float:
@@ -96,12 +101,15 @@ class Clock:
         return 0 if provider(self.provider) == PROVIDERS["cuda"] else None
 
     @contextmanager
-    def _refusing(self) -> Iterator[None]:
+    def _refusing(self, model: Model) -> Iterator[None]:
         try:
             yield
         except UnsupportedGraph as reason:
             asked = f"{self.batch}x{self.length}"
-            raise InvalidTarget(f"timed {asked}: {reason}; longer than the model's positions? lower --timed") from None
+            said = positions.too_long(model, self.length, f"--timed {self.batch}x")
+            raise InvalidTarget(
+                f"timed {asked}: {said or f'{reason}; longer than its positions? lower --timed'}"
+            ) from None
 
 
 def _weights(model: Model) -> int:

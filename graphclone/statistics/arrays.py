@@ -5,6 +5,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +26,7 @@ def open_npz(spec: str, asked: Asked) -> Reading:
 
     def batches() -> Iterator[dict[str, Array]]:
         for file in files:
-            yield from _cut(load(file), asked)
+            yield from _cut(_fitted(load(file), asked), asked)
 
     def guess() -> int:
         return len(files) * sum(1 for _ in _cut(load(files[0]), asked))  # as if the others held as much as the first
@@ -45,6 +46,21 @@ def load(file: Path) -> dict[str, Array]:
             return {name: held[name] for name in held.files}
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as reason:
         raise BadData(f"{file}: not a .npz file of plain arrays, or truncated ({reason})") from None
+
+
+def _fitted(held: Mapping[str, Array], asked: Asked) -> dict[str, Array]:
+    """Integers in the graph's own width, where all of them fit: who saved them had no reason to choose one."""
+    return {
+        name: _in_width(array, asked.known[name].dtype) if name in asked.known else array
+        for name, array in held.items()
+    }
+
+
+def _in_width(array: Array, wanted: np.dtype[Any]) -> Array:
+    if array.dtype == wanted or array.dtype.kind not in "iu" or wanted.kind not in "iu" or not array.size:
+        return array
+    limits = np.iinfo(wanted)
+    return array.astype(wanted) if limits.min <= int(array.min()) <= int(array.max()) <= limits.max else array
 
 
 def _cut(held: Mapping[str, Array], asked: Asked) -> Iterator[dict[str, Array]]:

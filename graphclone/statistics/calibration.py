@@ -1,7 +1,7 @@
 """Calibration data behind one interface: an iterable of batches that fit the graph's inputs.
 
-``open_source`` picks a row of ``KINDS`` by what it is given. Each row reads; filling auxiliary inputs, checking and
-counting are the same for all.
+``open_source`` picks a row of ``KINDS`` (kinds.py) by what it is given and what the graph takes. Each row reads;
+filling auxiliary inputs, checking and counting are the same for all.
 """
 
 from __future__ import annotations
@@ -19,100 +19,14 @@ import numpy as np
 from graphclone import feeds
 from graphclone.errors import BadData, InvalidTarget
 from graphclone.graph import Model
-from graphclone.statistics import arrays, callables, images, text
-from graphclone.statistics.images import Pictures
-from graphclone.statistics.packing import Texts
+from graphclone.statistics import positions
+from graphclone.statistics.kinds import KINDS, chosen, passed_over
 from graphclone.statistics.reading import Asked, Reading
 
 Array = np.ndarray[Any, Any]
 MOST_SHARDS = 1 << 31
+LENGTH = 128  # tokens of a sequence, where nobody says
 Batch = Mapping[str, Array]
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of data. ``fits`` says whether a spec is one; ``open`` reads it. takes: options that it is read by.
-    named: it is no file."""
-
-    name: str
-    looks_like: str
-    fits: Callable[[str], bool]
-    open: Callable[[str, Asked], Reading]
-    takes: tuple[str, ...]
-    named: bool = False
-
-
-def _files(*wanted: str) -> Callable[[str], bool]:
-    """A file with one of these suffixes, or a folder with such files at its top level."""
-
-    def fits(spec: str) -> bool:
-        path = Path(spec)
-        held = path.iterdir() if path.is_dir() else [path]
-        return any(file.suffix.lower() in wanted for file in held)
-
-    return fits
-
-
-def _records(texts: Callable[..., Texts], pictures: Callable[..., Pictures]) -> Callable[[str, Asked], Reading]:
-    """Records hold what the graph wants: images, or text."""
-    read_text, read_images = text.packed(texts), images.prepared(pictures)
-    return lambda spec, asked: (read_images if images.takes_pixels(asked.known) else read_text)(spec, asked)
-
-
-_TEXT = ("tokenizer", "length", "batch_size")
-_EITHER = (*_TEXT, "column", "images")  # text or images, as the graph wants
-# first match wins
-KINDS: tuple[Kind, ...] = (
-    Kind(
-        "random",
-        "random:N (N batches of random inputs)",
-        lambda s: s.startswith("random:"),
-        arrays.open_random,
-        ("length", "batch_size", "seed"),
-        named=True,
-    ),
-    Kind(
-        "python-docs",
-        "python-docs (Python's own language reference)",
-        lambda s: s == "python-docs",
-        text.packed(text.docs),
-        _TEXT,
-        named=True,
-    ),
-    Kind(
-        "dataset",
-        "datasets:NAME[:split[:column]]",
-        lambda s: s.startswith("datasets:"),
-        _records(text.dataset, images.dataset),
-        _EITHER,
-        named=True,
-    ),
-    Kind(
-        "function",
-        "module:function or file.py:function (gives batches)",
-        callables.fits,
-        callables.open_named,
-        (),
-        named=True,
-    ),
-    Kind("npz", ".npz files keyed by input names", _files(".npz"), arrays.open_npz, ("batch_size",)),
-    Kind("jsonl", ".jsonl files with a field text", _files(".jsonl"), text.packed(text.jsonl), (*_TEXT, "column")),
-    Kind(
-        "parquet",
-        ".parquet files with a column text or image",
-        _files(".parquet"),
-        _records(text.parquet, images.parquet),
-        _EITHER,
-    ),
-    Kind("text", ".txt, .md or .rst files", _files(*text.SUFFIXES), text.packed(text.plain), _TEXT),
-    Kind(
-        "images",
-        "images (.jpg, .png, ...)",
-        images.holds_images,
-        images.prepared(images.folder),
-        ("images", "batch_size"),
-    ),
-)
 
 
 @dataclass(frozen=True)
@@ -207,7 +121,7 @@ def open_source(
     model: Model,
     *,
     tokenizer: str | Path | None = None,
-    length: int = 128,
+    length: int = LENGTH,
     batch_size: int = 8,
     limit: int | None = None,
     seed: int = 0,
@@ -218,9 +132,9 @@ def open_source(
     """Data for a model: any iterable of batches (input name -> array), or the name of data of one of KINDS.
 
     Text needs a tokenizer.json: ``tokenizer``, or one beside the model. It is packed into windows of ``length`` tokens,
-    ``batch_size`` a batch; fixed axes of the graph win over both. limit: at most so many batches. seed: of random:N.
-    column: the field of records that holds text. images: their recipe (see ``recipe.find``). shard: which part of the
-    batches, and of how many.
+    ``batch_size`` a batch; fixed axes of the graph win over both, and fewer positions over a length of 128. limit: at
+    most so many batches. seed: of random:N. column: the field of records that holds text. images: their recipe (see
+    ``recipe.find``). shard: which part of the batches, and of how many.
 
     Gives an iterable of batches, each a mapping from input names to arrays. The first one is read at once, so that what
     does not fit is said before anything runs. Raises BadData for data that is missing, empty or does not fit the graph,
@@ -272,17 +186,26 @@ def _fixed(known: Mapping[str, feeds.Input], axis: int) -> int | None:
     return None
 
 
-def kind_of(spec: str) -> Kind | None:
-    """The kind of data that a spec names, where it names any."""
-    return next((kind for kind in KINDS if kind.fits(spec)), None)
-
-
 def _reading(spec: str, asked: Asked) -> Reading:
-    kind = kind_of(spec)
+    kind = chosen(spec, asked.known)
     if kind is None:
         exists = "cannot be told from its name" if Path(spec).exists() else "there is no such file"
         raise BadData(f"{spec}: {exists}; data is {'; '.join(row.looks_like for row in KINDS)}")
-    return kind.open(spec, asked)
+    notes: tuple[str, ...] = ()
+    if "length" in kind.takes and _fixed(asked.known, 1) is None:
+        asked, notes = _within_positions(asked)
+    reading = kind.open(spec, asked)
+    return replace(reading, notes=(*reading.notes, *notes, *passed_over(spec, kind)))
+
+
+def _within_positions(asked: Asked) -> tuple[Asked, tuple[str, ...]]:
+    """The default length gives way to fewer positions; another that is beyond them is refused."""
+    count = positions.most(asked.model, asked.length)
+    if count is None:
+        return asked, ()
+    if asked.length != LENGTH:
+        raise BadData(f"length {asked.length}: the model has {count} positions: --length {count} at most")
+    return replace(asked, length=count), (f"sequences of {count} tokens, as the model has no more positions",)
 
 
 def _iterable(held: Iterable[Batch]) -> Reading:

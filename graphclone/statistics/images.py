@@ -126,14 +126,6 @@ def images_in(folder: Path) -> list[Path]:
     return sorted(f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
 
 
-def holds_images(spec: str) -> bool:
-    """Whether a path is an image or a folder with one somewhere in it."""
-    path = Path(spec)
-    if path.is_dir():
-        return any(f.suffix.lower() in SUFFIXES for f in path.rglob("*"))
-    return path.suffix.lower() in SUFFIXES
-
-
 def _pixels_input(spec: str, known: Mapping[str, Input]) -> tuple[Input, bool, int]:
     """The input that takes pixels, whether its channels come before height and width, and how many they are."""
     primary = [given for given in known.values() if given.primary]

@@ -50,11 +50,16 @@ class Reading:
     notes: tuple[str, ...] = ()
 
 
+def ends(file: Path, suffixes: Sequence[str]) -> bool:
+    """Whether a name ends so, in whatever case."""
+    return file.name.lower().endswith(tuple(suffixes))
+
+
 def files_of(spec: str, suffixes: Sequence[str]) -> list[Path]:
     """The file, or the files of a folder in order of name."""
     path = Path(spec)
     if path.is_dir():
-        return sorted(f for f in path.iterdir() if f.suffix.lower() in suffixes and f.is_file())
+        return sorted(f for f in path.iterdir() if ends(f, suffixes) and f.is_file())
     if not path.is_file():
         raise BadData(f"{spec}: there is no such file")
     return [path]

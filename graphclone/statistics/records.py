@@ -10,13 +10,21 @@ from graphclone.errors import BadData, one_line
 from graphclone.requirements import FEATURES, MissingPackage
 
 ROWS = 256  # records read at once
+PREFIX = "datasets:"
+SAVED = (("dataset_dict.json",), ("dataset_info.json", "state.json"))  # what save_to_disk leaves in a folder
+
+
+def was_saved(spec: str) -> bool:
+    """Whether a path is a folder that ``datasets`` wrote."""
+    return any(all((Path(spec) / name).is_file() for name in names) for names in SAVED)
 
 
 def dataset(spec: str, column: str) -> tuple[Any, str, list[Path | str]]:
-    """The dataset that ``datasets:NAME_OR_FOLDER[:split[:column]]`` names, its column (``column``, where the spec names
-    none), and what its fingerprint is made of. Raises BadData, and MissingPackage where ``datasets`` is not installed.
+    """The dataset that ``datasets:NAME_OR_FOLDER[:split[:column]]`` names, or a folder that it was saved to; its column
+    (``column``, where the spec names none), and what its fingerprint is made of. Raises BadData, and MissingPackage
+    where ``datasets`` is not installed.
     """
-    _, name, split, named = [*spec.split(":"), "", ""][:4]
+    _, name, split, named = [*spec.split(":"), "", ""][:4] if spec.startswith(PREFIX) else ("", spec, "", "")
     held = _opened(name, split or "train")
     column = named or column
     if column not in held.column_names:

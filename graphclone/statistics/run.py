@@ -49,7 +49,8 @@ def measure(
     """Run ``batches`` through the model and sum what they do at every site and block, padding left out.
 
     Auxiliary inputs that a batch lacks are filled by rule (graphclone.feeds). provider: auto, cpu or cuda.
-    ``progress(done, total)`` is called after each batch; total is None where nobody knows it, and a guess for text.
+    ``progress(done, total)`` is called after each batch; total is None where nobody knows it. For text it is a
+    guess until so many are done, None beyond, and in the end what it was.
     ``checkpoint``: what is kept of a run that ends early, and gone on with. mask: the input that says which positions
     count; by default each value's own attention mask. moments: second moments at the inner sites; where they are large
     the data is read several times, some sites a time.
@@ -174,8 +175,13 @@ def _of_passes(progress: Progress | None, number: int, passes: int) -> Progress 
     if progress is None or passes == 1:
         return progress
 
+    last = 0
+
     def shown(done: int, total: int | None) -> None:
-        progress(done + number * (total or 0), None if total is None else total * passes)
+        nonlocal last
+        if total or last:
+            last = max(total or last, done)  # where a guess was passed, the other passes are as long at least
+        progress(done + number * last, None if total is None else total * passes)
 
     return shown
 
@@ -206,6 +212,7 @@ def accumulate(
     if checkpoint is not None:
         tally.go_on(checkpoint.held(model.sha256, settings))
     total = length_hint(batches, -1)
+    guessed = isinstance(batches, Source) and batches.batches is None
     try:
         with prefetched(tally.remaining(batches, known)) as stream:
             for batch in stream:
@@ -216,7 +223,7 @@ def accumulate(
                 if checkpoint is not None and checkpoint.due(tally.done):
                     checkpoint.write(tally.statistics())
                 if progress is not None:
-                    progress(tally.done, None if total < 0 else max(total, tally.done))
+                    progress(tally.done, total if tally.done < total + (not guessed) else None)
     except BaseException as reason:
         if checkpoint is None or not tally.keep(checkpoint) or not isinstance(reason, GraphCloneError):
             raise
@@ -224,8 +231,8 @@ def accumulate(
         raise type(reason)(f"{reason} ({kept})") from None
     if not tally.done:
         raise BadData(tally.nothing())
-    if progress is not None and total not in (-1, tally.done):
-        progress(tally.done, tally.done)  # the number of batches was a guess
+    if progress is not None and total >= 0 and (guessed or total != tally.done):
+        progress(tally.done, tally.done)  # now it is known
     made = tally.statistics()
     made.refuse_uncounted()
     return made

@@ -1,15 +1,14 @@
-"""Reads text from files, records (.jsonl, .parquet, Hugging Face datasets) and Python's own documentation."""
+"""Reads text from files, records (rows.py, .parquet, Hugging Face datasets) and Python's own documentation."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
 from graphclone.errors import BadData
-from graphclone.statistics import records
+from graphclone.statistics import records, rows
 from graphclone.statistics.packing import Texts, pack
 from graphclone.statistics.reading import Asked, Reading, files_of
 
@@ -17,7 +16,6 @@ SUFFIXES = (".txt", ".md", ".rst")
 COLUMN = "text"  # of records, unless another is asked for
 CHUNK = 1 << 16  # characters encoded at once, so that a file of any size streams
 SAMPLE = 64  # records from which sizes are guessed
-MOST_DIGITS = 4000  # Python reads no whole number of many more, wherever it stands in a record
 _HALF = re.compile("[\ud800-\udfff]")  # one half of a surrogate pair, which JSON may spell and no encoding has
 
 
@@ -40,15 +38,20 @@ def docs(spec: str, column: str | None = None) -> Texts:
     return Texts(spec, lambda: iter(pieces), ["\0".join(pieces)], sum(map(len, pieces)))
 
 
-def jsonl(spec: str, column: str | None = None) -> Texts:
-    """One JSON object a line; its field ``text``, or the one asked for."""
-    files = files_of(spec, (".jsonl",))
-    column = column or COLUMN
+def rows_of(*suffixes: str) -> Callable[[str, str | None], Texts]:
+    """Records in files of these formats of rows.py; their field ``text``, or the one asked for."""
 
-    def pieces() -> Iterator[str]:
-        return (piece for file in files for piece in _records(file, column))
+    def read(spec: str, column: str | None = None) -> Texts:
+        files = files_of(spec, suffixes)
+        wanted = column or COLUMN
+        size = sum(map(rows.whole_size, files)) * _share(files[0], wanted)
 
-    return Texts(spec, pieces, [*files, column], round(_bytes(files) * _share(files[0], column)))
+        def pieces() -> Iterator[str]:
+            return (piece for file in files for piece in _fields(file, wanted))
+
+        return Texts(spec, pieces, [*files, wanted], round(size))
+
+    return read
 
 
 def parquet(spec: str, column: str | None = None) -> Texts:
@@ -98,49 +101,30 @@ def _parquet_size(file: Path, column: str) -> int:
     return sizes
 
 
-def _lines(file: Path) -> Iterator[str]:
-    try:
-        with file.open(encoding="utf-8-sig") as stream:  # a byte order mark is no text
-            yield from stream
-    except UnicodeDecodeError as reason:
-        raise BadData(f"{file}: not UTF-8 text (byte {reason.start})") from None
-    except OSError as reason:
-        raise BadData(f"{file}: cannot be read ({reason.strerror})") from None
-
-
 def _pieces(file: Path) -> Iterator[str]:
     """Whole lines, about CHUNK characters at a time."""
     held: list[str] = []
     size = 0
-    for line in _lines(file):
-        held.append(line)
-        size += len(line)
-        if size >= CHUNK:
-            yield "".join(held)
-            held, size = [], 0
+    with rows.opened(file) as stream:
+        for line in stream:
+            held.append(line)
+            size += len(line)
+            if size >= CHUNK:
+                yield "".join(held)
+                held, size = [], 0
     if held:
         yield "".join(held)
 
 
-def _records(file: Path, column: str) -> Iterator[str]:
-    for number, line in enumerate(_lines(file), 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line, parse_int=_whole)
-        except (json.JSONDecodeError, RecursionError) as reason:
-            raise BadData(f"{file}: line {number} is not JSON ({getattr(reason, 'msg', 'nested too deep')})") from None
-        if not isinstance(record, dict) or column not in record:
-            has = f"; it has {', '.join(record)}" if isinstance(record, dict) else ""
-            raise BadData(f"{file}: line {number} has no field {column}{has}")
-        yield _text(record[column], f"{file}: line {number}, field {column}")
-
-
-def _whole(digits: str) -> int | float:
-    return int(digits) if len(digits) <= MOST_DIGITS else float(digits)
+def _fields(file: Path, column: str) -> Iterator[str]:
+    for place, record in rows.rows(file):
+        if column not in record:
+            raise BadData(f"{file}: {place} has no field {column}; it has {', '.join(record)}: name one with --column")
+        yield _text(record[column], f"{file}: {place}, field {column}")
 
 
 def _share(file: Path, column: str) -> float:
-    """How much of the first lines of a .jsonl file is the text in them."""
-    read = sum(len(line.encode()) for line in islice(_lines(file), SAMPLE))
-    return sum(len(piece.encode()) for piece in islice(_records(file, column), SAMPLE)) / max(read, 1)
+    """How much of the first rows of a file is the text in them."""
+    size = rows.format_of(file).bytes
+    read = sum(size(record) for _, record in islice(rows.rows(file), SAMPLE))
+    return sum(len(piece.encode()) for piece in islice(_fields(file, column), SAMPLE)) / max(read, 1)

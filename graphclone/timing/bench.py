@@ -19,7 +19,7 @@ import numpy as np
 from graphclone import anatomy, feeds, graph
 from graphclone.errors import BadData, GraphCloneError, InvalidTarget, UnsupportedGraph
 from graphclone.graph import Model
-from graphclone.statistics import runtime
+from graphclone.statistics import positions, runtime
 from graphclone.timing.figures import Bench, Measured, Setting, Spread, Timing
 from graphclone.timing.machine import processor
 
@@ -58,7 +58,7 @@ def bench(
         workers = [
             open_.enter_context(_worker(file, chosen, threads, held)) for file, held in zip(files, fed, strict=True)
         ]
-        ready = _reached(workers, asked, warmup, strict=bool(lengths))
+        ready = _reached(workers, asked, warmup, models if lengths else ())
         rounds = _in_turns(workers, ready, runs, progress)
         memory = [worker.ask({})["memory"] for worker in workers]
         setting = Setting(
@@ -125,14 +125,19 @@ def _worker(model: Path, provider: str, threads: int | None, fed: Sequence[Path]
             process.communicate()
 
 
-def _reached(workers: Sequence[_Worker], asked: Sequence[int | None], warmup: int, *, strict: bool) -> list[int]:
-    """Which of the lengths both models run, warmed up."""
+def _reached(
+    workers: Sequence[_Worker], asked: Sequence[int | None], warmup: int, strict: Sequence[Model]
+) -> list[int]:
+    """Which of the lengths both models run, warmed up. strict: those models, where all lengths have to be."""
     ready: list[int] = []
     for k in range(len(asked)):
         try:
             for worker in workers:
                 worker.ask({"length": k, "runs": max(warmup, 1)})
         except BadData:
+            for worker, model in zip(workers, strict, strict=False):
+                if said := positions.too_long(model, asked[k] or 0, "--lengths of "):
+                    raise BadData(f"{worker.model}: length {asked[k]}: {said}") from None
             if strict or not ready:
                 raise
             break  # longer than the positions: by default those that both can run

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,23 +14,17 @@ from graphclone.anatomy.parts import Anatomy
 from graphclone.errors import BadData, InvalidTarget
 from graphclone.graph import Model
 from graphclone.plan import Plan
-from graphclone.statistics import text
-from graphclone.statistics.calibration import KINDS
-from graphclone.statistics.packing import CONFIGURATIONS, Texts, load_tokenizer, tokenizer_file
+from graphclone.statistics.kinds import KINDS, kinds_of
+from graphclone.statistics.packing import CONFIGURATIONS, load_tokenizer, tokenizer_file
+from graphclone.statistics.rows import MOST_DIGITS
 from graphclone.vocabulary.models import kind_of, read
 from graphclone.vocabulary.trimming import trim
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
 
-TEXTS: dict[str, Callable[[str, str | None], Texts]] = {
-    "python-docs": text.docs,
-    "dataset": text.dataset,
-    "jsonl": text.jsonl,
-    "parquet": text.parquet,
-    "text": text.plain,
-}
 BATCH = 256  # pieces of text encoded at once
+_BETWEEN = re.compile(r"[\s,;\[\]]+")  # ids of a list, as people and programs write one
 
 
 @dataclass(frozen=True)
@@ -128,19 +123,19 @@ def _listed(spec: str) -> set[int] | None:
     if path.suffix != ".txt" or not path.is_file():
         return None
     try:
-        words = path.read_text(encoding="utf-8-sig").split()
+        words = [word for word in _BETWEEN.split(path.read_text(encoding="utf-8-sig")) if word]
     except (OSError, UnicodeDecodeError):
         return None  # the reader of texts says what is wrong
-    ids = bool(words) and all(word.isdecimal() and len(word) <= text.MOST_DIGITS for word in words)
+    ids = bool(words) and all(word.isdecimal() and len(word) <= MOST_DIGITS for word in words)
     return {int(word) for word in words} if ids else None
 
 
 def _texts(spec: str, column: str | None) -> Iterator[str]:
-    kind = next((kind.name for kind in KINDS if kind.fits(spec)), "")
-    if kind not in TEXTS:
-        shown = "; ".join(row.looks_like for row in KINDS if row.name in TEXTS)
+    texts = next((kind.texts for kind in kinds_of(spec) if kind.texts is not None), None)
+    if texts is None:
+        shown = "; ".join(row.looks_like for row in KINDS if row.texts is not None)
         raise BadData(f"{spec}: no text to take a vocabulary from: give {shown}; or a .txt file of token ids")
-    return TEXTS[kind](spec, column).pieces()
+    return texts(spec, column).pieces()
 
 
 def _used(tokenizer: Tokenizer, pieces: Iterator[str], held: dict[str, Any]) -> tuple[set[int], set[str]]:

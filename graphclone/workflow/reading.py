@@ -78,7 +78,9 @@ class _Reader:
         given = set()
         for key, held in self._pairs(node):
             if not isinstance(key, yaml.ScalarNode) or key.tag != "tag:yaml.org,2002:str":
-                raise self.refuse(key, f"a key is a word, not {getattr(key, 'value', key)!r:.40}")
+                word = getattr(key, "value", None)
+                quoted = f': put it in quotes, "{word}":' if isinstance(word, str) and word.isalpha() else ""
+                raise self.refuse(key, f"a key is a word, not {word or key!r:.40}" + quoted)
             if (key.value, id(node)) in given:
                 raise self.refuse(key, f"the key {key.value!r} is there twice")
             given.add((key.value, id(node)))

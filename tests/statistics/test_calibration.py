@@ -15,7 +15,8 @@ from tokenizers.processors import TemplateProcessing
 
 from graphclone.errors import BadData, GraphCloneError, InvalidTarget
 from graphclone.graph import Model
-from graphclone.statistics.calibration import KINDS, open_source
+from graphclone.statistics.calibration import open_source
+from graphclone.statistics.kinds import KINDS
 
 WORDS = ("[CLS]", "[SEP]", "[PAD]", "[UNK]", "the", "cat", "sat", "on", "a", "mat", ".")
 

@@ -134,6 +134,14 @@ def test_a_stopped_run_goes_on_at_the_exact_batch(measure, model, tmp_path, kind
     assert saved(again, tmp_path) == saved(whole, tmp_path)
 
 
+@pytest.mark.parametrize(("guess", "totals"), [(2, [2, None, None, 3]), (3, [3, 3, None, 3]), (4, [4, 4, 4, 3])])
+def test_a_guessed_total_is_not_held_to_once_it_is_reached(measure, model, guess, totals):
+    source = replace(open_source("random:3", model, length=6), batches=None, _guess=guess)
+    said = []
+    measure(source, progress=lambda done, total: said.append((done, total)))
+    assert said == list(zip([1, 2, 3, 3], totals, strict=True))
+
+
 def test_a_checkpoint_is_written_every_so_many_batches_or_after_a_while(measure, model, tmp_path, monkeypatch):
     source = open_source("random:5", model, length=6)
     seen = []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
 import json
 import re
 from operator import length_hint
@@ -66,6 +68,11 @@ def write(file, column="text", rows=ROWS):
 
 def test_records_of_every_kind_give_the_same_windows(model, words, tmp_path):
     (tmp_path / "r.jsonl").write_text("".join(json.dumps({"text": row}) + "\n" for row in ROWS))
+    (tmp_path / "r.json").write_text(json.dumps([{"text": row, "n": 1} for row in ROWS], indent=1))
+    (tmp_path / "r.jsonl.gz").write_bytes(gzip.compress((tmp_path / "r.jsonl").read_bytes()))
+    for suffix, between in (("csv", ","), ("tsv", "\t")):
+        with (tmp_path / f"r.{suffix}").open("w", newline="", encoding="utf-8-sig") as stream:
+            csv.writer(stream, delimiter=between).writerows([("text", "n"), *((row, "a,b\tc\n") for row in ROWS)])
     write(tmp_path / "r.parquet")
     (tmp_path / "parts").mkdir()
     for part in range(2):
@@ -73,7 +80,7 @@ def test_records_of_every_kind_give_the_same_windows(model, words, tmp_path):
     held = datasets.Dataset.from_dict({"text": ROWS, "body": ROWS[::-1]})
     held.save_to_disk(tmp_path / "one")
     datasets.DatasetDict({"train": held.select(range(3)), "test": held}).save_to_disk(tmp_path / "two")
-    specs = ["r.jsonl", "r.parquet", "parts"]
+    specs = ["r.jsonl", "r.jsonl.gz", "r.json", "r.csv", "r.tsv", "r.parquet", "parts", "one"]
     for spec in [*(tmp_path / s for s in specs), f"datasets:{tmp_path}/one", f"datasets:{tmp_path}/two:test"]:
         source = open_source(spec, model, tokenizer=words, length=10, batch_size=4)
         found = np.concatenate([batch["input_ids"] for batch in source])
@@ -108,7 +115,7 @@ def test_records_are_read_whatever_is_around_their_text(model, words, tmp_path, 
 
 def test_half_a_surrogate_pair_becomes_the_replacement_character(model, words, tmp_path):
     (tmp_path / "r.jsonl").write_text('{"text": "w1 \\ud800 w2 \\ud83d\\ude00"}\n' * 20)
-    assert next(text.jsonl(str(tmp_path / "r.jsonl")).pieces()) == "w1 \ufffd w2 \N{GRINNING FACE}"
+    assert next(text.rows_of(".jsonl")(str(tmp_path / "r.jsonl")).pieces()) == "w1 \ufffd w2 \N{GRINNING FACE}"
     assert next(iter(open_source(tmp_path / "r.jsonl", model, tokenizer=words, length=4)))["input_ids"].shape[1] == 4
 
 

@@ -11,6 +11,8 @@ from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_
 
 import models
 from graphclone import graph, pipeline
+from graphclone.cli.app import run
+from graphclone.errors import UnsupportedGraph
 from graphclone.feeds import tiny_feeds
 from graphclone.planner import Target
 from graphclone.verification import Verdict, claims, oracle
@@ -100,3 +102,22 @@ def test_weights_of_16_bits_count_as_the_numbers_they_are(tmp_path):
     assert anatomy.parameters == pipeline.inspect(graph.load(file)).parameters
     check = examined((model, anatomy), made((model, anatomy), ffn="50%", heads="50%"))
     assert check.verdict is Verdict.PASSED, check
+
+
+def test_the_default_leaves_out_what_integers_cannot_be_given_and_a_pass_that_is_named_is_refused(quantised):
+    model, anatomy = quantised
+    target = Target(heads=2, layers=1)
+    best, named = (pipeline.plan(anatomy, None, target, importance="first", method=m) for m in ("best", "paper"))
+    assert (best.method, named.method) == ("none", "paper")
+    assert pipeline.clone(model, best, anatomy=anatomy).graph.nodes
+    with pytest.raises(UnsupportedGraph, match="holds integers that nothing multiplies: clone with method none"):
+        pipeline.clone(model, named, anatomy=anatomy)
+    assert pipeline.plan(anatomy, None, Target(layers=1), importance="first").method == "paper", "no weight is cut"
+
+
+def test_the_command_says_that_weights_are_not_scaled(quantised, tmp_path, capsys):
+    model, _ = quantised
+    how = ["--heads", "2", "--importance", "first"]
+    assert run(["clone", str(model.path), str(tmp_path / "small.onnx"), *how]) == 0
+    assert "holds integers that nothing multiplies" in capsys.readouterr().err
+    assert run(["clone", str(model.path), str(tmp_path / "named.onnx"), *how, "--method", "paper"]) == 3

@@ -19,13 +19,14 @@ LLAMA, VIT = (models.cached(name, exporter="torchscript") for name in ("llama", 
     ("model", "name", "text", "code", "said"),
     [
         (LLAMA, "ids.txt", "3 131", 5, "the token 131, where the graph's embedding has 131 rows"),
+        (LLAMA, "ids.txt", "[3,5; 131]\n", 5, "the token 131, where the graph's embedding has 131 rows"),
         (LLAMA, "marked.txt", "\ufeff3 131", 5, "the token 131, where the graph's embedding has 131 rows"),
         (LLAMA, "long.txt", "1" * 5000, 5, "text needs the model's tokenizer.json"),
         (LLAMA, "text.txt", "some words", 5, "text needs the model's tokenizer.json"),
         (LLAMA, "ids.bin", "3 4", 5, "no text to take a vocabulary from: give python-docs"),
         (VIT, "ids.txt", "3 4", 3, "no vocabulary to trim"),
     ],
-    ids=["outside", "outside, marked", "long", "no tokenizer", "no text", "no tokens"],
+    ids=["outside", "outside, with commas", "outside, marked", "long", "no tokenizer", "no text", "no tokens"],
 )
 def test_what_is_no_list_of_tokens(model, name, text, code, said, tmp_path: Path, capsys):
     (tmp_path / name).write_text(text)

@@ -38,6 +38,10 @@ REFUSED = {
     "both": (GOOD + "targets: {b: {hidden: 3}}\n", "give either `target` (one clone) or `targets`"),
     "no folder's name": ("parent: a\ntargets:\n  ../b: {hidden: 3}\n", "line 3"),
     "a key twice": ("parent: a\nparent: b\n", "line 2: the key 'parent' is there twice"),
+    "a truth for a key": (
+        "parent: a\non: {hidden: 3}\n",
+        "line 2: a key is a word, not 'on': put it in quotes, \"on\":",
+    ),
     "not YAML": ("parent: [\n", "line 2: not YAML"),
     "Python": ("parent: !!python/object/apply:os.system [ls]\n", "line 1"),
     "a list": ("- a\n", "a recipe is keys and values"),
