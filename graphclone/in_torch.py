@@ -41,8 +41,8 @@ def write_torch(model: Model, folder: str | Path, dropout: float = 0.0) -> dict[
 
     ``model.py`` defines the module that ``to_torch`` builds, and ``load()``. Weights trained there and saved under the
     module's names go back into the graph by ``pack``. Gives the counts of ``parameters``, ``integers`` (weights of
-    integers) and ``lines`` of the source, and ``notes`` on what does not train. Raises BadModel where the folder cannot
-    be written, and what ``to_torch`` raises.
+    integers) and ``lines`` of the source, and ``notes`` on what does not train. Raises InvalidTarget for a folder
+    whose ``model.py`` is not what was written there, BadModel where it cannot be written, and what ``to_torch`` raises.
     """
     from graphclone.pytorch.standalone import write_standalone
 
