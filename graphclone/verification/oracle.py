@@ -135,7 +135,10 @@ def _not_applicable(parent: Model, clone: Model, claims: Claims) -> str | None:
     if any(claims.plan.repeat_blocks.values()):
         return "blocks were repeated"
     if any(claims.plan.drop_blocks.values()) and (node := _stops_the_stream(parent, clone)):
-        return f"a block that was dropped hands the stream on changed, whatever its weights ({node})"
+        return (
+            f"even with zero weights a dropped block of this parent hands the stream on changed ({node}): there are no "
+            "numbers to compare with, and the other checks, of every node and weight, speak for the clone"
+        )
     for group in claims.plan.keep:
         if NUMBERED.sub("", group).endswith(DIVISOR) and _is_cut(parent, claims, group):
             return f"{group} is cut, which changes what attention divides by"
@@ -147,13 +150,23 @@ def _stops_the_stream(parent: Model, clone: Model) -> str | None:
     it."""
     makers = {t.name: node for node in parent.graph.nodes for t in node.outputs if t.name}
     before = parent.graph.tensors()
+    numbered = _numbered(parent)
     for node in clone.graph.nodes:
+        if any(t.name in numbered for t in node.outputs):
+            continue
         twin = next((makers[t.name] for t in node.outputs if t.name in makers), None)
         for old, new in zip(twin.inputs if twin else (), node.inputs, strict=False):
             known = isinstance(new, gs.Variable) and isinstance(old, gs.Variable) and new.name in before
+            known = known and not {old.name, getattr(new, "name", "")} <= numbered
             if known and new.name != old.name and _is_float(old) and not _sum_with(old, new.name):
                 return f"{old.name} is no sum with {new.name}"
     return None
+
+
+def _numbered(parent: Model) -> set[str]:
+    """Outputs that carry a block's number, beside plain ones: caches, which are other blocks' in the clone."""
+    numbered = {t.name for t in parent.graph.outputs if DIGIT.search(t.name)}
+    return numbered if len(numbered) < len(parent.graph.outputs) else set()
 
 
 def _is_float(tensor: gs.Variable) -> bool:
