@@ -124,13 +124,13 @@ def _quietly() -> Iterator[None]:
 
     level, shown = said.get_verbosity(), said.is_progress_bar_enabled()
     said.set_verbosity(logging.CRITICAL)
-    said.disable_progress_bar()
+    said.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
         said.set_verbosity(level)
         if shown:
-            said.enable_progress_bar()
+            said.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _loaded(folder: Path, architecture: str) -> torch.nn.Module:
@@ -150,7 +150,7 @@ def _arguments(model: Model, module: torch.nn.Module, fed: Mapping[str, Array]) 
     known = signatures.signature(module.forward).parameters
     inputs = feeds.inputs(model)
     names = {n: n for n, i in inputs.items() if i.primary and n in known}
-    names |= {n: said for n, i in inputs.items() if (said := ELSEWHERE.get(i.role.name)) in known}
+    names |= {n: ELSEWHERE[i.role.name] for n, i in inputs.items() if ELSEWHERE.get(i.role.name) in known}
     main = str(getattr(module, "main_input_name", "input_ids"))
     free = [n for n in (main, "decoder_input_ids") if n in known and n not in names.values()]
     for name, given in inputs.items():
