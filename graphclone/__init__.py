@@ -90,6 +90,11 @@ _HOMES = {  # imported at first use: they bring NumPy, ONNX or more
 }
 
 
+def __dir__() -> list[str]:
+    """With the names that are imported at first use."""
+    return sorted({*globals(), *_HOMES})
+
+
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'graphclone' has no attribute {name!r}")

@@ -20,6 +20,7 @@ import onnx_graphsurgeon as gs
 from graphclone.caches import cache_shape
 from graphclone.convolutions import Window, samples, stride, windows
 from graphclone.errors import BadData, InvalidTarget, UnsupportedGraph
+from graphclone.given import arrays_of
 from graphclone.graph import Model
 
 Array = np.ndarray[Any, Any]
@@ -256,9 +257,10 @@ def extent_of(known: Mapping[str, Input], batch: Mapping[str, Array]) -> Extent:
 
 def fill(known: Mapping[str, Input], batch: Mapping[str, Array], where: str = "batch") -> dict[str, Array]:
     """The batch, checked, with the auxiliary inputs that it lacks. Raises BadData (see ``check``)."""
+    batch = arrays_of(batch, where)
     check(known, batch, where)
     extent = extent_of(known, batch)
-    return {n: np.asarray(batch[n]) if n in batch else _made(known[n], extent) for n in known}
+    return {n: batch[n] if n in batch else _made(known[n], extent) for n in known}
 
 
 def check(known: Mapping[str, Input], batch: Mapping[str, Array], where: str = "batch") -> None:

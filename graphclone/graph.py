@@ -80,6 +80,13 @@ class Model:
     fingerprint: Fingerprint | None = field(default=None, repr=False, compare=False)
     header: Header | None = field(default=None, repr=False, compare=False)
 
+    def __repr__(self) -> str:
+        """In a line: a graph of gigabytes is printed by mistake."""
+        weights = [held(t) for t in self.graph.tensors().values() if isinstance(t, gs.Constant)]
+        size = sum(int(w.nbytes) for w in weights)
+        where = "in memory" if self.path is None else str(self.path)
+        return f"Model({where}: {len(self.graph.nodes):,} nodes, {len(weights):,} initializers of {size:,} bytes)"
+
     @cached_property
     def sha256(self) -> str:
         """Digest of the file and its external data; of the serialised graph where there is no file.

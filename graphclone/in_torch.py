@@ -41,8 +41,8 @@ def write_torch(model: Model, folder: str | Path, dropout: float = 0.0) -> dict[
 
     ``model.py`` defines the module that ``to_torch`` builds, and ``load()``. Weights trained there and saved under the
     module's names go back into the graph by ``pack``. Gives the counts of ``parameters``, ``integers`` (weights of
-    integers) and ``lines`` of the source, and ``notes`` on what does not train. Raises BadModel where the folder cannot
-    be written, and what ``to_torch`` raises.
+    integers) and ``lines`` of the source, and ``notes`` on what does not train. Raises InvalidTarget for a folder
+    whose ``model.py`` is not what was written there, BadModel where it cannot be written, and what ``to_torch`` raises.
     """
     from graphclone.pytorch.standalone import write_standalone
 
@@ -53,7 +53,9 @@ def write_hugging_face(model: Model, like: str | Path, folder: str | Path) -> di
     """Write the graph as a checkpoint that Transformers loads: config.json, model.safetensors and the tokenizer.
 
     ``like``: the folder of the parent's config.json, from which the family is known and what is not a size is taken.
-    Gives the ``family``, the ``architecture``, the number of ``tensors`` and the ``files`` copied. Raises BadData for a
+    Gives the ``family``, the ``architecture``, the number of ``tensors``, the ``files`` copied, and the largest
+    relative ``difference`` of what Transformers and ONNX Runtime answer on a tiny batch (None: ``not_compared`` says
+    why). Raises VerificationFailed, leaving nothing behind, where they differ by more than rounding, BadData for a
     config that cannot be read, UnsupportedGraph for a family without a row in pytorch/families.py and for a weight that
     it has no name for, InvalidTarget for a shape that its config cannot say, BadModel where nothing can be written.
     """

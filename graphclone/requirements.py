@@ -76,6 +76,7 @@ class Feature:
 
 RUNTIME = Requirement("onnxruntime", "1.20", ("onnxruntime-gpu",))
 TORCH = Requirement("torch", "2.6")
+TRANSFORMERS = Requirement("transformers", "5")
 GENAI = Requirement("onnxruntime-genai", "0.9", ("onnxruntime-genai-cuda",))
 OPTIMUM = Requirement("optimum-onnx", "0.1")
 FEATURES: dict[str, Feature] = {
@@ -93,7 +94,7 @@ FEATURES: dict[str, Feature] = {
             "models",
             (
                 TORCH,
-                Requirement("transformers", "5"),
+                TRANSFORMERS,
                 Requirement("onnxscript", "0.5"),
                 Requirement("accelerate", "1.6"),
                 Requirement("gguf", "0.16"),

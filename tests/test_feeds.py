@@ -157,3 +157,13 @@ def test_a_signal_is_as_long_as_its_convolutions_want():
     ]
     fed = feeds.tiny_feeds(Model(gs.Graph(nodes=nodes, inputs=[sound], outputs=[out], opset=17)), 2, 3)
     assert fed["input_values"].shape == (2, 65)
+
+
+def test_lists_of_numbers_are_a_batch_and_what_is_none_is_said():
+    ids = gs.Variable("input_ids", np.int64, ["batch", "length"])
+    known = feeds.inputs(Model(gs.Graph(inputs=[ids])))
+    assert feeds.fill(known, {"input_ids": [[3, 4, 5]]})["input_ids"].shape == (1, 3)
+    with pytest.raises(BadData, match="no array can be made of it"):
+        feeds.fill(known, {"input_ids": [[3, 4, 5], [3]]})
+    with pytest.raises(BadData, match=r"a str, where a mapping .* batches are a list of those"):
+        feeds.fill(known, "input_ids")

@@ -57,3 +57,7 @@ def hf(
         return show.as_json({"output": str(output), **written})
     beside = f", {', '.join(written['files'])}" if written["files"] else ""
     print(f"{output}: {written['architecture']}, config.json, model.safetensors ({written['tensors']} tensors){beside}")
+    if written["difference"] is None:
+        print(f"not compared with what Transformers answers: {written['not_compared']}")
+    else:
+        print(f"Transformers answers as ONNX Runtime does: largest relative difference {written['difference']:.1e}")

@@ -12,6 +12,8 @@ from graphclone.cli import typed
 
 READING = ("tokenizer", "column", "images", "length", "batch_size", "limit", "seed")  # how --data is read
 TIMING = ("lengths", "batch_size", "runs", "warmup", "provider", "threads")
+LISTENING = ("teacher_weight", "hidden_weight", "cache", "top")
+OF_TEXT = ("tokenizer", "column", "length")
 OF_DATA = "how --data is read"
 OF_LATENCY = "how --max-latency-ratio is timed"
 RUN = "a run folder holds its own statistics, training and losses: give it alone"
@@ -45,6 +47,23 @@ def refuse_of_clones(given: Mapping[str, Any]) -> None:
         typed.refuse_without("--layers", "that --layers may be more than the parent has", "deeper")
     if given["layers"] is None and not any(given[name] for name in ("params", "size", "latency")):
         typed.refuse("chooses which blocks go, and none is to: give --layers, or leave it out", "depth")
+
+
+def refuse_of_training(given: Mapping[str, Any]) -> None:
+    """Of `train`."""
+    if given["teacher"] is None:
+        typed.refuse("of what a teacher says: give --teacher PARENT.onnx too", *LISTENING)
+    if given["cache"] is None:
+        typed.refuse_without("--cache", "how much of what a teacher says is kept", "top")
+    if given["schedule"] != "wsd":
+        typed.refuse_without("--schedule wsd", "when its learning rate falls", "decay")
+    if not given["held_out"]:
+        judged = ("evaluations", *(["keep"] if given["keep"] == "best" else ()))
+        typed.refuse("nothing is held out to evaluate on (--held-out 0): leave it out", *judged)
+    if given["task"] == "image-classification":
+        typed.refuse("does nothing for images: leave it out", *OF_TEXT)
+    else:
+        refuse_of_data(given["data"], "seed", "tokenizer")  # which knows the mask token, too
 
 
 def _has_columns(spec: str) -> bool:

@@ -15,6 +15,7 @@ from graphclone.cli import show
 from graphclone.cli.app import app
 
 if TYPE_CHECKING:
+    from graphclone.workflow.reading import Recipe
     from graphclone.workflow.record import Record, Row
 
 EXAMPLES = (
@@ -44,7 +45,9 @@ def run(
     refresh: Annotated[
         bool, typer.Option("--refresh", help="Do it again where the folder is of another parent.")
     ] = False,
-    check: Annotated[bool, typer.Option("--dry-run", help="Check the recipe and show it as it will run.")] = False,
+    check: Annotated[
+        bool, typer.Option("--dry-run", help="Check the recipe, its parent and data, and show all settings.")
+    ] = False,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of recipes and exit.")] = False,
     json: o.Json = False,
 ) -> None:
@@ -57,12 +60,12 @@ def run(
 
     read = reading.read(recipe, change or ())
     if check:
-        return show.as_json(read.held.model_dump(mode="json", exclude_defaults=True))
+        return _print_checked(read, json=json)
     from graphclone.workflow import running
 
     started = time.monotonic()
     watch = running.Watch(show.say, show.progress)
-    folder = output or Path("run" if recipe == "-" else Path(recipe).stem)
+    folder = output or Path("run") if recipe == "-" else Path(recipe).with_suffix("")
     try:
         record = running.run(read, folder, watch, command=_command(), refresh=refresh)
     except KeyboardInterrupt:
@@ -73,6 +76,19 @@ def run(
     else:
         _print(record, folder, time.monotonic() - started)
     running.raise_if_failed(record)
+
+
+def _print_checked(read: Recipe, *, json: bool) -> None:
+    """What the recipe says, with the defaults of what it does not."""
+    import yaml
+
+    from graphclone.workflow import checking
+
+    checking.check(read)
+    settings = read.held.model_dump(mode="json", exclude_none=True)
+    if json:
+        return show.as_json(read.held.model_dump(mode="json", exclude_defaults=True) | {"settings": settings})
+    show.line(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).rstrip())
 
 
 def _schema() -> str:

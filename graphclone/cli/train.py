@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from graphclone.cli import idle, show
 from graphclone.cli import options as o
-from graphclone.cli import show, typed
 from graphclone.cli import training_options as t
 from graphclone.cli.app import app
 from graphclone.cli.curve import curve
@@ -26,8 +26,6 @@ EXAMPLES = (
     "\n\n  torchrun --nproc_per_node 8 -m graphclone train small.onnx --data corpus.jsonl"
     " --tokenizer tokenizer.json --batch-size 64 -o trained.onnx --resume"
 )
-
-LISTENING = ("teacher_weight", "hidden_weight", "cache", "top")
 
 
 @app.command(epilog=EXAMPLES)
@@ -72,17 +70,16 @@ def train(
 ) -> None:
     """Train a clone in PyTorch, alone or beside its teacher; ONNX at both ends."""
     given = locals()
-    if teacher is None:
-        typed.refuse("of what a teacher says: give --teacher PARENT.onnx too", *LISTENING)
-    from graphclone.pytorch.training.files import train_file
+    idle.refuse_of_training(given)
+    from graphclone.pytorch.training.files import stopped, train_file
 
     main = os.environ.get("RANK", "0") == "0"
     try:
         with show.progress("training", quiet=not main) as tick:
             result = train_file(_asked(given), progress=lambda done, total, _: tick(done, total), say=show.say)
     except KeyboardInterrupt:
-        if main and (partial := output.with_name(f"{output.name}.partial")).is_dir():
-            show.say(f"training: the last state is in {partial}, --resume goes on")
+        if main:
+            show.say(f"training: {stopped(output)}")
         raise
     if result.main:
         _print(result, given)

@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from graphclone.anatomy import inspect
 from graphclone.anatomy.parts import Anatomy
 from graphclone.errors import BadData, BadModel, InvalidTarget, UnsupportedGraph, one_line
 from graphclone.graph import Model
+from graphclone.pytorch.answers import Answers, compare, refuse_epsilons
 from graphclone.pytorch.families import BODIES, TABLE, Family, Head, known
 from graphclone.pytorch.module import Layout, layout, values_of
 from graphclone.pytorch.sharing import unshared
@@ -45,7 +46,8 @@ def write_hugging_face(model: Model, like: str | Path, folder: str | Path) -> di
     apart = unshared(model)
     found = layout(apart)
     tensors = _tensors(apart, found)
-    sizes = _sizes(inspect(model), tensors, family, config["model_type"])
+    anatomy = inspect(model)
+    sizes = _sizes(anatomy, tensors, family, config["model_type"])
     tied = any({a, b} == {"head.weight", "embedding.weight"} for a, b in found.ties)
     architecture, named = _told(_joined(_unpacked(tensors, sizes, family), family), family, heads, config, tied=tied)
     computed = {weight.computed or weight.dtype for weight in found.weights}
@@ -55,12 +57,15 @@ def write_hugging_face(model: Model, like: str | Path, folder: str | Path) -> di
     same_words = sizes.get("vocabulary", config.get("vocab_size")) == config.get("vocab_size")
     beside = sorted({file for pattern in BESIDE for file in like.glob(pattern) if file.is_file()})
     copied = [f for f in beside if same_words or not f.name.startswith(("tokenizer", "vocab", "merges"))]
-    _write(folder, written, named, copied)
+    refuse_epsilons(written, anatomy)
+    answers = _write(folder, written, named, copied, lambda staged: compare(model, staged, architecture))
     return {
         "family": config["model_type"],
         "architecture": architecture,
         "tensors": len(named),
         "files": sorted(f.name for f in copied),
+        "difference": answers.difference,
+        "not_compared": answers.why,
     }
 
 
@@ -246,7 +251,14 @@ def _changed(
     return result
 
 
-def _write(folder: Path, config: Mapping[str, Any], tensors: Tensors, copied: list[Path]) -> None:
+def _write(
+    folder: Path,
+    config: Mapping[str, Any],
+    tensors: Tensors,
+    copied: list[Path],
+    examine: Callable[[Path], Answers],
+) -> Answers:
+    """What was found of it before it got its name."""
     outputs.refuse_nowhere(folder)
     if folder.exists() and not folder.is_dir():
         raise BadModel(f"{folder}: is a file; give the name of a folder")
@@ -257,9 +269,11 @@ def _write(folder: Path, config: Mapping[str, Any], tensors: Tensors, copied: li
         shutil.copymode(staged / CONFIG, staged / TENSORS)
         for file in copied:
             shutil.copyfile(file, staged / file.name)
+        answers = examine(staged)
         folder.mkdir(exist_ok=True)
         for file in sorted(staged.iterdir(), key=lambda f: f.name == CONFIG):
             file.replace(folder / file.name)
+        return answers
     except OSError as reason:
         raise BadModel(f"{folder}: cannot be written ({reason.strerror or reason})") from None
     finally:

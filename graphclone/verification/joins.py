@@ -6,6 +6,7 @@ clone does.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ import onnx_graphsurgeon as gs
 from graphclone.graph import Model
 from graphclone.verification.forms import name_of
 
+DIGIT = re.compile(r"\d")
 HANDS_ON = ("Add", "Identity", "Cast", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization")
 
 
@@ -36,7 +38,10 @@ def joins(parent: Model, clone: Model) -> Iterator[Join]:
     """From where that other is not a sum with it."""
     makers = {t.name: node for node in parent.graph.nodes for t in node.outputs if t.name}
     before = parent.graph.tensors()
+    numbered = _numbered(parent)
     for node in clone.graph.nodes:
+        if any(t.name in numbered for t in node.outputs):
+            continue
         twin = next((makers[t.name] for t in node.outputs if t.name in makers), None)
         if twin is not None and node.op == "Identity" != twin.op and node.inputs[0].name in before:
             if not _sum_with(twin.outputs[0], node.inputs[0].name):
@@ -44,6 +49,7 @@ def joins(parent: Model, clone: Model) -> Iterator[Join]:
             continue
         for place, (old, new) in enumerate(zip(twin.inputs if twin else (), node.inputs, strict=False)):
             known = isinstance(new, gs.Variable) and isinstance(old, gs.Variable) and new.name in before
+            known = known and not {old.name, str(new.name)} <= numbered
             if known and new.name != old.name and _is_float(old) and not _sum_with(old, new.name):
                 assert twin is not None
                 yield Join(name_of(twin), place, old.name, new.name)
@@ -65,6 +71,12 @@ def join(reference: Model, found: Iterable[Join]) -> None:
             node.op, node.domain, node.attrs, node.inputs = "Identity", "", {}, [new]
         else:
             node.inputs[made.place] = new
+
+
+def _numbered(parent: Model) -> set[str]:
+    """Outputs that carry a block's number, beside plain ones: caches, which are other blocks' in the clone."""
+    numbered = {t.name for t in parent.graph.outputs if DIGIT.search(t.name)}
+    return numbered if len(numbered) < len(parent.graph.outputs) else set()
 
 
 def _is_float(tensor: gs.Variable) -> bool:

@@ -32,7 +32,7 @@ SIZES_AT = {  # operands that are sizes, or count along an axis
 NUMBERS_AT = {"Mul": (0, 1), "Div": (0, 1), "Add": (0, 1)}  # operands that may follow a size
 MENDING = ("Concat", "Mul", "Div", "Where")  # by which a size that is computed is mended before it is read
 COUNTS = frozenset(  # attributes that count neurons
-    "num_heads kv_num_heads q_num_heads qkv_hidden_sizes rotary_embedding_dim split starts ends".split()
+    "num_heads kv_num_heads q_num_heads qkv_hidden_sizes rotary_embedding_dim split starts ends group".split()
 )
 EPSILON = 1e-12  # of a norm that takes a branch in, where it does not say
 

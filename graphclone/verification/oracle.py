@@ -151,7 +151,10 @@ def _not_applicable(parent: Model, clone: Model, claims: Claims) -> str | None:
     gone = next(joins(parent, clone), None) if any(claims.plan.drop_blocks.values()) else None
     halved = any(claims.plan.drop_attention.values()) or any(claims.plan.drop_feed_forward.values())
     if gone is not None and (halved or counted_anew(parent, clone)):
-        return f"a block that was dropped hands the stream on changed, whatever its weights ({gone})"
+        return (
+            f"even with zero weights a dropped block of this parent hands the stream on changed ({gone}): there are no "
+            f"numbers to compare with, and the other checks, of every node and weight, speak for the clone"
+        )
     return None
 
 

@@ -32,6 +32,9 @@ class Twins:
         before, after = parent.graph, clone.graph
         self.outer = {t.name for t in (*before.inputs, *before.outputs, *after.inputs, *after.outputs)}
         self.outputs = {t.name for t in after.outputs}
+        for node in after.nodes if self.drops else ():  # an output keeps its name where its block is gone
+            if node.op == "Identity" and getattr(self.makers.get(node.outputs[0].name), "op", "") != "Identity":
+                self.made.discard(node.outputs[0].name)
         self.series: dict[str, list[gs.Node]] = {}
         for tensor in before.outputs:
             if tensor.name in self.makers:

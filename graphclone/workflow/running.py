@@ -13,6 +13,7 @@ from pathlib import Path
 
 from graphclone.errors import BadModel, GraphCloneError, InvalidTarget, one_line
 from graphclone.version import __version__
+from graphclone.workflow.checking import parent_of
 from graphclone.workflow.contents import Contents, digest_of
 from graphclone.workflow.job import Done, Job, Opened, Progress, Say
 from graphclone.workflow.reading import Recipe
@@ -74,7 +75,7 @@ class _Run:
     def start(cls, recipe: Recipe, folder: Path, watch: Watch, command: str, refresh: bool) -> _Run:
         before = Record.read(folder)
         contents = Contents(dict(before.files) if before else {})
-        parent = _parent(recipe)
+        parent = parent_of(recipe)
         sha256 = contents.of(parent)
         if before is not None and before.parent["sha256"] != sha256 and not refresh:
             raise InvalidTarget(
@@ -207,18 +208,6 @@ class _Run:
         """Relative to the run folder where it lies inside."""
         inside, top = path.resolve(), self.folder.resolve()
         return str(inside.relative_to(top)) if inside.is_relative_to(top) else str(inside)
-
-
-def _parent(recipe: Recipe) -> Path:
-    """The ONNX file that is cut. Raises BadModel."""
-    from graphclone import folders
-
-    path = recipe.folder / recipe.held.parent
-    if path.is_dir():
-        return folders.model_in(path)
-    if not path.is_file():
-        raise BadModel(f"{recipe.name}: parent: {path}: no such file")
-    return path
 
 
 def raise_if_failed(record: Record) -> None:

@@ -31,6 +31,19 @@ def test_torch_writes_a_folder_and_says_what_is_in_it(llama, tmp_path, capsys):
     assert "0.1 if" not in (tmp_path / "small" / "model.py").read_text()
 
 
+def test_torch_replaces_no_source_that_was_edited(llama, tmp_path, capsys):
+    folder = tmp_path / "small"
+    assert run(["torch", str(llama), "-o", str(folder)]) == 0
+    source = folder / "model.py"
+    edited = source.read_text() + "\n# mine\n"
+    source.write_text(edited)
+    assert run(["torch", str(llama), "-o", str(folder)]) == 2
+    assert "may have been edited: write into another folder, or remove it first" in capsys.readouterr().err
+    assert source.read_text() == edited
+    source.unlink()
+    assert run(["torch", str(llama), "-o", str(folder)]) == 0
+
+
 def test_torch_of_an_operator_without_a_row_says_which_and_how_to_add_one(tmp_path, capsys):
     model = made([("Det", ["x"], ["y"], "the_node", {})], [("x", F32, [2, 2])], {})
     gc.save(model, tmp_path / "det.onnx")

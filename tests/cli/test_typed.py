@@ -15,7 +15,11 @@ TEACHER = "of what a teacher says: give --teacher PARENT.onnx too"
 PLAN = "--plan already says how neurons and blocks were chosen: leave it out"
 TIMED = "a run is timed for --latency alone: give that as well, or leave it out"
 MERGE = "--merge adds up files of statistics, which were measured: leave it out"
+CACHE = "FLAG says how much of what a teacher says is kept: give --cache, or leave FLAG out"
+WSD = "FLAG says when its learning rate falls: give --schedule wsd, or leave FLAG out"
+JUDGED = "nothing is held out to evaluate on (--held-out 0): leave it out"
 TRAIN = ("train", "MODEL", "--data", "random:3", "-o", "out.onnx")
+TAUGHT = (*TRAIN, "--teacher", "MODEL")
 CLONE = ("clone", "MODEL", "out.onnx", "--plan", "plan.json")
 MERGED = ("measure", "--merge", "one", "two", "-o", "out")
 DATA = "FLAG says how --data is read: give --data, or leave FLAG out"
@@ -71,6 +75,12 @@ REFUSED = [
     (TRAIN, ("--hidden-weight", "5"), TEACHER),
     (TRAIN, ("--cache", "said"), TEACHER),
     (TRAIN, ("--top", "3"), TEACHER),
+    (TAUGHT, ("--top", "3"), CACHE),
+    (TRAIN, ("--decay", "0.1"), WSD),
+    (TRAIN, ("--evaluations", "8", "--held-out", "0"), JUDGED),
+    (TRAIN, ("--keep", "best", "--held-out", "0"), JUDGED),
+    (("train", "MODEL", "--data", "../x.npz", "-o", "out.onnx"), ("--length", "8"), ARRAYS),
+    ((*TRAIN, "--task", "image-classification"), ("--length", "8"), "does nothing for images: leave it out"),
     (MERGED, ("--limit", "1"), MERGE),
     (MERGED, ("--resume",), MERGE),
     (MERGED, ("--shard", "1/2"), MERGE),

@@ -145,6 +145,18 @@ class Checkpoints:
         held: dict[str, Any] = record
         return held
 
+    def stopped(self) -> str:
+        """What a run that was interrupted keeps, in words; a folder that is worth nothing goes."""
+        if self.newest() is not None:
+            return f"the last state is in {self.folder}, --resume goes on"
+        if (self.folder / BEST).is_file():
+            return (
+                f"stopped before the first state was written, so --resume cannot go on; the best weights so far are in "
+                f"{self.folder / BEST}, which `graphclone pack` takes"
+            )
+        self.remove()
+        return "stopped before the first state was written: nothing is kept"
+
     def remove(self) -> None:
         """Delete what this class has written; the folder too, where nothing else is in it."""
         for path in (*self.folder.glob("state-*"), *self.folder.glob(".state-*")):

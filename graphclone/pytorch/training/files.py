@@ -10,6 +10,7 @@ from graphclone import graph, outputs, saving
 from graphclone.errors import BadData
 from graphclone.graph import Model
 from graphclone.pytorch.training.batches import hold_out
+from graphclone.pytorch.training.checkpoint import Checkpoints
 from graphclone.pytorch.training.course import Beside, Progress, Trained, run
 from graphclone.pytorch.training.history import History
 from graphclone.pytorch.training.labelled import Arrays, Folders, open_labelled
@@ -117,7 +118,7 @@ def lines(source: Source | Folders | Arrays) -> list[str]:
 
 def beside(asked: Asked, teacher: Model | None, source: Source | Folders | Arrays) -> Beside:
     """The run's companions, with the default place of its state."""
-    states = asked.states or asked.output.with_name(f"{asked.output.name}.partial")
+    states = asked.states or _states(asked.output)
     return Beside(
         teacher=teacher,
         cache=asked.cache,
@@ -131,6 +132,15 @@ def beside(asked: Asked, teacher: Model | None, source: Source | Folders | Array
         logs=asked.logs,
         threads=asked.data.threads,
     )
+
+
+def _states(output: Path) -> Path:
+    return output.with_name(f"{output.name}.partial")
+
+
+def stopped(output: Path) -> str:
+    """What is left of a run that was interrupted, in words; a folder that is worth nothing goes."""
+    return Checkpoints(_states(output), {}).stopped()
 
 
 def _save(model: Model, trained: Trained, asked: Asked) -> Report:

@@ -134,6 +134,28 @@ def test_a_process_killed_with_sigkill_is_gone_on_from(llama, tmp_path, capsys):
     assert curve(tmp_path / "logs", "heldout/loss") == [0, 4, 8, 12, 16]
 
 
+def test_a_run_that_stops_before_its_first_state_says_that_nothing_is_kept(llama, tmp_path, monkeypatch, capsys):
+    """A folder without a state goes, unless the best weights are in it; with a state it is gone on with."""
+    data, output = tmp_path / "data.npz", tmp_path / "out.onnx"
+    states = tmp_path / "out.onnx.partial"
+    np.savez(data, **{n: np.concatenate([b[n] for b in counting(6)]) for n in ("input_ids", "attention_mask")})
+    for left, said, stays in (
+        (".state-half", "stopped before the first state was written: nothing is kept", False),
+        (BEST, f"the best weights so far are in {states / BEST}", True),
+        ("state-00000003", f"the last state is in {states}, --resume goes on", True),
+    ):
+
+        def interrupted(*_, made=states / left, **__):
+            made.mkdir(parents=True) if made.suffix == "" else made.touch()
+            raise KeyboardInterrupt
+
+        states.mkdir(exist_ok=True)
+        monkeypatch.setattr("graphclone.pytorch.training.files.train_file", interrupted)
+        assert command_line(arguments(llama.path, output, data)) == 130
+        assert said in capsys.readouterr().err
+        assert states.exists() == stays
+
+
 def a_state(llama, folder, **options):
     chosen = TrainingOptions(steps=4, checkpoint_every=2, **options)
     with pytest.raises(Killed):
