@@ -107,7 +107,7 @@ def test_what_is_not_finite_is_refused(dtype, bad, correction):
         "rows": Correction(np.full((4, 1), 1.5)),
         "values": Correction(values=np.asarray(values, np.longdouble) * 2),
     }[correction]
-    with pytest.raises(BadModel, match="initializer w: holds NaN or infinite numbers, or overflows when"):
+    with pytest.raises(BadModel, match="w: holds NaN or infinite numbers, or overflows when"):
         loaded(how.of(Recipe(values, {}), "w"))
 
 
