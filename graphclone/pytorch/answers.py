@@ -33,6 +33,7 @@ Array = np.ndarray[Any, Any]
 CONFIG = "config.json"
 EPSILONS = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon")
 NEAR, TINY = 0.1, 1e-7  # what float16 makes of an epsilon, relative and absolute
+NARROW_LENGTH = 7  # of models in 16 bits, whose graphs may compute far positions (T5's buckets) in that type too
 BATCH, LENGTH, LONGEST = 2, 32, 64  # far positions tell rotations apart; a window shorter than LONGEST is passed
 BEYOND, OFFSET = 5, 4  # positions beyond a window; positions that a table has more than tokens
 POSITIONS = ("max_position_embeddings", "n_positions", "max_target_positions")
@@ -102,7 +103,8 @@ def _fed(model: Model, config: Mapping[str, Any]) -> dict[str, Array]:
     """Longer than a window of attention that is short; images as large as the config says."""
     windows = [config.get(key) for key in ("sliding_window", "attention_window", "local_attention")]
     short = [w for w in windows if isinstance(w, int) and 0 < w < LONGEST]
-    length = max([LENGTH, *(w + BEYOND for w in short)])
+    narrow = any(array.dtype.itemsize == 2 and array.dtype.kind in "fV" for array in model.constants().values())
+    length = max([NARROW_LENGTH if narrow else LENGTH, *(w + BEYOND for w in short)])
     tables = [config.get(key) for key in POSITIONS]
     length = min([length, *(max(rows - OFFSET, 1) for rows in tables if isinstance(rows, int))])
     fed = feeds.tiny_feeds(model, BATCH, length)
