@@ -98,7 +98,7 @@ def test_only_runs_on_one_parent_with_one_setting_and_on_different_data_add_up(h
     np.testing.assert_array_equal(both.sites["a/b:c"]["abs"], 2 * held.sites["a/b:c"]["abs"])
     with pytest.raises(BadData, match=r"two parents do not add up \(sha256 abababababab and 000000000000\)"):
         held.merge(replace(other, parent="00" * 32))
-    with pytest.raises(BadData, match=r"count twice: some text \(sha256 cdcdcdcdcdcd, 2 batches\) and some text"):
+    with pytest.raises(BadData, match=r"count twice: some text \(sha256 cdcdcdcdcdcd, 2 batches\)$"):
         held.merge(replace(other, data=held.data))
     with pytest.raises(BadData, match=r"different sites .*blocks\.0\.ffn\.in abs: \(8,\) and nothing"):
         held.merge(replace(other, sites={"a/b:c": held.sites["a/b:c"]}))
