@@ -74,38 +74,40 @@ def plan(
     anatomy = pipeline.inspect(parent)
     chosen = cloning.choose(parent, anatomy, wish, cloning.tokens(parent, anatomy, wish, given))
     clock = wish.clock if timed is not None or wish.clock is None else wish.clock.within(parent)
-    predicted = _predicted(parent, anatomy, chosen, clock, asked=timed is not None)
+    predicted, before = _predicted(parent, anatomy, chosen, clock, asked=timed is not None)
     if output and str(output) != "-":
         with outputs.staged(output) as draft:
             draft.write_text(chosen.plan.to_json() + "\n")
     if str(output) == "-":
         return show.line(chosen.plan.to_json())
     if json:
-        held = describe.planned(anatomy, chosen.plan) | asdict(predicted) | cloning.searched(chosen)
+        told = asdict(predicted) | {"parent_latency": before} | cloning.searched(chosen)
+        held = describe.planned(anatomy, chosen.plan) | told
         return show.as_json({"output": str(output) if output else None, **held})
     describe.print_plan(anatomy, chosen.plan)
     print()
-    _print(parent, anatomy, predicted, clock)
+    _print(parent, anatomy, predicted, before, clock)
 
 
 def _predicted(
     parent: Model, anatomy: Anatomy, chosen: cloning.Chosen, clock: Clock | None, *, asked: bool
-) -> Prediction:
-    """Of the plan. A batch that was not asked for and does not run leaves out the latency alone."""
+) -> tuple[Prediction, float | None]:
+    """Of the plan, and the parent's latency; a batch that nobody asked for and does not run leaves out that alone."""
     if chosen.affine is None and pipeline.needs_second_pass(anatomy, chosen.plan):
         once_more = f"{chosen.plan.method} measures once more what the plan keeps: `clone` needs --data"
         show.say(f"graphclone: warning: the bytes lack what is noted of a second pass: {once_more}")
     measured: dict[str, Any] = {"stats": chosen.statistics, "affine": chosen.affine, "anatomy": anatomy}
     try:
-        return pipeline.predict(parent, chosen.plan, **measured, clock=clock)
+        found = pipeline.predict(parent, chosen.plan, **measured, clock=clock)
+        return found, None if clock is None else clock.parent(parent, anatomy)
     except InvalidTarget as reason:
         if asked or not str(reason).startswith("timed"):
             raise
         show.say(f"graphclone: warning: latency is not predicted: {reason}")
-        return pipeline.predict(parent, chosen.plan, **measured)
+        return pipeline.predict(parent, chosen.plan, **measured), None
 
 
-def _print(parent: Model, anatomy: Anatomy, predicted: Prediction, clock: Clock | None) -> None:
+def _print(parent: Model, anatomy: Anatomy, predicted: Prediction, before: float | None, clock: Clock | None) -> None:
     from graphclone.sizing.prediction import size_of
 
     rows: list[tuple[Any, ...]] = [
@@ -113,5 +115,5 @@ def _print(parent: Model, anatomy: Anatomy, predicted: Prediction, clock: Clock 
         ("bytes", size_of(parent), predicted.size),
     ]
     show.table(("predicted", "parent", "clone"), rows)
-    if predicted.latency is not None and clock is not None:
-        print(f"\nlatency: {predicted.latency * 1e3:.3g} ms ({clock.shown})")
+    if predicted.latency is not None and before is not None and clock is not None:
+        print(f"\nlatency: {predicted.latency * 1e3:.3g} ms, the parent's {before * 1e3:.3g} ms ({clock.shown})")

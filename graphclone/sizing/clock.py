@@ -93,6 +93,10 @@ class Clock:
             lambda parts: self.by_turns([clone(model, anatomy, part) for part in parts]), anatomy, rough, room / taken
         )
 
+    def parent(self, model: Model, anatomy: Anatomy) -> float:
+        """Of what is cut, as ``clone`` takes it: whole, or by its blocks."""
+        return self.clone(model, anatomy, Plan(anatomy.fingerprint, {}, method="none"), model)
+
     def _feeds(self, model: Model) -> dict[str, Array]:
         return feeds.tiny_feeds(model, self.batch, self.length)
 
