@@ -65,7 +65,7 @@ def run(
 
     started = time.monotonic()
     watch = running.Watch(show.say, show.progress)
-    folder = output or Path("run") if recipe == "-" else Path(recipe).with_suffix("")
+    folder = output or (Path("run") if recipe == "-" else Path(recipe).with_suffix(""))
     try:
         record = running.run(read, folder, watch, command=_command(), refresh=refresh)
     except KeyboardInterrupt:
