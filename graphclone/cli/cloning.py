@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from graphclone import best, outputs, pipeline
+from graphclone import outputs, pipeline
 from graphclone.cli import describe, show
 from graphclone.plan import BEST
 from graphclone.sizing.judges import GREEDY, judging, measured
@@ -273,7 +273,9 @@ class Beside:
 def made(parent: Model, anatomy: Anatomy, chosen: Chosen, method: str) -> Model:
     """The clone, after a warning where a correction had too little to go by, or (of those that ``method`` names)
     nothing to do."""
-    weight = best.unscalable(anatomy, chosen.plan.keep)
+    from graphclone.best import unscalable
+
+    weight = unscalable(anatomy, chosen.plan.keep)
     if weight is not None and BEST in method.split("+") and chosen.plan.method == "none":
         show.say(f"graphclone: warning: weights are not scaled: {weight} holds integers that nothing multiplies")
     found = pipeline.clone(parent, chosen.plan, chosen.statistics, anatomy=anatomy, affine=chosen.affine)

@@ -186,7 +186,16 @@ def _cleared(array: Array, claims: list[Slice], zero: Array) -> Array:
             values = np.array(values) if values is array else values
             gone = (slice(None),) * axis + (~kept,)
             values[gone] = zero[gone]
+    if np.ndim(claims[0].scale):  # a number a kept position: what was dropped is zero, whatever it is scaled by
+        return _scaled(values, claims[0])
     return recompute(values, Slice(claims[0].parent, (None,) * values.ndim, claims[0].scale))
+
+
+def _scaled(values: Array, claim: Slice) -> Array:
+    wide = np.promote_types(values.dtype, np.float32)
+    made, places = values.astype(wide), _places(values, claim)
+    made[places] *= np.asarray(claim.scale, wide)
+    return made.astype(values.dtype)
 
 
 def difference(expected: Mapping[str, Array], actual: Mapping[str, Array]) -> tuple[float, str]:
