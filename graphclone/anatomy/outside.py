@@ -90,7 +90,9 @@ def _reached(stacks: Sequence[Stack]) -> Iterator[str]:
 
 
 def _handed_on(node: gs.Node) -> Iterator[str]:
-    """A value, and the same in another type."""
+    """A value, and the same in other types and shapes."""
     for tensor in node.outputs:
         yield tensor.name
-        yield from (t.name for n in tensor.outputs if n.op in ("Cast", "Identity") for t in n.outputs)
+        for reader in tensor.outputs:
+            if reader.op in ("Cast", "Identity", "Reshape"):
+                yield from _handed_on(reader)

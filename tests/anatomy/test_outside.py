@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnx_graphsurgeon as gs
 import pytest
 
 from graphclone import graph
 from graphclone.anatomy import inspect
+from graphclone.anatomy.outside import _handed_on
 from graphclone.errors import InvalidTarget
 from tests import hand_made
 from tests.hand_made import FFN, HEADS, HIDDEN, LAYERS, Maker, norm, transformer, verified
-from tests.tiny_models import info
+from tests.tiny_models import assemble, info
 
 
 def pooled(made: Maker, x: str) -> list[onnx.ValueInfoProto]:
@@ -117,3 +119,13 @@ def test_an_attention_that_shares_a_part_of_its_neurons_with_a_block_is_named_to
     anatomy = inspect(graph.from_proto(transformer(tail=shared)))
     assert [len(stack.blocks) for stack in anatomy.stacks] == [LAYERS]
     assert [part.kind for part in anatomy.outside] == ["attention"]
+
+
+def test_what_a_softmax_gives_is_followed_through_types_and_shapes():
+    made = Maker()
+    cast = made.op("Cast", made.op("Softmax", "x", out="shares"), to=onnx.TensorProto.FLOAT16)
+    back = made.op("Cast", cast, to=onnx.TensorProto.FLOAT)
+    made.op("Reshape", back, made.constant([0, -1]), out="flat")
+    proto = assemble(made.nodes, made.held, inputs=[info("x", shape=(2, 3))], outputs=[info("flat", shape=(2, 3))])
+    softmax = gs.import_onnx(proto).nodes[0]
+    assert list(_handed_on(softmax)) == ["shares", cast, back, "flat"]
